@@ -1,0 +1,48 @@
+# `make run` and `make test` need nothing but Python 3.11 or newer, make and git.
+VENV := .venv
+BIN := $(abspath $(VENV))/bin
+PYTHON ?= python3
+WEIGHTS := artifacts/weights/tf_efficientnet_lite0.safetensors
+export PATH := $(BIN):$(PATH)
+export DVC_NO_ANALYTICS := true
+# Two threads that spin while they wait slow a busy machine many times over.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: run smoke test check lint lock clean help
+
+help:  ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+run: $(VENV)/ready $(WEIGHTS)  ## Prepare the default data and run all five stages
+	cwbass --quiet synthesize > /dev/null
+	dvc repro
+	@cwbass --quiet report
+
+smoke: $(VENV)/ready  ## The same five stages on a handful of images, in under a minute
+	scripts/smoke
+
+test: $(VENV)/ready  ## Run the tests (CPU, offline)
+	pytest -q $(PYTEST_ARGS)
+
+check: $(VENV)/ready lint  ## Lint, types, and the shipped parameter files
+	for file in params.yaml configs/*.yaml; do cwbass --quiet check --params-only --params $$file || exit; done
+
+lint: $(VENV)/ready
+	ruff check .
+	ruff format --check .
+	mypy cwbass
+
+lock:  ## Pin every dependency again (needs uv)
+	uv pip compile pyproject.toml --all-extras --no-header --no-annotate -o constraints.txt
+
+clean:  ## Delete what was made: environment, data, results
+	rm -rf $(VENV) .smoke artifacts reports data
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cwbass needs Python 3.11 or newer; make PYTHON=python3.11 run")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dvc,bench,dev]'
+	touch $@
+
+$(WEIGHTS): $(VENV)/ready
+	python benchmarks/lite0_weights.py --out $@

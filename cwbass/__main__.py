@@ -1,0 +1,5 @@
+"""``python -m cwbass``."""
+
+from cwbass.cli import main
+
+main()

@@ -1,0 +1,283 @@
+"""The command line: parse, call one step, print its report as JSON.
+
+Results go to stdout, talk to stderr. Heavy imports live inside the commands: torch takes
+seconds to load, and ``--help`` should not.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from cwbass import __version__
+from cwbass.errors import CwbassError, DataError
+
+app = typer.Typer(
+    name="cwbass",
+    help="Semi-supervised semantic segmentation with CW-BASS.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+config_app = typer.Typer(help="Show and check parameters.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+ParamsFile = Annotated[Path, typer.Option("--params", help="File of parameters.", dir_okay=False)]
+Overrides = Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter: dotted.key=value.")]
+Manifest = Annotated[Path, typer.Option("--manifest", help="Split, written by `cwbass split`.", dir_okay=False)]
+DataRoot = Annotated[Optional[Path], typer.Option("--data", help="Folder of the dataset, in place of data.root.", file_okay=False)]
+
+PARAMS = Path("params.yaml")
+SPLIT_DIR, WARMUP_DIR, TRAIN_DIR = Path("artifacts/split"), Path("artifacts/warmup"), Path("artifacts/train")
+REPORTS, REGISTRATION = Path("reports"), Path("artifacts/registration")
+MANIFEST = SPLIT_DIR / "manifest.json"
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"cwbass {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and stop.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors alone.")] = False,
+) -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING if quiet else logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
+    )
+    for noisy in ("httpx", "botocore", "PIL", "torch", "timm"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _load(kind: Any, params: Path, overrides: list[str] | None) -> Any:
+    from cwbass.params import load_params, read_params
+
+    return load_params(read_params(params, overrides or ()), kind)
+
+
+def _print(values: Any) -> None:
+    typer.echo(json.dumps(values, indent=2))
+
+
+@app.command()
+def synthesize(params: ParamsFile = PARAMS, overrides: Overrides = None) -> None:
+    """Generate the default dataset where data.root does not exist yet."""
+    from cwbass.steps.synthesize import SynthesizeParams, synthesize
+
+    _print(synthesize(_load(SynthesizeParams, params, overrides)))
+
+
+@app.command()
+def split(
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+    data: DataRoot = None,
+    labeled_list: Annotated[Optional[Path], typer.Option(help="File of labelled ids, in place of split.labeled_list.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the manifest.")] = SPLIT_DIR,
+) -> None:
+    """Draw which images are labelled, unlabelled, held out for selection, and tested on."""
+    from cwbass.steps.split import SplitParams, split
+
+    sets = [*(overrides or ()), *([f"split.labeled_list={json.dumps(str(labeled_list))}"] if labeled_list else ())]
+    loaded = _load(SplitParams, params, sets)
+    _print(split(loaded, data_root=data or Path(loaded.data.root), out_dir=out).to_dict())
+
+
+@app.command()
+def check(
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+    data: DataRoot = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Findings as JSON on stdout.")] = False,
+    params_only: Annotated[bool, typer.Option("--params-only", help="Check parameters, not data.")] = False,
+) -> None:
+    """Check parameters and data before any long step; exit code 4 where the data is wrong."""
+    from cwbass.params import Params
+    from cwbass.steps.check import check
+    from cwbass.steps.split import SplitParams
+
+    loaded = _load(Params, params, overrides)
+    if params_only:
+        _print({"params": str(params), "ok": True})
+        return
+    root = data or Path(loaded.data.root)
+    report = check(SplitParams(seed=loaded.seed, data=loaded.data, split=loaded.split), data_root=root)
+    if as_json:
+        _print(report.to_dict())
+    else:
+        from cwbass.console import print_findings
+
+        print_findings(report, root)
+    if report.errors:
+        raise DataError(f"{len(report.errors)} errors in {root}; see above.")
+
+
+@app.command()
+def warmup(
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+    data: DataRoot = None,
+    manifest: Manifest = MANIFEST,
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints.")] = WARMUP_DIR,
+) -> None:
+    """Train supervised: the warm-up, and the baseline that goes on from it."""
+    from cwbass.steps.training import WarmupParams
+    from cwbass.steps.warmup import warmup
+
+    loaded = _load(WarmupParams, params, overrides)
+    _print(warmup(loaded, manifest=manifest, data_root=data or Path(loaded.data.root), out_dir=out).to_dict())
+
+
+@app.command()
+def train(
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+    data: DataRoot = None,
+    manifest: Manifest = MANIFEST,
+    warmup: Annotated[Path, typer.Option(help="Checkpoint to start from, written by `cwbass warmup`.")] = WARMUP_DIR / "warmup.pt",
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints.")] = TRAIN_DIR,
+) -> None:
+    """Train semi-supervised, from the warm-up's checkpoint on."""
+    from cwbass.steps.train import TrainParams, train
+
+    loaded = _load(TrainParams, params, overrides)
+    _print(train(loaded, manifest=manifest, warmup=warmup, data_root=data or Path(loaded.data.root), out_dir=out).to_dict())
+
+
+@app.command("eval")
+def eval_(
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint, or the folder of a training: its selected checkpoint counts.")],
+    baseline: Annotated[Optional[Path], typer.Option(help="Checkpoint or folder of the supervised baseline.")] = None,
+    params: Annotated[Optional[Path], typer.Option("--params", help="Takes the eval section from here, not from the checkpoint.")] = None,
+    overrides: Overrides = None,
+    manifest: Annotated[Optional[Path], typer.Option(help="Split to score the test images of.")] = None,
+    data: Annotated[Optional[Path], typer.Option("--data", help="Folder of a dataset; without --manifest, all its masked images.")] = None,
+    out: Annotated[Optional[Path], typer.Option(help="Folder for metrics.json, the report and the plots.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="All scores as JSON on stdout, not a table.")] = False,
+) -> None:
+    """Score a checkpoint on the test split, or on other data."""
+    from cwbass.params import parse_yaml
+    from cwbass.steps.evaluate import EvaluateParams, evaluate
+    from cwbass.training.checkpoint import load_checkpoint
+
+    loaded = None
+    if params is not None:
+        loaded = _load(EvaluateParams, params, overrides)
+    elif overrides:
+        path = checkpoint if checkpoint.is_file() else checkpoint / "last.pt"
+        from cwbass.params import apply_overrides, load_params
+
+        loaded = load_params(apply_overrides(parse_yaml(load_checkpoint(path).params, str(path)), overrides), EvaluateParams)
+    if manifest is None and data is None:
+        manifest = MANIFEST
+    report = evaluate(
+        loaded, checkpoint=checkpoint, baseline=baseline, manifest=manifest, data_root=data, out_dir=out, device=device
+    )
+    if as_json:
+        _print(report.to_dict())
+        return
+    from cwbass.console import print_scores
+
+    print_scores(report.metrics, report.report)
+
+
+@app.command()
+def predict(
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint of `cwbass train`.", dir_okay=False)],
+    images: Annotated[Path, typer.Option(help="An image, or a folder of images.", exists=True)],
+    out: Annotated[Path, typer.Option(help="Folder for masks/ and overlays/.")] = Path("predictions"),
+    overlays: Annotated[bool, typer.Option(help="Whether to draw overlays.")] = True,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Write masks and overlays for a folder of images."""
+    from cwbass.steps.predict import predict
+
+    _print(predict(checkpoint=checkpoint, images=images, out_dir=out, overlays=overlays, device=device).to_dict())
+
+
+@app.command()
+def register(
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint, or the folder of a training.")] = TRAIN_DIR,
+    metrics: Annotated[Path, typer.Option(help="Scores, written by `cwbass eval`.", dir_okay=False)] = REPORTS / "metrics.json",
+    report: Annotated[Optional[Path], typer.Option(help="Report to keep with the version.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for registration.json.")] = REGISTRATION,
+) -> None:
+    """Write a version into the registry, unless the model is below the floor (exit code 5)."""
+    from cwbass.steps.register import RegisterParams, register
+
+    page = report or (metrics.parent / "report.html")
+    loaded = _load(RegisterParams, params, overrides)
+    _print(
+        register(
+            loaded, checkpoint=checkpoint, metrics=metrics, report=page if page.is_file() else None, out_dir=out
+        ).to_dict()
+    )
+
+
+@app.command()
+def report(
+    reports: Annotated[Path, typer.Option("--reports", help="Folder that `cwbass eval --out` wrote.")] = REPORTS,
+) -> None:
+    """Draw the HTML report again, and print its table."""
+    from cwbass.console import print_scores
+    from cwbass.steps.evaluate import read_metrics
+    from cwbass.steps.report import report
+
+    path = report(reports)
+    print_scores(read_metrics(reports / "metrics.json"), path)
+
+
+@app.command()
+def doctor(
+    params: ParamsFile = PARAMS,
+    s3: Annotated[Optional[str], typer.Option(help="Also write, read and delete an object below this s3:// URI.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, not a table.")] = False,
+) -> None:
+    """Say what this machine has, and what it lacks; exit code 3 where training could not run."""
+    from cwbass.steps.doctor import doctor
+
+    raise typer.Exit(doctor(params, s3=s3, as_json=as_json))
+
+
+@config_app.command("show")
+def config_show(params: ParamsFile = PARAMS, overrides: Overrides = None) -> None:
+    """Print every parameter as it will be used, as YAML."""
+    from cwbass.params import Params, dump_params
+
+    typer.echo(dump_params(_load(Params, params, overrides)), nl=False)
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON schema of params.yaml, for editors."""
+    from cwbass.params import Params
+
+    _print(Params.model_json_schema())
+
+
+def main() -> None:
+    """Entry point: runs the command and turns our errors into one line and an exit code."""
+    try:
+        app()
+    except CwbassError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader of stdout has gone (`| head`); nothing is left to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""The sections of params.yaml that are shared; a method's own section lives beside the method.
+
+Every section is frozen and strict: an unknown key, a wrong type or a number out of range is an
+error that names the dotted key (see ``cwbass.params``). Defaults are those of the shipped
+params.yaml, so that a file may leave out what it does not change.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+RGB = tuple[Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]]
+
+
+class Section(BaseModel):
+    """A frozen, strict part of params.yaml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+
+
+class DataConfig(Section):
+    """Where images and masks lie, and what the mask values mean."""
+
+    layout: Literal["folder", "pascal_voc", "cityscapes"] = Field(
+        default="folder", description="How files are laid out below root."
+    )
+    root: str = Field(default="data/shapes", description="Folder of the dataset.")
+    classes: list[str] | None = Field(default=None, description="Class names by index; null reads <root>/classes.txt.")
+    ignore_index: Annotated[int, Field(ge=0, le=255)] = Field(default=255, description="Mask value that takes no part.")
+    colors: dict[str, RGB] | None = Field(
+        default=None, description="RGB masks: colour of each class; null reads <root>/labelmap.txt where it exists."
+    )
+    merge: dict[str, list[str]] = Field(
+        default_factory=dict, description="New class -> old classes it takes in; the rest keep their own."
+    )
+    ignore_classes: list[str] = Field(default_factory=list, description="Classes whose pixels are ignored.")
+
+
+class SynthesizeConfig(Section):
+    """The generated dataset; the section is left out for data of your own."""
+
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Seed of the images.")
+    labeled: Annotated[int, Field(ge=1)] = Field(default=40, description="Training images with masks.")
+    unlabeled: Annotated[int, Field(ge=0)] = Field(default=400, description="Training images without.")
+    test: Annotated[int, Field(ge=1)] = Field(default=80, description="Test images.")
+    height: Annotated[int, Field(ge=32)] = Field(default=96, description="Pixels.")
+    width: Annotated[int, Field(ge=32)] = Field(default=96, description="Pixels.")
+
+
+class SplitConfig(Section):
+    """Which images are labelled, held out for selection, and tested on."""
+
+    labeled: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="Labelled images: a count, a share of those with masks, or null for all of them."
+    )
+    labeled_list: str | None = Field(default=None, description="File of labelled ids (one or two columns); wins over labeled.")
+    unlabeled_list: str | None = Field(default=None, description="File of unlabelled ids; null takes all the rest.")
+    train_list: str | None = Field(default=None, description="File of ids to train on; null takes the layout's own.")
+    test_list: str | None = Field(default=None, description="File of ids to test on; null takes the layout's own.")
+    test: Fraction = Field(default=0.2, description="Share carved out for testing where the layout names no test split.")
+    selection: Fraction = Field(default=0.15, description="Share of the labelled images held out to choose checkpoints.")
+    min_selection: Annotated[int, Field(ge=1)] = Field(
+        default=4, description="With fewer images than this in the slice there is none, and the last checkpoint counts."
+    )
+    group_pattern: str | None = Field(
+        default=None, description="Regular expression; ids that match to the same text (group 1, if any) stay together."
+    )
+
+
+class ModelConfig(Section):
+    """Architecture and starting weights."""
+
+    arch: str = Field(default="deeplabv3plus", description="Any architecture of segmentation-models-pytorch.")
+    encoder: str = Field(default="resnet50", description="Any encoder of smp, or of timm as tu-<name>.")
+    weights: str | None = Field(
+        default=None, description="Encoder weights: null, imagenet, a local file or an s3:// URI."
+    )
+    mean: tuple[Fraction, Fraction, Fraction] = Field(default=(0.485, 0.456, 0.406), description="RGB mean, images in [0, 1].")
+    std: tuple[Positive, Positive, Positive] = Field(default=(0.229, 0.224, 0.225), description="RGB deviation, likewise.")
+    options: dict[str, bool | int | float | str | list[int]] = Field(
+        default_factory=dict, description="Further arguments of the smp architecture, e.g. encoder_output_stride: 8."
+    )
+
+
+class AugmentConfig(Section):
+    """Views: one geometry for all, weak photometry for the teacher, strong for the student."""
+
+    crop_size: Annotated[int, Field(ge=8)] = Field(default=96, description="Side of the square training crop, pixels.")
+    scale: tuple[Positive, Positive] = Field(default=(0.5, 2.0), description="Range of the random resize factor.")
+    hflip: Fraction = Field(default=0.5, description="Probability of a horizontal flip.")
+    jitter: Fraction = Field(default=0.8, description="Strong view: probability of colour jitter.")
+    brightness: Fraction = Field(default=0.5, description="Strong view: brightness factor in 1 +- this.")
+    contrast: Fraction = Field(default=0.5, description="Strong view: contrast factor in 1 +- this.")
+    saturation: Fraction = Field(default=0.5, description="Strong view: saturation factor in 1 +- this.")
+    hue: Annotated[float, Field(ge=0, le=0.5)] = Field(default=0.25, description="Strong view: hue shift, turns.")
+    grayscale: Fraction = Field(default=0.2, description="Strong view: probability of grey.")
+    blur: Fraction = Field(default=0.5, description="Strong view: probability of Gaussian blur.")
+    blur_sigma: tuple[Positive, Positive] = Field(default=(0.1, 2.0), description="Strong view: blur sigma, pixels.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for name in ("scale", "blur_sigma"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} is [{low}, {high}]; the first number must not exceed the second")
+        return self
+
+
+class OptimizerConfig(Section):
+    """Optimiser and schedule."""
+
+    name: Literal["sgd", "adamw"] = Field(default="adamw", description="sgd (momentum 0.9, the paper's) or adamw.")
+    lr: Positive = Field(default=0.001, description="Learning rate of the decoder at the reference batch size.")
+    encoder_lr_factor: Annotated[float, Field(ge=0)] = Field(default=1.0, description="Encoder's rate is lr times this.")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.0001, description="Weight decay.")
+    decay_norm_and_bias: bool = Field(default=False, description="Whether norms and biases decay too (the paper's code: yes).")
+    poly_power: Annotated[float, Field(ge=0)] = Field(default=0.9, description="lr x (1 - step/steps)^power; 0 is constant.")
+    reference_batch: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="lr is scaled by batch/this, and the factor is printed; null does not scale."
+    )
+    max_grad_norm: Positive | None = Field(default=None, description="Gradient norm is clipped to this; null does not clip.")
+
+
+class TrainConfig(Section):
+    """The training loop: one schedule over warm-up and semi-supervised training together."""
+
+    steps: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Optimiser steps in all, warm-up included.")
+    epochs: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="In place of steps: passes over the unlabelled images."
+    )
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(default=0, description="The first of these steps, supervised.")
+    baseline: bool = Field(default=True, description="Whether the warm-up stage goes on, supervised, for all steps.")
+    batch_labeled: Annotated[int, Field(ge=1)] = Field(default=4, description="Labelled crops a step.")
+    batch_unlabeled: Annotated[int, Field(ge=1)] = Field(default=4, description="Unlabelled crops a step.")
+    accumulate: Annotated[int, Field(ge=1)] = Field(default=1, description="Batches whose gradients make one step.")
+    epoch_steps: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Steps between measurements; null is one pass over the unlabelled images."
+    )
+    early_stop: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Stop after this many epochs without a better mIoU on the selection slice."
+    )
+    optimizer: OptimizerConfig = OptimizerConfig()
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="auto: bfloat16 where the hardware has it, else float32."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one.")
+    workers: Annotated[int, Field(ge=0)] = Field(default=0, description="Loader processes for each stream.")
+    cache: str | None = Field(default="artifacts/cache", description="Folder of decoded images; null decodes every time.")
+    max_nonfinite: Annotated[int, Field(ge=1)] = Field(default=10, description="Stop after this many non-finite steps in a row.")
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs, not both and not neither")
+        if self.steps is not None and self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps is {self.warmup_steps}, but steps counts the warm-up too and is {self.steps}")
+        return self
+
+
+class EvalConfig(Section):
+    """How a model is scored."""
+
+    protocol: Literal["whole", "slide"] = Field(default="whole", description="Whole image, or a sliding window.")
+    window: Annotated[int, Field(ge=16)] = Field(default=512, description="slide: side of the window, pixels.")
+    stride: Annotated[int, Field(ge=8)] = Field(default=341, description="slide: step of the window, pixels.")
+    scales: list[Positive] = Field(default=[1.0], min_length=1, description="Input scales whose probabilities are averaged.")
+    flip: bool = Field(default=False, description="Average with the mirrored image.")
+    weights: Literal["auto", "student", "teacher"] = Field(
+        default="auto", description="auto: the teacher where the checkpoint has one."
+    )
+    gallery: Annotated[int, Field(ge=0)] = Field(default=6, description="Images shown in the report.")
+
+    @model_validator(mode="after")
+    def _windows_overlap(self) -> Self:
+        if self.protocol == "slide" and self.stride > self.window:
+            raise ValueError(f"stride is {self.stride} and window {self.window}: pixels between windows would never be seen")
+        return self
+
+
+class RegistryConfig(Section):
+    """Where models go, and how good they must be."""
+
+    name: str = Field(default="cwbass-shapes", pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", description="Name of the model.")
+    store: str = Field(default="artifacts/registry", description="Folder of the registry.")
+    min_miou: Fraction = Field(default=0.0, description="Registration is refused below this test mIoU.")
+    min_gain: float = Field(default=-1.0, ge=-1, le=1, description="... and below this gain over the supervised baseline.")

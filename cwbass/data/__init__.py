@@ -1,0 +1,62 @@
+"""From files to samples: layouts, lists, classes.
+
+A new layout is one function ``(root, config) -> DatasetFiles`` and one line in ``LAYOUTS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from cwbass.config import DataConfig, SplitConfig
+from cwbass.data.base import Sample
+from cwbass.data.cityscapes import cityscapes
+from cwbass.data.folder import folder
+from cwbass.data.listing import DatasetFiles, Listing
+from cwbass.data.lists import find_list, read_ids
+from cwbass.data.pascal_voc import pascal_voc
+from cwbass.errors import DataError
+
+__all__ = ["LAYOUTS", "Listing", "list_dataset"]
+
+LAYOUTS: dict[str, Callable[[Path, DataConfig], DatasetFiles]] = {
+    "folder": folder,
+    "pascal_voc": pascal_voc,
+    "cityscapes": cityscapes,
+}
+
+
+def list_dataset(config: DataConfig, split: SplitConfig, root: Path) -> Listing:
+    """Training and test samples of a dataset, by name alone: no image or mask is opened.
+
+    ``split.train_list`` and ``split.test_list`` take the place of the layout's own lists; list
+    files are looked for below ``root`` first.
+
+    Raises:
+        DataError: Files or lists are missing or do not fit together; the message names them.
+        ParamsError: The section ``data`` names unknown classes or contradicts itself.
+    """
+    files = LAYOUTS[config.layout](root, config)
+    if not files.images:
+        raise DataError(f"{root}: no images. Check data.root and data.layout ({config.layout}).")
+    test = files.test
+    if split.test_list is not None:
+        test = read_ids(find_list(split.test_list, root, "split.test_list"), files.images)
+    train: Iterable[str] = files.train
+    if split.train_list is not None:
+        train = read_ids(find_list(split.train_list, root, "split.train_list"), files.images)
+    elif split.test_list is not None:
+        train = set(train) - set(test)  # the layout's own list gives way to the one that is asked for
+
+    training = set(train) | set(files.unlisted)
+    in_both = training & set(test)
+    if in_both:
+        raise DataError(
+            f"{root}: {len(in_both)} images are listed both for training and for testing, the first {min(in_both)!r}. "
+            "Remove them from one of the lists."
+        )
+    return Listing(spec=files.spec, train=_samples(training, files), test=_samples(test, files))
+
+
+def _samples(ids: Iterable[str], files: DatasetFiles) -> tuple[Sample, ...]:
+    return tuple(Sample(id, files.images[id], files.masks.get(id)) for id in sorted(ids))

@@ -1,0 +1,190 @@
+"""What a dataset is: class names, what mask values mean, and a list of samples.
+
+A layout (``folder``, ``pascal_voc``, ``cityscapes``) only says where files are and how their
+values map; everything after it reads through :func:`read_image` and :func:`read_mask`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cwbass.errors import DataError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+UNKNOWN = 256  # in a lookup table: a raw value that no class claims
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSpec:
+    """Classes of a dataset and how raw mask values become class indices.
+
+    Written into the split manifest and into every checkpoint, so that neither needs the
+    parameters that made it.
+    """
+
+    class_names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]  # colour of each class, for drawing
+    ignore_index: int = 255
+    ids: Mapping[int, int] = field(default_factory=dict)  # raw value -> class index or ignore_index
+    colors: Mapping[tuple[int, int, int], int] | None = None  # RGB masks: colour -> class index or ignore_index
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def lookup(self) -> NDArray[np.uint16]:
+        """Raw mask value -> class index, ``ignore_index`` or ``UNKNOWN``. [256] uint16."""
+        table = np.full(256, UNKNOWN, dtype=np.uint16)
+        for raw, index in self.ids.items():
+            table[raw] = index
+        return table
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "class_names": list(self.class_names),
+            "palette": [list(rgb) for rgb in self.palette],
+            "ignore_index": self.ignore_index,
+            "ids": {str(raw): index for raw, index in sorted(self.ids.items())},
+            "colors": None
+            if self.colors is None
+            else [[*rgb, index] for rgb, index in sorted(self.colors.items(), key=lambda item: item[0])],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DatasetSpec:
+        """Inverse of :meth:`to_dict`."""
+        colors = values["colors"]
+        return cls(
+            class_names=tuple(values["class_names"]),
+            palette=tuple((r, g, b) for r, g, b in values["palette"]),
+            ignore_index=values["ignore_index"],
+            ids={int(raw): index for raw, index in values["ids"].items()},
+            colors=None if colors is None else {(r, g, b): index for r, g, b, index in colors},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image, and its mask where there is one. Paths are relative to the dataset's root."""
+
+    id: str
+    image: str
+    mask: str | None = None
+    pixels: tuple[int, ...] | None = None  # of each class in the mask, where the split has counted them
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Decode to RGB, upright (EXIF orientation applied). [H, W, 3] uint8.
+
+    Raises:
+        DataError: The file is missing, truncated, or not an image.
+    """
+    try:
+        with Image.open(path) as file:
+            upright = ImageOps.exif_transpose(file)
+            return np.array(eight_bit_rgb(upright), dtype=np.uint8)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such image. Run `cwbass split` again if files were moved.") from error
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be decoded as an image ({error}). Replace or remove the file.") from error
+
+
+def eight_bit_rgb(image: Image.Image) -> Image.Image:
+    """RGB of any mode; 16-bit, 32-bit and float pixels are scaled, not clipped."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        # Pillow clips to 255 when it converts these; scale by what the type can hold instead.
+        wide = np.asarray(image, dtype=np.float64)
+        top = 65535.0 if image.mode != "F" else max(1.0, float(wide.max()))
+        return Image.fromarray((wide / top * 255.0).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
+
+
+def read_raw_mask(path: Path) -> NDArray[np.uint8]:
+    """Decode a mask without mapping its values: [H, W] indices, or [H, W, 3] colours. uint8.
+
+    Palette files give their indices. Masks are never rotated by EXIF.
+
+    Raises:
+        DataError: The file is missing, broken, or neither an index, palette nor RGB image.
+    """
+    try:
+        with Image.open(path) as file:
+            if file.mode in ("P", "L", "1"):  # one-bit masks hold 0 and 1, not the 0 and 255 of convert("L")
+                return np.array(file, dtype=np.uint8)
+            if file.mode in ("RGB", "RGBA"):
+                return np.array(file.convert("RGB"), dtype=np.uint8)
+            if file.mode.startswith("I"):
+                wide = np.array(file)
+                if wide.min() >= 0 and wide.max() <= 255:
+                    return wide.astype(np.uint8)
+                raise DataError(f"{path}: mask values reach {wide.max()}; ids must lie in 0..255. Remap the file.")
+            raise DataError(f"{path}: mask has mode {file.mode}; save it as 8-bit grey, palette or RGB PNG.")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such mask. Run `cwbass split` again if files were moved.") from error
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be decoded as a mask ({error}). Replace or remove the file.") from error
+
+
+def map_mask(raw: NDArray[np.uint8], spec: DatasetSpec) -> NDArray[np.uint16]:
+    """Raw mask values to class indices; ``UNKNOWN`` where no class claims a value. [H, W] uint16.
+
+    Raises:
+        DataError: The mask is RGB and ``spec`` has no colour map, or the reverse.
+    """
+    if raw.ndim == 2:
+        if spec.colors is not None and not spec.ids:
+            raise DataError(
+                "mask holds indices, but data.colors or labelmap.txt says RGB masks; remove it or export the masks as RGB."
+            )
+        return spec.lookup()[raw]
+    if spec.colors is None:
+        raise DataError("mask is RGB, but there is no colour map; give data.colors (class: [r, g, b]) or a labelmap.txt.")
+    code = raw.astype(np.uint32) @ np.array([65536, 256, 1], dtype=np.uint32)  # [H, W]
+    mapped = np.full(code.shape, UNKNOWN, dtype=np.uint16)
+    for (r, g, b), index in spec.colors.items():
+        mapped[code == (r * 65536 + g * 256 + b)] = index
+    return mapped
+
+
+def read_mask(path: Path, spec: DatasetSpec) -> NDArray[np.uint8]:
+    """Read a mask as class indices and ``spec.ignore_index``. [H, W] uint8.
+
+    Raises:
+        DataError: The file cannot be read, or holds a value no class claims; the message names
+            file, value, number of pixels and the first position.
+    """
+    raw = read_raw_mask(path)
+    try:
+        mapped = map_mask(raw, spec)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    unknown = mapped == UNKNOWN
+    if unknown.any():
+        y, x = (int(v) for v in np.argwhere(unknown)[0])
+        value = raw[y, x].tolist()
+        raise DataError(
+            f"{path}: value {value} belongs to no class ({int(unknown.sum())} pixels, first at x={x}, y={y}). "
+            f"Add it to the class list, merge it, or use {spec.ignore_index} for pixels to ignore."
+        )
+    return mapped.astype(np.uint8)
+
+
+def default_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
+    """The colour map of PASCAL VOC: the bits of the index, spread over R, G and B."""
+    colors = []
+    for index in range(num_classes):
+        rgb, bits = [0, 0, 0], index
+        for shift in range(7, -1, -1):
+            for channel in range(3):
+                rgb[channel] |= (bits >> channel & 1) << shift
+            bits >>= 3
+        colors.append((rgb[0], rgb[1], rgb[2]))
+    return tuple(colors)

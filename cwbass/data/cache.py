@@ -1,0 +1,212 @@
+"""Decoded images and masks in one memory-mapped file, so that training never decodes twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from cwbass.data.base import DatasetSpec, Sample, read_image, read_mask
+from cwbass.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+FORMAT = 1
+RESERVE_BYTES = 2 << 30  # disk that a cache must leave free
+
+
+class ImageSource(Protocol):
+    """Images and masks of a fixed list of samples, by index."""
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """[H, W, 3] uint8."""
+
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        """[H, W] uint8 class index or ignore_index."""
+
+
+class FileSource:
+    """Decodes at every call."""
+
+    def __init__(self, samples: Sequence[Sample], root: Path, spec: DatasetSpec) -> None:
+        self.samples, self.root, self.spec = tuple(samples), root, spec
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        return read_image(self.root / self.samples[index].image)
+
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        sample = self.samples[index]
+        if sample.mask is None:
+            raise DataError(f"{sample.image}: an unlabelled image has no mask to read.")
+        mask = read_mask(self.root / sample.mask, self.spec)
+        check_same_size(sample, _upright_size(self.root / sample.image), mask)
+        return mask
+
+
+class CachedSource:
+    """Reads slices of one memory-mapped file; processes share its pages."""
+
+    def __init__(self, path: Path, samples: Sequence[Sample]) -> None:
+        index = json.loads(path.with_suffix(".json").read_text())
+        self.path = path
+        self.sizes: list[tuple[int, int]] = [(h, w) for h, w in index["sizes"]]
+        self.masked = [sample.mask is not None for sample in samples]
+        lengths = [h * w * (4 if masked else 3) for (h, w), masked in zip(self.sizes, self.masked, strict=True)]
+        self.offsets = [0, *accumulate(lengths)]
+        self._bytes: NDArray[np.uint8] | None = None
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getstate__(self) -> dict[str, object]:
+        # A worker maps the file itself; pickling a memmap would copy it.
+        return {**self.__dict__, "_bytes": None}
+
+    def _slice(self, start: int, length: int) -> NDArray[np.uint8]:
+        if self._bytes is None:
+            self._bytes = np.memmap(self.path, dtype=np.uint8, mode="r")
+        return self._bytes[start : start + length]
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        height, width = self.sizes[index]
+        return self._slice(self.offsets[index], height * width * 3).reshape(height, width, 3)
+
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        if not self.masked[index]:
+            raise DataError(f"image {index} of {self.path}: an unlabelled image has no mask to read.")
+        height, width = self.sizes[index]
+        return self._slice(self.offsets[index] + height * width * 3, height * width).reshape(height, width)
+
+
+def open_source(samples: Sequence[Sample], root: Path, spec: DatasetSpec, cache_dir: Path | None) -> ImageSource:
+    """Images of ``samples``, from a cache that is made on first use.
+
+    The cache's name is a digest of every file's path, size and time of change, so that an
+    edited file is decoded anew. Without room on the disk, files are decoded at every use.
+
+    Args:
+        samples: What to serve, in this order.
+        root: Folder that the samples' paths are relative to.
+        spec: Maps mask values.
+        cache_dir: Where caches lie; None decodes at every use.
+    """
+    plain = FileSource(samples, root, spec)
+    if cache_dir is None or not samples:
+        return plain
+    path = cache_dir / f"{_digest(samples, root, spec)}.bin"
+    if (cached := _open_whole(path, samples)) is not None:
+        return cached
+    needed = sum(math.prod(_upright_size(root / sample.image)) * (3 if sample.mask is None else 4) for sample in samples)
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(cache_dir).free
+    if needed + RESERVE_BYTES > free:
+        logger.warning(
+            "no cache of decoded images: it needs %.1f GB and %s has %.1f GB free, of which %.1f GB are left alone",
+            needed / 1e9,
+            cache_dir,
+            free / 1e9,
+            RESERVE_BYTES / 1e9,
+        )
+        return plain
+    _write(plain, path)
+    return CachedSource(path, samples)
+
+
+def _open_whole(path: Path, samples: Sequence[Sample]) -> CachedSource | None:
+    """The cache, or None where there is none or a crash has left it short."""
+    try:
+        cached = CachedSource(path, samples)
+        return cached if path.stat().st_size == cached.offsets[-1] else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _digest(samples: Sequence[Sample], root: Path, spec: DatasetSpec) -> str:
+    state = hashlib.sha256(json.dumps([FORMAT, str(root.resolve()), spec.to_dict()]).encode())
+    for sample in samples:
+        for name in (sample.image, sample.mask):
+            if name is not None:
+                try:
+                    stat = os.stat(root / name)
+                except FileNotFoundError as error:
+                    raise DataError(f"{root / name}: no such file. Run `cwbass split` again if files were moved.") from error
+                state.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return state.hexdigest()[:32]
+
+
+def _write(source: FileSource, path: Path) -> None:
+    # Not the process id: two pods that share a volume have the same one.
+    partial, index = (path.with_suffix(f".{uuid.uuid4().hex}.{kind}.tmp") for kind in ("bin", "json"))
+    sizes: list[tuple[int, int]] = []
+    try:
+        with partial.open("wb") as file, ThreadPoolExecutor(min(8, (os.cpu_count() or 1) * 2)) as pool:
+            for arrays in _bounded_map(pool, lambda index: _decode(source, index), len(source)):
+                sizes.append((arrays[0].shape[0], arrays[0].shape[1]))
+                for array in arrays:
+                    file.write(array.tobytes())
+            os.fsync(file.fileno())
+        index.write_text(json.dumps({"sizes": sizes}))
+        os.replace(index, path.with_suffix(".json"))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+        index.unlink(missing_ok=True)
+
+
+def _decode(source: FileSource, index: int) -> list[NDArray[np.uint8]]:
+    image = source.image(index)
+    sample = source.samples[index]
+    if sample.mask is None:
+        return [image]
+    return [image, source.mask(index)]
+
+
+def _bounded_map(
+    pool: ThreadPoolExecutor, task: Callable[[int], T], count: int, ahead: int = 32
+) -> Iterator[T]:
+    """Results in order, with at most ``ahead`` of them waiting in memory."""
+    pending = [pool.submit(task, index) for index in range(min(ahead, count))]
+    for index in range(count):
+        yield pending[index % ahead].result()
+        if index + ahead < count:
+            pending[index % ahead] = pool.submit(task, index + ahead)
+
+
+def _upright_size(path: Path) -> tuple[int, int]:
+    """Height and width of what ``read_image`` gives, from the header alone."""
+    try:
+        with Image.open(path) as file:
+            turned = file.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            return (file.width, file.height) if turned else (file.height, file.width)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        height, width, _ = read_image(path).shape  # says what is wrong with the file
+        return height, width
+
+
+def check_same_size(sample: Sample, size: tuple[int, int], mask: NDArray[np.uint8]) -> None:
+    """Raise a DataError that names both sizes where the image's (height, width) is not the mask's."""
+    if size != mask.shape:
+        raise DataError(
+            f"{sample.mask}: mask is {mask.shape[1]}x{mask.shape[0]} but its image {sample.image} is "
+            f"{size[1]}x{size[0]} (width x height). Export the mask at the image's size."
+        )

@@ -1,0 +1,90 @@
+"""The data check: everything about the files that would spoil a training run, before it starts.
+
+Every file is read once. Masks are opened only where the split may use them: those of labelled,
+selection and test images, never those of unlabelled ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cwbass.data import findings
+from cwbass.data.base import Sample
+from cwbass.data.findings import File, Finding
+from cwbass.data.inspection import inspect_image, inspect_mask
+from cwbass.data.listing import Listing
+from cwbass.data.manifest import ROLES, Manifest
+from cwbass.data.parallel import map_threads
+
+__all__ = ["CheckReport", "Finding", "check_dataset"]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What was looked at and what was found, errors first."""
+
+    images: int  # files read
+    masks: int  # files read
+    findings: tuple[Finding, ...]
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """Findings that would stop or spoil a run."""
+        return tuple(finding for finding in self.findings if finding.severity == "error")
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """Findings that somebody should look at."""
+        return tuple(finding for finding in self.findings if finding.severity == "warning")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "images": self.images,
+            "masks": self.masks,
+            "errors": len(self.errors),
+            "warnings": len(self.warnings),
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+
+def check_dataset(listing: Listing, manifest: Manifest | None, root: Path) -> CheckReport:
+    """Read every file of the dataset and report what is wrong.
+
+    Args:
+        listing: What ``list_dataset`` found.
+        manifest: The roles. Without it, all images of ``listing.train`` have the role ``train``,
+            and all masks in ``listing`` are opened.
+        root: Folder the samples' paths are relative to.
+    """
+    if manifest is not None:
+        roles = {role: manifest.samples(role) for role in ROLES}
+    else:
+        roles = {"train": listing.train, "test": listing.test}
+
+    def look(item: tuple[str, Sample]) -> File:
+        role, sample = item
+        mask = None if sample.mask is None else inspect_mask(root / sample.mask, listing.spec)
+        return File(role, sample, inspect_image(root / sample.image), mask)
+
+    files = list(map_threads(look, [(role, sample) for role, samples in roles.items() for sample in samples]))
+    spec = listing.spec
+    found = [
+        *findings.unreadable(files),
+        *findings.unmappable(files, spec),
+        *findings.binary(files, spec),
+        *findings.foreign_values(files, spec),
+        *findings.sizes(files),
+        *findings.rotated(files),
+        *findings.all_ignored(files),
+        *findings.missing_classes(files, spec),
+        *findings.near_duplicates(files),
+        *(findings.lost_masks(listing) if manifest is not None else ()),
+    ]
+    return CheckReport(
+        images=len(files),
+        masks=sum(file.mask is not None for file in files),
+        findings=tuple(sorted(found, key=lambda finding: finding.severity)),
+    )

@@ -1,0 +1,293 @@
+"""The rules of the data check: what was seen of the files -> findings with their mend."""
+
+from __future__ import annotations
+
+import posixpath
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any, Literal
+
+import numpy as np
+
+from cwbass.data.base import DatasetSpec, Sample
+from cwbass.data.inspection import Foreign, ImageFacts, MaskFacts, Value
+from cwbass.data.listing import Listing
+from cwbass.data.near_duplicates import near_pairs
+
+EXAMPLES = 20  # files named in the details of a finding about many
+MOSTLY = 0.8  # a folder in which this share of the images has masks is taken for a labelled one
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong (error) or may be (warning), and how to mend it."""
+
+    severity: Literal["error", "warning"]
+    kind: str
+    file: str | None  # relative to the dataset's root; the first of many; None: no file in particular
+    message: str
+    details: Mapping[str, Any] = field(default_factory=dict)  # JSON values
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "severity": self.severity,
+            "kind": self.kind,
+            "file": self.file,
+            "message": self.message,
+            "details": dict(self.details),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One sample with its role and what was seen of it."""
+
+    role: str
+    sample: Sample
+    image: ImageFacts
+    mask: MaskFacts | None  # None where the mask must not be opened, or there is none
+
+
+def unreadable(files: Sequence[File]) -> Iterator[Finding]:
+    """Images and masks that cannot be decoded."""
+    for file in files:
+        if file.image.error is not None:
+            message = f"{file.sample.image}: cannot be decoded ({file.image.error}). Replace or remove the file."
+            yield Finding("error", "unreadable", file.sample.image, message)
+        if file.mask is not None and file.mask.error is not None:
+            yield Finding("error", "unreadable", file.sample.mask, file.mask.error)
+
+
+def unmappable(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding]:
+    """RGB masks without a colour map, and index masks where only colours are expected."""
+    rgb = _masks(files, lambda mask: not mask.mappable and mask.is_rgb)
+    if rgb:
+        colors: Counter[Value] = Counter()
+        for _, mask in rgb:
+            colors.update({color: foreign.pixels for color, foreign in mask.foreign.items()})
+        proposal = _propose_colors([color for color, _ in colors.most_common(EXAMPLES)], spec)
+        written = ", ".join(f"{name}: {list(color)}" for name, color in proposal.items())
+        yield Finding(
+            "error",
+            "rgb_mask",
+            rgb[0][0],
+            f"{len(rgb)} masks are RGB and there is no colour map; the first is {rgb[0][0]}. Seen are {len(colors)} colours. "
+            f"Write a labelmap.txt or complete data.colors: {{{written}}}.",
+            {
+                **_examples(rgb),
+                "colors": [[*_triple(color), pixels] for color, pixels in colors.most_common(EXAMPLES)],
+                "proposal": {name: list(color) for name, color in proposal.items()},
+            },
+        )
+    index = _masks(files, lambda mask: not mask.mappable and not mask.is_rgb)
+    if index:
+        yield Finding(
+            "error",
+            "index_mask",
+            index[0][0],
+            f"{len(index)} masks hold indices, but data.colors or labelmap.txt says RGB; the first is {index[0][0]}. "
+            "Remove the colour map or export the masks as RGB.",
+            _examples(index),
+        )
+
+
+def _propose_colors(colors: Iterable[Value], spec: DatasetSpec) -> dict[str, tuple[int, int, int]]:
+    """A name for each colour: by the palette, by an index written as grey, else ``?1``, ``?2``, ..."""
+    by_color = dict(zip(spec.palette, spec.class_names, strict=True))
+    by_color |= {(i, i, i): name for i, name in enumerate(spec.class_names) if (i, i, i) not in by_color}
+    proposal: dict[str, tuple[int, int, int]] = {}
+    for color in map(_triple, colors):
+        name = by_color.get(color)
+        proposal[name if name is not None and name not in proposal else f"?{len(proposal) + 1}"] = color
+    return proposal
+
+
+def _triple(color: Value) -> tuple[int, int, int]:
+    assert isinstance(color, tuple)
+    return color
+
+
+def _is_binary(files: Sequence[File], spec: DatasetSpec) -> bool:
+    """Whether 255 stands for the one class beside the background, not for pixels to ignore."""
+    masks = [file.mask for file in files if file.mask is not None and file.mask.error is None]
+    only = bool(masks) and all(mask.mappable and mask.only_0_and_255 for mask in masks)
+    no_class = spec.ids.get(255, spec.ignore_index) == spec.ignore_index
+    return only and no_class and any(mask.has_zero for mask in masks) and any(mask.has_255 for mask in masks)
+
+
+def binary(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding]:
+    """Masks of 0 and 255, whose 255 would be ignored."""
+    if _is_binary(files, spec):
+        found = _masks(files, lambda mask: mask.has_255)
+        yield Finding(
+            "error",
+            "binary_mask",
+            found[0][0],
+            f"all masks hold only 0 and 255, and 255 is no class, so nothing but class 0 would be learnt; the first is "
+            f"{found[0][0]}. Write 1 in place of 255: Image.fromarray(np.array(mask) // 255).",
+            _examples(found),
+        )
+
+
+def foreign_values(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding]:
+    """One finding for each value that no class claims, over all masks."""
+    binary = _is_binary(files, spec)
+    seen: dict[Value, list[tuple[str, Foreign]]] = {}
+    for name, mask in _masks(files, lambda mask: mask.mappable):
+        for value, foreign in mask.foreign.items():
+            if not (binary and value == 255):  # reported as what it is
+                seen.setdefault(value, []).append((name, foreign))
+    for value, places in seen.items():
+        name, first = places[0]
+        total = sum(foreign.pixels for _, foreign in places)
+        plain = list(value) if isinstance(value, tuple) else value
+        yield Finding(
+            "error",
+            "unknown_value",
+            name,
+            f"value {plain} belongs to no class: {total} pixels in {len(places)} masks; the first is {name} "
+            f"({first.pixels} pixels, first at x={first.x}, y={first.y}). Add it to the class list (data.ignore_classes can "
+            f"then ignore it), or write {spec.ignore_index} for pixels to ignore.",
+            {
+                "value": plain,
+                "pixels": total,
+                "first": {"pixels": first.pixels, "x": first.x, "y": first.y},
+                **_examples(places),
+            },
+        )
+
+
+def sizes(files: Sequence[File]) -> Iterator[Finding]:
+    """Masks of another size than their image."""
+    for file in files:
+        image, mask = file.image, file.mask
+        if mask is None or mask.error is not None or image.error is not None or mask.size == image.size:
+            continue
+        turned = image.rotated and mask.size == image.size[::-1]
+        mend = (
+            "The mask was drawn on the image as stored, which EXIF turns: save the image turned and without EXIF."
+            if turned
+            else "Export the mask at the image's size."
+        )
+        yield Finding(
+            "error",
+            "size_mismatch",
+            file.sample.mask,
+            f"{file.sample.mask} is {_by(mask.size)}, but {file.sample.image} is {_by(image.size)}. {mend}",
+            {"image": list(image.size), "mask": list(mask.size)},
+        )
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
+def rotated(files: Sequence[File]) -> Iterator[Finding]:
+    """Images that reading turns, while their masks stay."""
+    found = [(file.sample.image, file) for file in files if file.image.rotated and file.mask is not None]
+    if found:
+        yield Finding(
+            "warning",
+            "exif_rotated",
+            found[0][0],
+            f"{len(found)} images with masks are turned by EXIF, their masks are not; the first is {found[0][0]}. See whether "
+            "the masks were drawn on the turned image; if not, save the images turned and without EXIF.",
+            _examples(found),
+        )
+
+
+def all_ignored(files: Sequence[File]) -> Iterator[Finding]:
+    """Masks without a pixel of any class."""
+    found = _masks(files, lambda mask: mask.mappable and not any(mask.pixels) and not mask.foreign)
+    if found:
+        yield Finding(
+            "warning",
+            "all_ignored",
+            found[0][0],
+            f"{len(found)} masks show no class at all, only pixels to ignore; the first is {found[0][0]}. They teach and "
+            "measure nothing: label or remove them.",
+            _examples(found),
+        )
+
+
+def missing_classes(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding]:
+    """Classes that a role with masks shows nowhere."""
+    effect = {"selection": "no checkpoint is chosen by it", "test": "it is not measured"}
+    for role in dict.fromkeys(file.role for file in files):
+        masks = [mask.pixels for _, mask in _masks([f for f in files if f.role == role], lambda mask: bool(mask.pixels))]
+        if not masks:
+            continue
+        missing = [name for name, pixels in zip(spec.class_names, np.sum(masks, axis=0), strict=True) if pixels == 0]
+        if missing:
+            yield Finding(
+                "warning",
+                "missing_class",
+                None,
+                f"no {role} mask shows {', '.join(missing)}: {effect.get(role, 'it cannot be learnt')}. Add images that do, or "
+                "take the class off the list (data.merge, data.ignore_classes).",
+                {"role": role, "classes": missing},
+            )
+
+
+def near_duplicates(files: Sequence[File]) -> Iterator[Finding]:
+    """One finding for each two roles that share images."""
+    hashed = [file for file in files if file.image.hash is not None]
+    roles = list(dict.fromkeys(file.role for file in hashed))
+    hashes = np.array([file.image.hash for file in hashed], dtype=np.uint32).reshape(-1, 4)
+    role_of = np.array([roles.index(file.role) for file in hashed], dtype=np.int64)
+    pairs = near_pairs(hashes, role_of)
+    of_pairs = np.sort(role_of[pairs], axis=1)  # [P, 2]
+    for one, other in combinations(range(len(roles)), 2):
+        between = pairs[(of_pairs == (one, other)).all(axis=1)]
+        if not len(between):
+            continue
+        names = [[hashed[i].sample.image, hashed[j].sample.image] for i, j in between[:EXAMPLES]]
+        leaks = {"selection", "test"} & {roles[one], roles[other]}
+        yield Finding(
+            "warning",
+            "near_duplicate",
+            names[0][0],
+            f"{len(between)} pairs of {roles[one]} and {roles[other]} images look alike, such as {names[0][0]} and "
+            f"{names[0][1]}. "
+            + (
+                f"What is measured on {min(leaks)} is too good then: remove one of each, or keep such images together with "
+                "split.group_pattern."
+                if leaks
+                else "The second teaches little: one of each is enough."
+            ),
+            {"roles": [roles[one], roles[other]], "count": len(between), "pairs": names},
+        )
+
+
+def lost_masks(listing: Listing) -> Iterator[Finding]:
+    """Images without a mask in a folder where nearly all have one."""
+    folders: dict[str, list[Sample]] = {}
+    for sample in listing.train:
+        folders.setdefault(posixpath.dirname(sample.image), []).append(sample)
+    for folder, samples in folders.items():
+        bare = [sample.image for sample in samples if sample.mask is None]
+        if bare and len(bare) <= (1 - MOSTLY) * len(samples):
+            yield Finding(
+                "warning",
+                "no_mask",
+                bare[0],
+                f"{len(bare)} of {len(samples)} images in {folder or '.'} have no mask and count as unlabelled; the first is "
+                f"{bare[0]}. If it was not meant so, name the masks as the images.",
+                {"count": len(bare), "files": bare[:EXAMPLES]},
+            )
+
+
+def _masks(files: Iterable[File], keep: Callable[[MaskFacts], bool]) -> list[tuple[str, MaskFacts]]:
+    """Path and facts of the masks that were decoded and that ``keep``."""
+    return [
+        (file.sample.mask or "", file.mask)
+        for file in files
+        if file.mask is not None and file.mask.error is None and keep(file.mask)
+    ]
+
+
+def _examples(found: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    return {"count": len(found), "files": [name for name, _ in found[:EXAMPLES]]}

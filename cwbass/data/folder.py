@@ -1,0 +1,67 @@
+"""The plain layout: a folder of images, one of masks, and a list of class names.
+
+    images/        any depth; those without a mask count as unlabelled
+    masks/         PNG, same path below the folder as the image
+    unlabeled/     optional: more images without masks; they always take part in training
+    classes.txt    one name a line, in the order of the mask values; ``name r g b`` adds colours
+    labelmap.txt   optional: CVAT's colour map for RGB masks
+    train.txt      optional: ids to train on
+    test.txt       optional: ids to test on
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cwbass.config import DataConfig
+from cwbass.data.base import IMAGE_SUFFIXES
+from cwbass.data.classes import build_spec, read_classes
+from cwbass.data.listing import DatasetFiles, near, scan, scan_images
+from cwbass.data.lists import read_ids
+from cwbass.errors import DataError
+
+
+def folder(root: Path, config: DataConfig) -> DatasetFiles:
+    """Find images/, masks/ and unlabeled/. An id is the path below its folder, without suffix.
+
+    Raises:
+        DataError: A folder is missing, two files have one id, a mask has no image or is no PNG, or
+            train.txt or test.txt names an unknown id.
+    """
+    images = scan_images(root, "images")
+    masks = _scan_masks(root, images) if (root / "masks").is_dir() else {}
+    unlabeled = scan_images(root, "unlabeled") if (root / "unlabeled").is_dir() else {}
+    both = min(images.keys() & unlabeled.keys(), default=None)
+    if both is not None:
+        raise DataError(f"{root}: {images[both]} and {unlabeled[both]} have the same id {both!r}. Rename or remove one.")
+
+    test = read_ids(root / "test.txt", images) if (root / "test.txt").is_file() else ()
+    if (root / "train.txt").is_file():
+        train = read_ids(root / "train.txt", images | unlabeled)
+    else:
+        train = tuple(images.keys() - set(test))
+    return DatasetFiles(
+        spec=build_spec(read_classes(root, config), config),
+        images=images | unlabeled,
+        masks=masks,
+        train=train,
+        test=test,
+        unlisted=tuple(unlabeled),
+    )
+
+
+def _scan_masks(root: Path, images: dict[str, str]) -> dict[str, str]:
+    masks: dict[str, str] = {}
+    for name in scan(root, "masks"):
+        stem, dot, suffix = name.rpartition(".")
+        kind = f"{dot}{suffix}".lower()
+        if kind not in IMAGE_SUFFIXES:
+            continue
+        if kind != ".png":
+            raise DataError(f"{root}/masks/{name}: masks must be PNG, which keeps every value. Export them as PNG.")
+        if stem not in images:
+            raise DataError(f"{root}/masks/{name}: no image images/{stem}.*.{near(stem, images)} Add or rename one of them.")
+        if stem in masks:
+            raise DataError(f"{root}: {masks[stem]} and masks/{name} belong to the same image. Remove one of them.")
+        masks[stem] = f"masks/{name}"
+    return masks

@@ -1,0 +1,106 @@
+"""Facts about one image and one mask, each file read once; ``cwbass.data.check`` judges them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from cwbass.data.base import UNKNOWN, DatasetSpec, eight_bit_rgb, map_mask, read_raw_mask
+from cwbass.data.near_duplicates import Hash, difference_hash
+from cwbass.errors import DataError
+
+MAX_VALUES = 32  # foreign values or colours kept of one mask, the most frequent
+
+Value = int | tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """One image file."""
+
+    error: str | None = None  # why it cannot be decoded
+    size: tuple[int, int] = (0, 0)  # width, height; upright
+    rotated: bool = False  # EXIF says the camera was turned, so reading turns the pixels
+    hash: Hash | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A value in one mask that no class claims."""
+
+    pixels: int
+    x: int  # of the first pixel, in reading order
+    y: int
+
+
+@dataclass(frozen=True, slots=True)
+class MaskFacts:
+    """One mask file."""
+
+    error: str | None = None  # why it cannot be decoded
+    size: tuple[int, int] = (0, 0)  # width, height
+    is_rgb: bool = False
+    mappable: bool = True  # False: RGB without a colour map, or indices where colours are expected
+    pixels: tuple[int, ...] = ()  # of each class
+    foreign: Mapping[Value, Foreign] = field(default_factory=dict)
+    has_zero: bool = False
+    has_255: bool = False
+    only_0_and_255: bool = False
+
+
+def inspect_image(path: Path) -> ImageFacts:
+    """Decode an image and describe it; a broken file is a fact, not an exception."""
+    try:
+        with Image.open(path) as file:
+            rotated = file.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
+            upright = eight_bit_rgb(ImageOps.exif_transpose(file))
+            return ImageFacts(size=upright.size, rotated=rotated, hash=difference_hash(upright))
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        return ImageFacts(error=str(error))
+
+
+def inspect_mask(path: Path, spec: DatasetSpec) -> MaskFacts:
+    """Decode a mask and describe its values; a broken file is a fact, not an exception."""
+    try:
+        raw = read_raw_mask(path)
+    except DataError as error:
+        return MaskFacts(error=str(error))
+    size = (raw.shape[1], raw.shape[0])
+    is_rgb = raw.ndim == 3
+    code = _code(raw)
+    try:
+        mapped = map_mask(raw, spec)
+    except DataError:
+        return MaskFacts(size=size, is_rgb=is_rgb, mappable=False, foreign=_foreign(code, code >= 0, is_rgb))
+    values = np.bincount(raw.ravel(), minlength=256) if not is_rgb else np.zeros(256, dtype=np.int64)
+    return MaskFacts(
+        size=size,
+        is_rgb=is_rgb,
+        pixels=tuple(np.bincount(mapped.ravel(), minlength=UNKNOWN + 1)[: spec.num_classes].tolist()),
+        foreign=_foreign(code, mapped == UNKNOWN, is_rgb),
+        has_zero=bool(values[0]),
+        has_255=bool(values[255]),
+        only_0_and_255=not is_rgb and not values[1:255].any(),
+    )
+
+
+def _code(raw: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """One number for each pixel: the index, or red, green and blue side by side. [H, W]."""
+    return raw.astype(np.int64) if raw.ndim == 2 else raw.astype(np.int64) @ np.array([65536, 256, 1])
+
+
+def _foreign(code: NDArray[np.int64], where: NDArray[np.bool_], is_rgb: bool) -> dict[Value, Foreign]:
+    """Values of the pixels ``where`` is True, the most frequent first."""
+    positions = np.flatnonzero(where)
+    values, first, counts = np.unique(code.ravel()[positions], return_index=True, return_counts=True)
+    found: dict[Value, Foreign] = {}
+    for k in np.argsort(-counts, kind="stable")[:MAX_VALUES]:
+        value = int(values[k])
+        y, x = divmod(int(positions[first[k]]), code.shape[1])
+        found[(value >> 16, value >> 8 & 255, value & 255) if is_rgb else value] = Foreign(int(counts[k]), x, y)
+    return found

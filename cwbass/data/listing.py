@@ -1,0 +1,97 @@
+"""The samples of a dataset, found by name alone: no file is opened, so a million names are cheap."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from cwbass.data.base import IMAGE_SUFFIXES, DatasetSpec, Sample
+from cwbass.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetFiles:
+    """What a layout finds below the root. Paths are posix and relative to the root."""
+
+    spec: DatasetSpec
+    images: Mapping[str, str]  # id -> image
+    masks: Mapping[str, str]  # id -> mask, where there is one
+    train: tuple[str, ...]  # ids to train on, with or without mask
+    test: tuple[str, ...]  # empty: to be carved out of the training images
+    unlisted: tuple[str, ...] = ()  # ids that take part in training without being named by any list
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The samples of a dataset, sorted by id, before any role is drawn."""
+
+    spec: DatasetSpec
+    train: tuple[Sample, ...]  # mask None where there is none
+    test: tuple[Sample, ...]  # empty: to be carved out of train
+
+
+def scan(root: Path, folder: str) -> Iterator[str]:
+    """Files below ``root/folder``, at any depth, as posix paths relative to that folder.
+
+    Hidden files and folders are passed over. The order is the file system's.
+
+    Raises:
+        DataError: The folder does not exist.
+    """
+    top = root / folder
+    if not top.is_dir():
+        raise DataError(f"{top}: no such folder. {_what_is_there(root)}")
+    open_folders = [("", top)]
+    while open_folders:
+        prefix, path = open_folders.pop()
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    open_folders.append((f"{prefix}{entry.name}/", Path(entry.path)))
+                else:
+                    yield prefix + entry.name
+
+
+def scan_images(root: Path, folder: str) -> dict[str, str]:
+    """Images below ``root/folder``: id (the path below the folder, without suffix) -> path.
+
+    Raises:
+        DataError: The folder does not exist, or two files have the same id.
+    """
+    found: dict[str, str] = {}
+    for name in scan(root, folder):
+        stem, dot, suffix = name.rpartition(".")
+        if f"{dot}{suffix}".lower() not in IMAGE_SUFFIXES:
+            continue
+        if stem in found:
+            raise DataError(
+                f"{root}: {found[stem]} and {folder}/{name} have the same id {stem!r}. Rename or remove one of them."
+            )
+        found[stem] = f"{folder}/{name}"
+    return found
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """A hint `` Did you mean 'x'?`` for a mistyped name, or nothing."""
+    ordered = sorted(names)
+    place = bisect(ordered, name)
+    # Similarity is slow: among many names, compare only with those beside it in the alphabet.
+    matches = get_close_matches(name, ordered[max(0, place - 500) : place + 500], n=1)
+    return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+def _what_is_there(root: Path) -> str:
+    """What the root holds instead, and the layout it looks like."""
+    if not root.is_dir():
+        return "data.root does not exist; give the folder of the dataset."
+    names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    for mark, layout in (("JPEGImages", "pascal_voc"), ("leftImg8bit", "cityscapes"), ("images", "folder")):
+        if mark in names:
+            return f"There is {mark}/: set data.layout: {layout}."
+    return f"data.root holds {', '.join(names[:8]) or 'no folders'}; check data.root and data.layout."

@@ -1,0 +1,69 @@
+"""Text files of ids: one a line, or the field's two columns of image and mask paths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from cwbass.data.listing import near
+from cwbass.errors import DataError
+
+
+def find_list(name: str, root: Path, key: str) -> Path:
+    """The list file of a parameter: below the dataset's root, or else as given.
+
+    Raises:
+        DataError: Neither exists.
+    """
+    for path in (root / name, Path(name)):
+        if path.is_file():
+            return path
+    raise DataError(f"{key}: no file {name}, neither below {root} nor in {Path.cwd()}. Mend the path.")
+
+
+def read_ids(path: Path, images: Mapping[str, str]) -> tuple[str, ...]:
+    """Ids named by a list file, in its order.
+
+    A line is an id or an image's path relative to the root, alone or followed by more columns
+    (the mask's path, a flag): ``2007_000032``, ``train/jena/jena_000078_000019``,
+    ``JPEGImages/x.jpg SegmentationClass/x.png``. Masks are always those of the layout. Blank
+    lines and lines that begin with # are passed over.
+
+    Args:
+        path: The list file.
+        images: Ids that may be named -> path of the image.
+
+    Raises:
+        DataError: The file cannot be read, names an unknown id, or names one twice.
+    """
+    by_path = {image: id for id, image in images.items()}
+    lines: dict[str, int] = {}  # id -> line number
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line or line.startswith("#"):
+            continue
+        # An id may hold spaces, so the whole line comes first.
+        names = [name.lstrip("/") for name in (line, line.split()[0])]
+        id = next((by_path.get(name, name) for name in names if name in images or name in by_path), None)
+        if id is None:
+            raise DataError(
+                f"{path}, line {number}: {names[-1]!r} is not among the {len(images)} images that may be named here."
+                f"{near(names[-1], by_path if names[-1].lower().endswith(('.jpg', '.png')) else images)}"
+            )
+        if id in lines:
+            raise DataError(f"{path}, line {number}: {id!r} is named in line {lines[id]} already. Remove one of them.")
+        lines[id] = number
+    return tuple(lines)
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a UTF-8 text file, stripped; a byte order mark is dropped.
+
+    Raises:
+        DataError: The file is missing or not text.
+    """
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 text ({error}). Save it as plain text.") from error

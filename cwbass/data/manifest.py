@@ -1,0 +1,156 @@
+"""The split as one file: which image plays which role, and a hash that names it.
+
+Counts are derived from the file and stored nowhere else. The hash goes with every number that
+was measured on the split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cwbass.data.base import DatasetSpec, Sample
+from cwbass.errors import DataError
+
+SCHEMA = 1
+ROLES = ("labeled", "unlabeled", "selection", "test")
+KEYS = {"schema", "hash", "seed", "spec", "notes", *ROLES}
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Every image's role. Unlabelled samples have no mask, so that nothing can open one.
+
+    Raises:
+        DataError: No image is labelled or tested on, one has two roles, or a mask is missing or
+            too many.
+    """
+
+    spec: DatasetSpec
+    labeled: tuple[Sample, ...]  # with mask and pixels
+    unlabeled: tuple[Sample, ...]  # without
+    selection: tuple[Sample, ...]  # labelled, held out to choose checkpoints; with mask and pixels
+    test: tuple[Sample, ...]  # with mask
+    notes: tuple[str, ...]  # what the reader of a report should know of the draw; not hashed
+    seed: int
+    hash: str = field(init=False)  # sha256, hex, of everything but notes
+
+    def __post_init__(self) -> None:
+        self._check()
+        object.__setattr__(self, "hash", hashlib.sha256(self._canonical()).hexdigest())
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images of each role."""
+        return {role: len(self.samples(role)) for role in ROLES}
+
+    def samples(self, role: str) -> tuple[Sample, ...]:
+        """The samples of ``labeled``, ``unlabeled``, ``selection`` or ``test``."""
+        samples: tuple[Sample, ...] = getattr(self, role)
+        return samples
+
+    def write(self, path: Path) -> None:
+        """Write as JSON, one sample a line; the same manifest gives the same bytes."""
+        lines = [
+            f'"schema": {SCHEMA}',
+            f'"hash": "{self.hash}"',
+            f'"seed": {self.seed}',
+            f'"spec": {json.dumps(self.spec.to_dict())}',
+            f'"notes": {_one_a_line(self.notes)}',
+            *(f'"{role}": {_one_a_line([_plain(sample) for sample in self.samples(role)])}' for role in ROLES),
+        ]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.partial")
+        partial.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8", newline="\n")
+        os.replace(partial, path)  # a reader sees the old file or the new one, never half of one
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Read a file of :meth:`write`.
+
+        Raises:
+            DataError: The file is missing, not a manifest, of another schema, or was edited.
+        """
+        values = _load(path)
+        if values.get("schema") != SCHEMA:
+            raise DataError(f"{path} has schema {values.get('schema')!r}; this cwbass reads {SCHEMA}. Run `cwbass split` again.")
+        if values.keys() != KEYS:
+            odd = ", ".join(sorted(values.keys() ^ KEYS))
+            raise DataError(f"{path} is no manifest: missing or foreign keys {odd}. Run `cwbass split` again.")
+        try:
+            manifest = cls(
+                spec=DatasetSpec.from_dict(values["spec"]),
+                notes=tuple(values["notes"]),
+                seed=values["seed"],
+                **{role: tuple(_sample(item) for item in values[role]) for role in ROLES},
+            )
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path} is no manifest ({error!r}). Run `cwbass split` again.") from error
+        if manifest.hash != values["hash"]:
+            raise DataError(
+                f"{path} was edited: it says hash {str(values['hash'])[:12]}, its content has {manifest.hash[:12]}. "
+                "Change the split's parameters or lists and run `cwbass split` again."
+            )
+        return manifest
+
+    def _canonical(self) -> bytes:
+        content = {
+            "schema": SCHEMA,
+            "seed": self.seed,
+            "spec": self.spec.to_dict(),
+            **{role: [_plain(sample) for sample in self.samples(role)] for role in ROLES},
+        }
+        return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+
+    def _check(self) -> None:
+        for role in ("labeled", "test"):
+            if not self.samples(role):
+                raise DataError(f"the split has no {role} image. Change split.{role} or the list files.")
+        seen: dict[str, str] = {}
+        for role in ROLES:
+            for sample in self.samples(role):
+                if sample.id in seen:
+                    raise DataError(f"{sample.id!r} is both {seen[sample.id]} and {role}; an image has one role.")
+                seen[sample.id] = role
+                if (sample.mask is None) != (role == "unlabeled"):
+                    has = "no mask" if sample.mask is None else "a mask"
+                    raise DataError(f"{sample.id!r} is {role}, but has {has}.")
+                if (sample.pixels is not None) != (role in ("labeled", "selection")):
+                    raise DataError(f"{sample.id!r} is {role}; exactly labelled images carry pixel counts.")
+
+
+def _plain(sample: Sample) -> dict[str, Any]:
+    plain: dict[str, Any] = {"id": sample.id, "image": sample.image}
+    if sample.mask is not None:
+        plain["mask"] = sample.mask
+    if sample.pixels is not None:
+        plain["pixels"] = list(sample.pixels)
+    return plain
+
+
+def _sample(plain: dict[str, Any]) -> Sample:
+    pixels = plain.pop("pixels", None)
+    return Sample(**plain, pixels=None if pixels is None else tuple(pixels))
+
+
+def _one_a_line(items: Sequence[Any]) -> str:
+    return "[\n" + ",\n".join(json.dumps(item) for item in items) + "\n]" if items else "[]"
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such manifest. Run `cwbass split` first.") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is no manifest ({error}). Run `cwbass split` again.") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{path} is no manifest: it holds a {type(values).__name__}. Run `cwbass split` again.")
+    return values

@@ -1,0 +1,136 @@
+"""Endless streams of training samples, each a pure function of (seed, stream, position).
+
+There is no loader state: sample number ``position`` is the same whatever was asked before, by
+whichever worker, in whichever process. Continuing at step k is starting the loader at k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cwbass.config import AugmentConfig
+from cwbass.data.cache import ImageSource
+from cwbass.data.transforms import crop_image, crop_mask, crop_valid, draw_geometry, strong_view
+from cwbass.types import LabeledBatch, UnlabeledBatch
+
+B = TypeVar("B")
+Stream = Literal["labeled", "unlabeled"]
+_STREAM_KEY: dict[Stream, int] = {"labeled": 1, "unlabeled": 2}
+_ORDER, _VIEW = 0, 1
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, key: int, cycle: int, length: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, key, _ORDER, cycle]).permutation(length)
+
+
+def index_at(position: int, length: int, *, seed: int, stream: Stream) -> int:
+    """Which of ``length`` items stands at ``position`` of an endless shuffled stream.
+
+    Every run of ``length`` positions that starts at a multiple of it is a permutation.
+    """
+    cycle, offset = divmod(position, length)
+    return int(_order(seed, _STREAM_KEY[stream], cycle, length)[offset])
+
+
+def _view_rng(seed: int, stream: Stream, position: int) -> np.random.Generator:
+    return np.random.default_rng([seed, _STREAM_KEY[stream], _VIEW, position])
+
+
+class LabeledStream(Dataset[tuple[Tensor, Tensor]]):
+    """Weakly augmented labelled crops: ([3, S, S] uint8, [S, S] uint8)."""
+
+    def __init__(self, source: ImageSource, augment: AugmentConfig, *, ignore_index: int, seed: int) -> None:
+        self.source, self.augment, self.ignore_index, self.seed = source, augment, ignore_index, seed
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+        index = index_at(position, len(self.source), seed=self.seed, stream="labeled")
+        image = self.source.image(index)
+        geometry = draw_geometry(image.shape[:2], self.augment, _view_rng(self.seed, "labeled", position))
+        size = self.augment.crop_size
+        return crop_image(image, geometry, size), crop_mask(self.source.mask(index), geometry, size, self.ignore_index)
+
+
+class UnlabeledStream(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """Weak and strong view of unlabelled crops: ([3, S, S] uint8, [3, S, S] uint8, [S, S] bool)."""
+
+    def __init__(self, source: ImageSource, augment: AugmentConfig, *, seed: int) -> None:
+        self.source, self.augment, self.seed = source, augment, seed
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
+        index = index_at(position, len(self.source), seed=self.seed, stream="unlabeled")
+        image = self.source.image(index)
+        rng = _view_rng(self.seed, "unlabeled", position)
+        geometry = draw_geometry(image.shape[:2], self.augment, rng)
+        weak = crop_image(image, geometry, self.augment.crop_size)
+        return weak, strong_view(weak, self.augment, rng), crop_valid(geometry, self.augment.crop_size)
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    batch = torch.stack(list(tensors))
+    return batch.contiguous(memory_format=torch.channels_last) if batch.dim() == 4 else batch
+
+
+def collate_labeled(items: Sequence[tuple[Tensor, Tensor]]) -> LabeledBatch:
+    image, mask = zip(*items, strict=True)
+    return LabeledBatch(_stack(image), _stack(mask))
+
+
+def collate_unlabeled(items: Sequence[tuple[Tensor, Tensor, Tensor]]) -> UnlabeledBatch:
+    weak, strong, valid = zip(*items, strict=True)
+    return UnlabeledBatch(_stack(weak), _stack(strong), _stack(valid))
+
+
+class _Positions:
+    """A sampler that counts."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        self.range = range(start, stop)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.range)
+
+    def __len__(self) -> int:
+        return len(self.range)
+
+
+def make_loader(
+    stream: Dataset[Any],
+    collate: Callable[[Any], B],
+    *,
+    start: int,
+    stop: int,
+    batch_size: int,
+    workers: int,
+    pin_memory: bool,
+) -> Iterable[B]:
+    """Batches ``start`` to ``stop`` (exclusive) of a stream, in order.
+
+    Args:
+        stream: What to read.
+        collate: Makes a typed batch of its samples.
+        start: First batch.
+        stop: One past the last batch.
+        batch_size: Samples a batch; batch n holds positions n * batch_size to (n + 1) * batch_size - 1.
+        workers: Loader processes; their number does not change the batches.
+        pin_memory: Whether batches lie in page-locked memory, for copies to a GPU.
+    """
+    return DataLoader(
+        stream,
+        batch_size=batch_size,
+        sampler=_Positions(start * batch_size, stop * batch_size),
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+        prefetch_factor=4 if workers else None,
+        multiprocessing_context="spawn" if workers else None,
+    )

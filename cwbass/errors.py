@@ -1,0 +1,58 @@
+"""Errors a user can mend, each with the exit code the CLI answers with.
+
+CwbassError                 1
+├── ParamsError             3   a parameter, the environment or the device is wrong
+│   └── WeightsError        3   a weight file does not fit the model
+├── DataError               4   images, masks, split files or a manifest are wrong
+│   └── CheckpointError     4   a checkpoint is torn, foreign or of another schema
+├── GateError               5   a model is not good enough to be registered
+├── ServiceError            6   something outside (S3, a registry) failed after retries
+└── Interrupted            75   stopped on request after a clean checkpoint; run again to go on
+
+A message says what is wrong, what was seen, and how to mend it. Codes 3, 4 and 5 are
+permanent: a retry gives the same answer.
+"""
+
+
+class CwbassError(Exception):
+    """Base of every error whose message is meant for the user."""
+
+    exit_code = 1
+
+
+class ParamsError(CwbassError):
+    """A parameter, the environment or the requested device is wrong."""
+
+    exit_code = 3
+
+
+class WeightsError(ParamsError):
+    """A weight file cannot be found, read or matched to the model."""
+
+
+class DataError(CwbassError):
+    """Images, masks, split files or a manifest are wrong."""
+
+    exit_code = 4
+
+
+class CheckpointError(DataError):
+    """A checkpoint is torn, foreign or written by another schema."""
+
+
+class GateError(CwbassError):
+    """A model does not pass the gate of the registry."""
+
+    exit_code = 5
+
+
+class ServiceError(CwbassError):
+    """A service outside this process failed after retries."""
+
+    exit_code = 6
+
+
+class Interrupted(CwbassError):
+    """Training stopped on request after it wrote a clean checkpoint."""
+
+    exit_code = 75

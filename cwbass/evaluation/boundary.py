@@ -1,0 +1,193 @@
+"""Counts behind Boundary IoU and boundary F1, for all classes at once.
+
+A code map is [H, W] uint8: class + 1, and 0 where the pixel is ignored. Truth and prediction are
+0 at the same pixels. Nothing here makes a plane per class, so the cost does not grow with C.
+
+What is no boundary: the frame of the image, and the border of an ignored region. Annotators also
+use ignored pixels to hide where one class ends and the next begins (PASCAL VOC draws about five
+around every object, and most of its masks have no other contour). Contours are therefore drawn
+after such gaps are closed from both sides: an ignored patch inside one class closes without a
+trace, and a gap wider than twice ``GAP`` hides its contour for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import hypot
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+GAP = 5  # pixels that each side of an ignored gap may grow
+
+
+def band_width(height: int, width: int) -> int:
+    """Width of the band of Boundary IoU: 2 % of the image's diagonal, at least 1 pixel."""
+    return max(1, round(0.02 * hypot(height, width)))
+
+
+def band(codes: Tensor, width: int) -> Tensor:
+    """The pixels of each class that have another class within ``width`` pixels (Chebyshev distance).
+
+    Args:
+        codes: Code map. [H, W] uint8.
+        width: Of the band inside each class, pixels, >= 1.
+
+    Returns:
+        Code map that is 0 outside the bands too. [H, W] uint8.
+    """
+    highest = _window(codes, width, torch.maximum, fill=0)
+    # One less makes 0 wrap to 255, so that an ignored pixel is never the lowest either.
+    lowest = _window(codes - 1, width, torch.minimum, fill=255)
+    return codes * (highest - 1 != lowest)
+
+
+def contour(codes: Tensor) -> Tensor:
+    """The pixels of each class that touch another class with one of their four sides.
+
+    Args:
+        codes: Code map. [H, W] uint8.
+
+    Returns:
+        Code map that is 0 off the contours too. [H, W] uint8.
+    """
+    padded = F.pad(codes, (1, 1, 1, 1))
+    sides = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+    highest, lowest = codes, codes - 1  # as in band
+    for side in sides:
+        highest, lowest = torch.maximum(highest, side), torch.minimum(lowest, side - 1)
+    return codes * (highest - 1 != lowest)
+
+
+def close_gaps(codes: Tensor) -> Tensor:
+    """Grow every class into the ignored pixels within ``GAP`` of it (Chebyshev distance). [H, W] uint8 -> same."""
+    if codes.min() > 0:
+        return codes
+    for _ in range(GAP):
+        grown = _window(codes, 1, torch.maximum, fill=0)
+        codes = codes + grown * (1 - codes.clamp(max=1))  # grow where the code is 0, and nowhere else
+    return codes
+
+
+def band_counts(truth: Tensor, pred: Tensor, num_classes: int, width: int) -> Tensor:
+    """Intersection and union of the two bands, per class.
+
+    Args:
+        truth: Code map. [H, W] uint8.
+        pred: Code map. [H, W] uint8.
+        num_classes: C, at most 255.
+        width: Of the band, pixels; see :func:`band_width`.
+
+    Returns:
+        Pixels in the intersection and in the union. [2, C] int64.
+
+    Source:
+        Boundary IoU, Cheng et al., CVPR 2021.
+        Differs: the frame of the image is no boundary; there it is one.
+    """
+    side = num_classes + 1
+    key = band(truth, width).int().mul_(side).add_(band(pred, width)).flatten()
+    joint = torch.bincount(key, minlength=side * side).view(side, side)  # row and column 0: outside the bands
+    both = joint.diagonal()
+    return torch.stack((both, joint.sum(0) + joint.sum(1) - both))[:, 1:]
+
+
+def contour_counts(truth: Tensor, pred: Tensor, num_classes: int, tolerances: Sequence[int]) -> Tensor:
+    """How near the contour of one code map lies to that of the other, per class.
+
+    Args:
+        truth: Code map. [H, W] uint8.
+        pred: Code map. [H, W] uint8.
+        num_classes: C, at most 255.
+        tolerances: T increasing distances (Euclidean), pixels.
+
+    Returns:
+        [2, T + 1, C] int64. First index: contour pixels of the truth, of the prediction. Second: the
+        first tolerance within which the other map has a contour pixel of the same class; T is none.
+
+    Source:
+        What is a good evaluation measure for semantic segmentation?, Csurka et al., BMVC 2013.
+        Differs: counts are meant to be added up over the dataset, not scores averaged over images.
+    """
+    margin = max(tolerances)  # so that a look beyond the frame finds 0, and not the next row
+    row = truth.shape[1] + 2 * margin
+    rings = _rings(tolerances, row)
+    first, second = (F.pad(contour(close_gaps(codes)), (margin,) * 4).flatten() for codes in (truth, pred))
+    ranks = _first_rings(first, second, rings, margin * row)
+    side = num_classes + 1
+    keys = (rank.int().mul_(side).add_(codes) for rank, codes in zip(ranks, (first, second), strict=True))
+    counts = [torch.bincount(key, minlength=(len(rings) + 1) * side).view(-1, side) for key in keys]
+    return torch.stack(counts)[..., 1:]  # column 0: off the contours
+
+
+def boundary_f1(counts: Tensor) -> Tensor:
+    """F1 per tolerance and class.
+
+    Args:
+        counts: Of :func:`contour_counts`, added up over images. [2, T + 1, C] int64.
+
+    Returns:
+        [T, C] float64 in [0, 1]; NaN where neither map has a contour of the class.
+    """
+    total = counts.sum(1, keepdim=True)  # [2, 1, C]
+    recall, precision = counts[:, :-1].cumsum(1).double() / total.clamp(min=1)  # [T, C] each
+    # Both are 0 together, so any positive divisor gives 0 there.
+    f1: Tensor = 2 * precision * recall / torch.where(recall > 0, precision + recall, 1.0)
+    return f1.masked_fill(total.sum(0) == 0, torch.nan)
+
+
+def _window(x: Tensor, radius: int, pick: Callable[[Tensor, Tensor], Tensor], fill: int) -> Tensor:
+    """Highest or lowest value within ``radius`` along both axes, in log2(radius) passes. [H, W] -> [H, W]."""
+    x = F.pad(x, (radius,) * 4, value=fill)
+    for dim in (0, 1):
+        length, span = 2 * radius + 1, 1  # each value of x already speaks for span pixels
+        while span < length:
+            step = min(span, length - span)
+            kept = x.shape[dim] - step
+            x = pick(x.narrow(dim, 0, kept), x.narrow(dim, step, kept))
+            span += step
+    return x
+
+
+def _rings(tolerances: Sequence[int], row: int) -> list[list[int]]:
+    """Offsets in a flat map with ``row`` pixels a row: the disk of the first tolerance, then ring by ring."""
+    reach = range(-max(tolerances), max(tolerances) + 1)
+    rings, inner = [], -1
+    for tolerance in tolerances:
+        outer = tolerance**2
+        rings.append([dy * row + dx for dy in reach for dx in reach if inner < dy * dy + dx * dx <= outer])
+        inner = outer
+    return rings
+
+
+def _first_rings(first: Tensor, second: Tensor, rings: Sequence[Sequence[int]], border: int) -> tuple[Tensor, Tensor]:
+    """For each pixel of either map, the index of the first ring around it that holds its code in the other.
+
+    Moves whole maps, though only contours matter: that costs the same for every prediction, and
+    gathering single pixels is cheaper for none but the smoothest.
+
+    Args:
+        first: Flat code map. [N] uint8.
+        second: Flat code map. [N] uint8.
+        rings: Offsets into a flat map, symmetric.
+        border: Pixels at either end that are padding, at least the largest offset.
+
+    Returns:
+        ``len(rings)`` where there is no such ring. [N] uint8 each.
+    """
+    inside = first[border:-border]
+    difference = torch.empty_like(inside)
+    least_first, least_second = torch.full_like(first, 255), torch.full_like(second, 255)
+    nearest_first = least_first[border:-border]
+    ranks = torch.zeros_like(first), torch.zeros_like(second)
+    for ring in rings:
+        for offset in ring:
+            moved = slice(border + offset, border + offset + len(inside))
+            nearest_second = least_second[moved]
+            torch.bitwise_xor(inside, second[moved], out=difference)  # 0 where codes are equal
+            torch.minimum(nearest_first, difference, out=nearest_first)
+            torch.minimum(nearest_second, difference, out=nearest_second)
+        for rank, least in zip(ranks, (least_first, least_second), strict=True):
+            rank += least.clamp(max=1)
+    return ranks

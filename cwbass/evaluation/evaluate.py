@@ -1,0 +1,120 @@
+"""One pass over a dataset: read, predict, count."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cwbass.config import EvalConfig
+from cwbass.data.base import DatasetSpec, Sample, read_image, read_mask
+from cwbass.errors import DataError
+from cwbass.evaluation.inference import predict_probs
+from cwbass.evaluation.metrics import EvalResult, Scores
+
+Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # image [H, W, 3], mask [H, W]
+
+_READERS = 2
+_READ_AHEAD = 4
+
+
+def read_pair(sample: Sample, root: Path, spec: DatasetSpec) -> Pair:
+    """Decode the image and the mask of a sample.
+
+    Raises:
+        DataError: One of the two is missing or broken.
+    """
+    if sample.mask is None:
+        raise DataError(f"{sample.id}: has no mask, so it cannot be scored; leave it out of the list.")
+    return read_image(root / sample.image), read_mask(root / sample.mask, spec)
+
+
+def evaluate(
+    net: nn.Module,
+    samples: Sequence[Sample],
+    *,
+    root: Path,
+    spec: DatasetSpec,
+    config: EvalConfig,
+    device: torch.device,
+    autocast_dtype: torch.dtype | None,
+    boundary: bool = True,
+    on_image: Callable[[Sample, NDArray[np.uint8], NDArray[np.uint8], Tensor], None] | None = None,
+    read: Callable[[Sample, Path, DatasetSpec], Pair] = read_pair,
+) -> EvalResult:
+    """Score a network on every sample, each exactly once.
+
+    Args:
+        net: Images in [0, 255] to logits, on ``device``; run in eval mode and left as it was found.
+        samples: What to score, in this order.
+        root: Folder the samples' paths are relative to.
+        spec: Classes, and what mask values mean.
+        config: How to predict.
+        device: Where the network is and counts are made.
+        autocast_dtype: Lower precision of the network's matrix products; None is float32.
+        boundary: Whether to count boundary scores.
+        on_image: Called with sample, image [H, W, 3], mask [H, W] and probabilities [C, H, W] on ``device``.
+        read: Decodes a sample; called from other threads, ahead of the network.
+
+    Raises:
+        DataError: There are no samples, one cannot be read, or its image and mask differ in size.
+    """
+    if not samples:
+        raise DataError("there are no images to score; check the split, or the list it was made from.")
+    scores = Scores(spec.num_classes, spec.ignore_index, boundary=boundary, device=device)
+    autocast = torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None)
+    with _eval_mode(net):
+        for sample, (image, mask) in _read_ahead(samples, lambda sample: read(sample, root, spec)):
+            _check_sizes(sample, image, mask)
+            # A permuted [1, H, W, 3] tensor already lies in memory as channels_last.
+            batch = torch.tensor(image, device=device)[None].permute(0, 3, 1, 2)
+            with autocast:
+                probs = predict_probs(net, batch, config)[0]
+            scores.update(probs, torch.tensor(mask, device=device))
+            if on_image is not None:
+                on_image(sample, image, mask, probs)
+    return scores.result()
+
+
+def _read_ahead(samples: Sequence[Sample], read: Callable[[Sample], Pair]) -> Iterator[tuple[Sample, Pair]]:
+    """Samples in order, a few of them decoded in advance."""
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="read") as pool:
+        pending: deque[tuple[Sample, Future[Pair]]] = deque()
+        try:
+            for sample in samples:
+                pending.append((sample, pool.submit(read, sample)))
+                if len(pending) > _READ_AHEAD:
+                    ready, future = pending.popleft()
+                    yield ready, future.result()
+            while pending:
+                ready, future = pending.popleft()
+                yield ready, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _eval_mode(net: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards every module is back in its own mode (some may be frozen in eval)."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _check_sizes(sample: Sample, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
+    if image.shape[:2] != mask.shape:
+        raise DataError(
+            f"{sample.id}: image {sample.image} is {image.shape[1]}x{image.shape[0]} and mask {sample.mask} is "
+            f"{mask.shape[1]}x{mask.shape[0]}; export both at one size (a rotated photograph has its sides swapped)."
+        )

@@ -1,0 +1,83 @@
+"""Probabilities of an image: whole or by sliding window, averaged over scales and mirror images."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cwbass.config import EvalConfig
+
+_WINDOWS_AT_ONCE = 4
+_FLOOR = 0.01  # least weight of a window's pixel, so that the frame of the image is covered too
+
+
+@torch.inference_mode()
+def predict_probs(net: nn.Module, image: Tensor, config: EvalConfig) -> Tensor:
+    """Class probabilities at the image's own size.
+
+    Args:
+        net: Images in [0, 255] to logits of the same height and width, in eval mode.
+        image: One image of any size. [1, 3, H, W] uint8.
+        config: Protocol, window and stride (pixels of the scaled image), scales, flip.
+
+    Returns:
+        Mean over all views; each pixel sums to 1. [1, C, H, W] float32.
+    """
+    size = (image.shape[2], image.shape[3])
+    views = len(config.scales) * (2 if config.flip else 1)
+    total = torch.zeros((), device=image.device)
+    for scale in config.scales:
+        scaled = _resize(image, (max(1, round(size[0] * scale)), max(1, round(size[1] * scale))), antialias=True)
+        total = total + _probs(net, scaled, config, size)
+        if config.flip:
+            total += _probs(net, scaled.flip(-1), config, size).flip(-1)
+    return total.div_(views)
+
+
+def _probs(net: nn.Module, view: Tensor, config: EvalConfig, size: tuple[int, int]) -> Tensor:
+    """Probabilities of one view, at the size of the original. [1, C, H, W] float32."""
+    logits = net(view).float() if config.protocol == "whole" else _slide(net, view, config.window, config.stride)
+    return _resize(logits, size, antialias=False).softmax(dim=1)
+
+
+def _slide(net: nn.Module, image: Tensor, window: int, stride: int) -> Tensor:
+    """Logits of overlapping windows, blended. [1, 3, H, W] -> [1, C, H, W] float32.
+
+    Windows stay inside the image: the last of a row is moved back, and an image smaller than the
+    window is one window. A pixel counts most in the middle of a window, where the network sees
+    most of what is around it.
+    """
+    rows, columns = image.shape[2:]
+    height, width = min(window, rows), min(window, columns)
+    weight = torch.outer(_hann(height), _hann(width)).to(image.device)  # [h, w]
+    corners = [(y, x) for y in _starts(rows, height, stride) for x in _starts(columns, width, stride)]
+    total, weights = image.new_zeros(()), weight.new_zeros(rows, columns)
+    for first in range(0, len(corners), _WINDOWS_AT_ONCE):
+        batch = corners[first : first + _WINDOWS_AT_ONCE]
+        logits = net(torch.cat([image[..., y : y + height, x : x + width] for y, x in batch])).float()  # [B, C, h, w]
+        if first == 0:
+            total = logits.new_zeros(1, logits.shape[1], rows, columns)
+        for (y, x), one in zip(batch, logits, strict=True):
+            total[0, :, y : y + height, x : x + width] += one * weight
+            weights[y : y + height, x : x + width] += weight
+    return total / weights
+
+
+def _starts(length: int, window: int, stride: int) -> list[int]:
+    """First pixels of the windows that cover ``length`` pixels; the last one ends at the edge."""
+    return [*range(0, length - window, stride), length - window]
+
+
+def _hann(length: int) -> Tensor:
+    """A smooth weight, symmetric, 1 in the middle and never below the floor. [length] float32."""
+    phase = (torch.arange(length) + 0.5) * (math.pi / length)
+    return phase.sin().square().clamp(min=_FLOOR)
+
+
+def _resize(x: Tensor, size: tuple[int, int], *, antialias: bool) -> Tensor:
+    if (x.shape[2], x.shape[3]) == size:
+        return x
+    return F.interpolate(x.float(), size, mode="bilinear", align_corners=False, antialias=antialias)

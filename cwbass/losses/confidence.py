@@ -1,0 +1,44 @@
+"""The confidence-weighted loss of CW-BASS."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def pixel_cross_entropy(logits: Tensor, label: Tensor, *, ignore_index: int) -> Tensor:
+    """Cross-entropy of each pixel, 0 where ignored; both unlabelled terms weigh this one map.
+
+    Args:
+        logits: Student output before softmax. [B, C, H, W] float.
+        label: Class, or ``ignore_index``. [B, H, W] int64.
+        ignore_index: Label of pixels that take no part.
+
+    Returns:
+        Nats. [B, H, W] float.
+    """
+    return F.cross_entropy(logits, label, ignore_index=ignore_index, reduction="none")
+
+
+def confidence_weighted_mean(
+    pixel_loss: Tensor, confidence: Tensor, kept: Tensor, *, gamma: float, count: Tensor | None = None
+) -> Tensor:
+    """Pixel losses weighted by ``confidence ** gamma``.
+
+    Args:
+        pixel_loss: Loss of each pixel. [B, H, W] float.
+        confidence: Teacher's confidence in its label, in [0, 1]. [B, H, W] float.
+        kept: Pixels that take part. [B, H, W] bool.
+        gamma: Exponent, >= 0; 0 weighs all kept pixels alike.
+        count: What the sum is divided by; None divides by the number of kept pixels. Dividing
+            by all valid pixels instead lets a strict threshold lower the term's voice. [].
+
+    Returns:
+        [] float; 0, still on the graph, where nothing is kept.
+
+    Source:
+        CW-BASS, arXiv:2502.15152: L_cw = sum(c^gamma * CE * V) / max(1, sum V).
+    """
+    weight = confidence.pow(gamma) * kept
+    divisor = kept.sum() if count is None else count
+    return (weight * pixel_loss).sum() / divisor.clamp(min=1)

@@ -1,0 +1,312 @@
+"""CW-BASS: confidence-weighted, boundary-aware learning (arXiv:2502.15152).
+
+One implementation, two recipes: ``paper`` is the published method to the letter, ``cwbass`` the
+same four ideas made to work. docs/method.md sets formulas beside functions and says where and
+why the recipes part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from cwbass.config import Fraction, Section
+from cwbass.data.cutmix import draw_boxes, partner, paste
+from cwbass.losses.boundary import Frame, boundary_mask, boundary_mean
+from cwbass.losses.confidence import confidence_weighted_mean, pixel_cross_entropy
+from cwbass.losses.supervised import supervised_cross_entropy
+from cwbass.methods.base import Method, MethodConfig
+from cwbass.models.base import SegmentationNet
+from cwbass.models.ema import Buffers, ema_decay_at, make_ema_teacher, update_ema_
+from cwbass.models.norm import frozen_statistics
+from cwbass.pseudo_labels import (
+    adaptive_floor,
+    confidence_and_label,
+    decay_factor,
+    logistic_threshold,
+    mean_confidence_per_class,
+    threshold_map,
+    thresholds_for_precision,
+)
+from cwbass.types import LabeledBatch, Progress, Reliability, StepOutput, UnlabeledBatch
+
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class ThresholdConfig(Section):
+    """Which pseudo-labels are kept: those whose confidence exceeds tau."""
+
+    rule: Literal["strict", "logistic", "per_class", "floor", "auto"] = Field(
+        description="strict: one constant. logistic: the paper's. per_class: a class's running mean confidence, scaled. "
+        "floor: CW-BASS v2's self-adaptive floor. auto: the lowest tau whose kept labels are as precise as target, "
+        "per class, measured on the selection slice."
+    )
+    strict: Fraction = Field(default=0.95, description="strict: tau. Other rules: tau until they have seen data, where they need some.")
+    base: Fraction = Field(default=0.6, description="logistic: supremum of tau.")
+    beta: NonNegative = Field(default=0.5, description="logistic: steepness.")
+    low: Fraction = Field(default=0.3, description="Lowest tau of every rule but strict.")
+    high: Fraction = Field(default=0.95, description="Highest tau of every rule but strict.")
+    scale: Fraction = Field(default=0.95, description="per_class and floor: factor on the running confidence.")
+    momentum: Fraction = Field(default=0.99, description="per_class and floor: of the running confidences.")
+    target: Fraction = Field(default=0.9, description="auto: precision asked of retained labels.")
+    prior: NonNegative = Field(default=500.0, description="auto: pixels by which a class's precision is shrunk to that of all.")
+
+
+class BoundaryConfig(Section):
+    """The boundary-aware term."""
+
+    weight: NonNegative = Field(default=0.5, description="Weight of the term; 0 switches it off.")
+    frame: Frame = Field(default="replicate", description="zero: the image's frame is a boundary, as published. replicate: it is not.")
+    width: Annotated[int, Field(ge=1)] = Field(default=1, description="Pixels that a boundary reaches on each side.")
+    confidence_weighted: bool = Field(default=True, description="Whether boundary pixels are weighted by confidence.")
+
+
+class DecayConfig(Section):
+    """Confidence decay."""
+
+    rule: Literal["none", "constant", "progressive"] = Field(default="progressive", description="See pseudo_labels.decay_factor.")
+    factor: Fraction = Field(default=0.9, description="constant: the factor. progressive: its last value.")
+
+
+class EmaConfig(Section):
+    """The teacher."""
+
+    decay: Fraction = Field(default=0.996, description="Share of itself that the teacher keeps at a step.")
+    ramp: bool = Field(default=True, description="Whether early steps keep less: min(1 - 1/(t+1), decay).")
+    buffers: Buffers = Field(default="average", description="Running statistics: averaged like weights, or copied as published.")
+
+
+class CwBassTerms(Section):
+    """Every term of the method, each with its own switch."""
+
+    views: Literal["same", "strong"] = Field(default="strong", description="What the student sees: the teacher's view, or a strong one.")
+    cutmix: Fraction = Field(default=0.5, description="Probability of CutMix for an unlabelled image; 0 switches it off.")
+    cutmix_labeled: Fraction = Field(default=0.0, description="Share of the pastes that come from a labelled image, with its mask.")
+    gamma: NonNegative = Field(default=1.0, description="Exponent of the confidence weight; 0 weighs all kept pixels alike.")
+    threshold: ThresholdConfig
+    boundary: BoundaryConfig = BoundaryConfig()
+    decay: DecayConfig = DecayConfig()
+    ema: EmaConfig = EmaConfig()
+    unsup_weight: NonNegative = Field(default=1.0, description="lambda: weight of the unlabelled loss.")
+    ramp_steps: Annotated[int, Field(ge=0)] = Field(default=0, description="Steps over which lambda rises from 0, from the stage's start.")
+    divide_by: Literal["kept", "valid"] = Field(
+        default="valid", description="What the confidence-weighted sum is divided by: kept pixels, as published, or all valid ones."
+    )
+    ignore_padding: bool = Field(default=True, description="Whether padding is left out of every statistic and loss.")
+    norm: Literal["joint", "separate", "labeled"] = Field(
+        default="labeled",
+        description="Batch norm. joint: labelled and unlabelled images share a batch. separate: each its own, both remembered, as "
+        "published. labeled: each its own, only the labelled ones' statistics are remembered.",
+    )
+
+
+PAPER = CwBassTerms(
+    views="same",
+    cutmix=0.0,
+    gamma=1.0,
+    threshold=ThresholdConfig(rule="logistic", base=0.6, beta=0.5, low=0.3, high=0.8),
+    boundary=BoundaryConfig(weight=0.5, frame="zero", confidence_weighted=False),
+    decay=DecayConfig(rule="constant", factor=0.9),
+    ema=EmaConfig(decay=0.999, ramp=False, buffers="copy"),
+    unsup_weight=1.0,
+    ramp_steps=0,
+    divide_by="kept",
+    ignore_padding=False,
+    norm="separate",
+)
+CWBASS = CwBassTerms(threshold=ThresholdConfig(rule="auto"))
+
+
+class CwBassConfig(MethodConfig):
+    """The method's section: which recipe runs, and the terms of both."""
+
+    name: Literal["cw_bass"] = "cw_bass"
+    recipe: Literal["paper", "cwbass"] = Field(default="cwbass", description="Which of the two blocks below is used.")
+    paper: CwBassTerms = PAPER
+    cwbass: CwBassTerms = CWBASS
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        """A block that sets some terms leaves the others at its own recipe's numbers."""
+        if not isinstance(values, dict):
+            return values
+        recipes = {"paper": PAPER, "cwbass": CWBASS}
+        given = {key: values[key] for key in recipes if isinstance(values.get(key), dict)}
+        return {**values, **{key: _merged(recipes[key].model_dump(), block) for key, block in given.items()}}
+
+    @property
+    def terms(self) -> CwBassTerms:
+        """The terms of the chosen recipe."""
+        return self.paper if self.recipe == "paper" else self.cwbass
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` laid over it, section by section; unknown keys are kept to be refused."""
+    merged = dict(base)
+    for key, value in changes.items():
+        own = merged.get(key)
+        merged[key] = _merged(own, value) if isinstance(own, dict) and isinstance(value, dict) else value
+    return merged
+
+
+class CwBass(Method):
+    """Student and EMA teacher; see :class:`CwBassTerms` for what each term does."""
+
+    config_cls: ClassVar[type[MethodConfig]] = CwBassConfig
+    needs_unlabeled: ClassVar[bool] = True
+
+    thresholds: Tensor  # [K] float, the per-class rules' state
+    class_confidence: Tensor  # [K] float, running mean confidence of each predicted class
+    mean_confidence: Tensor  # [] float, running mean confidence of all pixels
+
+    def __init__(
+        self, config: CwBassConfig, build_model: Callable[[], SegmentationNet], *, num_classes: int, ignore_index: int
+    ) -> None:
+        super().__init__(config, build_model, num_classes=num_classes, ignore_index=ignore_index)
+        self.terms, self.num_classes, self.ignore_index = config.terms, num_classes, ignore_index
+        self.student = build_model()
+        self.teacher = make_ema_teacher(self.student)
+        strict = self.terms.threshold.strict
+        self.register_buffer("thresholds", torch.full((num_classes,), strict))
+        self.register_buffer("class_confidence", torch.full((num_classes,), 1.0 / num_classes))
+        self.register_buffer("mean_confidence", torch.tensor(1.0 / num_classes))
+
+    def training_step(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, progress: Progress) -> StepOutput:
+        assert unlabeled is not None
+        terms = self.terms
+        valid = unlabeled.valid if terms.ignore_padding else torch.ones_like(unlabeled.valid)
+        with torch.no_grad():
+            confidence, label = confidence_and_label(self.teacher(unlabeled.weak))  # [B, H, W] each
+            tau = self._threshold(confidence, label, valid)  # [] or [K]
+            kept = valid & (confidence > threshold_map(tau, label))
+            sums = self._counts(label, kept, valid, confidence)
+            strong = unlabeled.strong if terms.views == "strong" else unlabeled.weak
+            if terms.cutmix > 0:
+                strong, label, confidence, kept, valid = self._mix(
+                    labeled, strong, label, confidence, kept, valid, progress.generator
+                )
+            target = torch.where(kept, label, self.ignore_index)
+            weight = confidence * decay_factor(
+                terms.decay.rule, factor=terms.decay.factor, fraction=progress.stage_fraction
+            )
+
+        logits_x, logits_u = self._student(labeled.image, strong)
+        loss_sup = supervised_cross_entropy(logits_x, labeled.mask.long(), ignore_index=self.ignore_index)
+
+        pixel_loss = pixel_cross_entropy(logits_u, target, ignore_index=self.ignore_index)
+        count = valid.sum() if terms.divide_by == "valid" else None
+        loss_weighted = confidence_weighted_mean(pixel_loss, weight, kept, gamma=terms.gamma, count=count)
+        loss_boundary = loss_weighted.new_zeros(())
+        if terms.boundary.weight > 0:
+            seen = valid if terms.ignore_padding else None
+            edge = boundary_mask(label, frame=terms.boundary.frame, width=terms.boundary.width, valid=seen)
+            edge_weight = weight if terms.boundary.confidence_weighted else None
+            loss_boundary = boundary_mean(pixel_loss, edge & kept, edge_weight, gamma=terms.gamma)
+        loss_unsup = loss_weighted + terms.boundary.weight * loss_boundary
+        voice = terms.unsup_weight * self._ramp(progress)
+        loss = loss_sup + voice * loss_unsup
+        return StepOutput(
+            loss,
+            means={
+                "loss": loss.detach(),
+                "loss_sup": loss_sup.detach(),
+                "loss_unsup": loss_unsup.detach(),
+                "loss_boundary": loss_boundary.detach(),
+                "unsup_weight": loss.new_tensor(voice),
+                "threshold": tau.detach(),
+            },
+            sums=sums,
+        )
+
+    def after_optimizer_step(self, progress: Progress) -> None:
+        ema = self.terms.ema
+        decay = ema_decay_at(progress.step - progress.start_step, decay=ema.decay, ramp=ema.ramp)
+        update_ema_(self.teacher, self.student, decay=decay, buffers=ema.buffers)
+
+    def networks(self) -> dict[str, SegmentationNet]:
+        return {"student": self.student, "teacher": self.teacher}
+
+    def calibrate(self, reliability: Reliability | None) -> None:
+        rule = self.terms.threshold
+        if rule.rule == "auto" and reliability is not None:
+            found = thresholds_for_precision(reliability, target=rule.target, low=rule.low, high=rule.high, prior=rule.prior)
+            self.thresholds.copy_(found)
+
+    def _threshold(self, confidence: Tensor, label: Tensor, valid: Tensor) -> Tensor:
+        """tau of this batch: [] for all pixels, or [K] by predicted class."""
+        rule = self.terms.threshold
+        if rule.rule == "strict":
+            return confidence.new_tensor(rule.strict)
+        if rule.rule == "auto":
+            return self.thresholds
+        pixels = valid.sum().clamp(min=1)
+        mean = (confidence * valid).sum() / pixels
+        if rule.rule == "logistic":
+            return logistic_threshold(mean, base=rule.base, beta=rule.beta, low=rule.low, high=rule.high)
+        class_mean, counts = mean_confidence_per_class(confidence, label, valid, self.num_classes)
+        step = (1 - rule.momentum) * (counts > 0)
+        self.class_confidence += step * (class_mean - self.class_confidence)
+        self.mean_confidence += (1 - rule.momentum) * (mean - self.mean_confidence)
+        if rule.rule == "per_class":
+            tau = rule.scale * self.class_confidence
+        else:
+            tau = adaptive_floor(self.class_confidence, self.mean_confidence, scale=rule.scale)
+        return tau.clamp(rule.low, rule.high)
+
+    def _counts(self, label: Tensor, kept: Tensor, valid: Tensor, confidence: Tensor) -> dict[str, Tensor]:
+        """Pixels seen and kept by class, and their confidence. [K] each."""
+        flat = label[valid]
+        return {
+            "seen": torch.bincount(flat, minlength=self.num_classes),
+            "kept": torch.bincount(label[kept], minlength=self.num_classes),
+            "confidence": torch.bincount(flat, weights=confidence[valid].double(), minlength=self.num_classes),
+        }
+
+    def _mix(
+        self,
+        labeled: LabeledBatch,
+        strong: Tensor,
+        label: Tensor,
+        confidence: Tensor,
+        kept: Tensor,
+        valid: Tensor,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """CutMix: image, label, confidence, kept and valid of another image inside a box."""
+        batch, height, width = label.shape
+        boxes = draw_boxes(
+            batch, height, width, probability=self.terms.cutmix, area=(0.02, 0.4), generator=generator
+        ).to(label.device)
+        sources = [partner(strong), partner(label), partner(confidence), partner(kept), partner(valid)]
+        if self.terms.cutmix_labeled > 0:
+            use = (torch.rand(batch, generator=generator) < self.terms.cutmix_labeled).to(label.device)
+            pick = torch.arange(batch, device=label.device) % labeled.image.shape[0]
+            truth = labeled.mask[pick].long()
+            known = truth != self.ignore_index
+            labels = [labeled.image[pick], truth.where(known, 0), known.to(confidence.dtype), known, known]
+            sources = [
+                torch.where(use.view(-1, *[1] * (own.dim() - 1)), theirs, own)
+                for own, theirs in zip(sources, labels, strict=True)
+            ]
+        mixed = [paste(own, other, boxes) for own, other in zip((strong, label, confidence, kept, valid), sources, strict=True)]
+        return mixed[0], mixed[1], mixed[2], mixed[3], mixed[4]
+
+    def _student(self, image: Tensor, strong: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the labelled and of the unlabelled images."""
+        if self.terms.norm == "joint":
+            logits = self.student(torch.cat((image, strong)))
+            return logits[: image.shape[0]], logits[image.shape[0] :]
+        logits_x = self.student(image)
+        if self.terms.norm == "separate":
+            return logits_x, self.student(strong)
+        with frozen_statistics(self.student):
+            return logits_x, self.student(strong)
+
+    def _ramp(self, progress: Progress) -> float:
+        steps = self.terms.ramp_steps
+        return min(1.0, (progress.step - progress.start_step) / steps) if steps else 1.0

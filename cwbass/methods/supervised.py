@@ -1,0 +1,48 @@
+"""Supervised-only training: the baseline, and the warm-up of every other method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from cwbass.config import Fraction
+from cwbass.losses.supervised import supervised_cross_entropy
+from cwbass.methods.base import Method, MethodConfig
+from cwbass.models.base import SegmentationNet
+from cwbass.models.ema import ema_decay_at, make_ema_teacher, update_ema_
+from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
+
+
+class SupervisedConfig(MethodConfig):
+    """Cross-entropy on labelled images, with an average of the weights beside them."""
+
+    name: Literal["supervised"] = "supervised"
+    ema_decay: Fraction = Field(default=0.99, description="Decay of the averaged weights that become the first teacher.")
+
+
+class Supervised(Method):
+    """Labelled images only. Nothing in its loss looks at the average it keeps."""
+
+    config_cls: ClassVar[type[MethodConfig]] = SupervisedConfig
+    needs_unlabeled: ClassVar[bool] = False
+
+    def __init__(
+        self, config: SupervisedConfig, build_model: Callable[[], SegmentationNet], *, num_classes: int, ignore_index: int
+    ) -> None:
+        super().__init__(config, build_model, num_classes=num_classes, ignore_index=ignore_index)
+        self.config, self.ignore_index = config, ignore_index
+        self.student = build_model()
+        self.teacher = make_ema_teacher(self.student)
+
+    def training_step(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, progress: Progress) -> StepOutput:
+        loss = supervised_cross_entropy(self.student(labeled.image), labeled.mask.long(), ignore_index=self.ignore_index)
+        return StepOutput(loss, means={"loss": loss.detach(), "loss_sup": loss.detach()})
+
+    def after_optimizer_step(self, progress: Progress) -> None:
+        decay = ema_decay_at(progress.step, decay=self.config.ema_decay, ramp=True)
+        update_ema_(self.teacher, self.student, decay=decay, buffers="average")
+
+    def networks(self) -> dict[str, SegmentationNet]:
+        return {"student": self.student, "teacher": self.teacher}

@@ -1,0 +1,207 @@
+"""The README of a registered model: what it is, how good it is, and where it came from.
+
+Its front matter is that of the Hugging Face Hub, so that tools can read the scores; the body is for
+people. What was not measured is said to be missing, never left to be guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cwbass.params import Params
+from cwbass.reporting.curves import number
+from cwbass.reporting.scores import SCORES, class_table, percent, score_table, verdict
+from cwbass.reporting.svg import NONE
+
+WEAK_IOU = 0.5  # classes below are named as a limitation
+_HUB_METRICS = {"miou": "mean_iou", "pixel_accuracy": "accuracy"}  # the Hub's names, where it has one
+
+Values = Mapping[str, Any]
+
+
+def model_card(name: str, *, config: Values, metrics: Values, provenance: Values, params: Params) -> str:
+    """Markdown with YAML front matter.
+
+    Args:
+        name: Of the model.
+        config: Content of config.json: ``classes``.
+        metrics: Content of metrics.json; only ``miou``, ``split_hash`` and ``weights`` must be there.
+        provenance: Content of provenance.json.
+        params: Of the run.
+    """
+    matter = yaml.safe_dump(_front_matter(name, metrics, params), sort_keys=False, allow_unicode=True)
+    sections = {
+        "Intended use": _intended_use(config),
+        "Scores": _scores(metrics),
+        "Classes": _classes(config, metrics),
+        "Data": _data(metrics, params),
+        "Recipe": _table(("Setting", "Value"), _recipe(params).items()),
+        "Limitations": "\n".join(f"- {line}" for line in _limitations(config, metrics)),
+        "Loading": _loading(name),
+        "Provenance": _table(("What", "Value"), _provenance(provenance).items()),
+    }
+    body = "\n".join(f"\n## {title}\n\n{content}" for title, content in sections.items())
+    return f"---\n{matter}---\n\n# {name}\n\n{markdown_text(verdict(metrics))}\n{body}\n"
+
+
+def markdown_text(value: object) -> str:
+    """One line of plain text: nothing in it is markup, a table's border or a line break."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(str(value).split()))
+
+
+def _front_matter(name: str, metrics: Values, params: Params) -> dict[str, Any]:
+    dataset = Path(params.data.root).name or params.data.layout
+    scores = [
+        {"type": _HUB_METRICS.get(key, key), "name": label, "value": value}
+        for key, label in SCORES.items()
+        if (value := number(metrics.get(key))) is not None
+    ]
+    return {
+        "license": "unknown",
+        "library_name": "cwbass",
+        "pipeline_tag": "image-segmentation",
+        "tags": ["image-segmentation", "semantic-segmentation", "semi-supervised", "cw-bass"],
+        "metrics": ["mean_iou"],
+        "model-index": [
+            {
+                "name": name,
+                "results": [
+                    {
+                        "task": {"type": "image-segmentation", "name": "Semantic segmentation"},
+                        "dataset": {"name": dataset, "type": dataset, "split": "test", "revision": metrics["split_hash"]},
+                        "metrics": scores,
+                    }
+                ],
+            }
+        ],
+    }
+
+
+def _intended_use(config: Values) -> str:
+    return (
+        f"A class for every pixel of an RGB image, out of the {len(config['classes'])} below, for images like those it was "
+        "trained and tested on.\n\nNot for images of another kind, nor for classes it does not know: every pixel gets one of "
+        "its own. Measure it on your own images before people rely on it. Its licence is not stated here: weights inherit "
+        "conditions of the training images and of the encoder's starting weights."
+    )
+
+
+def _scores(metrics: Values) -> str:
+    images = f"{metrics['images']:,} test images" if number(metrics.get("images")) is not None else "the test images"
+    protocol = markdown_text(metrics.get("protocol") or "not recorded")
+    rows = [(label, row.ours, row.theirs, row.change) for label, row in score_table(metrics).items()]
+    ece = number(metrics.get("ece"))
+    calibration = (
+        "Calibration was not measured."
+        if ece is None
+        else f"Calibration: confidence and accuracy differ by {percent(ece)} points on average (ECE)."
+    )
+    return (
+        f"In per cent, over all pixels of {images} together. Protocol: {protocol}. Weights: {markdown_text(metrics['weights'])}. "
+        "The baseline is the same network, trained on the labelled images alone.\n\n"
+        f"{_table(('Score', 'This model', 'Baseline', 'Change'), rows)}\n\n{calibration}"
+    )
+
+
+def _classes(config: Values, metrics: Values) -> str:
+    measured = {row.name: row for row in class_table(metrics)}
+    missing = (NONE, NONE, NONE, NONE)
+    rows = [
+        (index, name, *((row.share, row.iou.ours, row.iou.theirs, row.iou.change) if (row := measured.get(name)) else missing))
+        for index, name in enumerate(config["classes"])
+    ]
+    return _table(("Index", "Class", "Share of test pixels", "IoU", "Baseline IoU", "Change"), rows)
+
+
+def _data(metrics: Values, params: Params) -> str:
+    split: Values = metrics.get("split") or {}
+    counts: Values = split.get("counts") or {}
+    facts = {
+        "Dataset": f"{Path(params.data.root).name or NONE} ({params.data.layout})",
+        **{f"Images: {role}": f"{count:,}" for role, count in counts.items()},
+        "Split": metrics["split_hash"],
+    }
+    notes = "".join(f"\n- {markdown_text(note)}" for note in split.get("notes") or ())
+    budget = "Masks were used of the labelled images, to train on, and of the selection slice, to choose by; of no others."
+    return f"{budget}\n\n{_table(('What', 'Value'), facts.items())}" + (f"\n{notes}" if notes else "")
+
+
+def _recipe(params: Params) -> dict[str, Any]:
+    train, optimizer = params.train, params.train.optimizer
+    labeled, unlabeled = train.batch_labeled * train.accumulate, train.batch_unlabeled * train.accumulate
+    recipe = params.method.model_dump().get("recipe")
+    return {
+        "Method": f"{params.method.name} ({recipe})" if recipe else params.method.name,
+        "Network": f"{params.model.arch} with {params.model.encoder}",
+        "Encoder's starting weights": params.model.weights or "random",
+        "Length": f"{train.steps} steps" if train.steps else f"{train.epochs} epochs",
+        "Warm-up, labelled images alone": f"{train.warmup_steps} steps",
+        "Batch": f"{labeled} labelled + {unlabeled} unlabelled crops",
+        "Crop": f"{params.augment.crop_size} pixels square",
+        "Optimiser": f"{optimizer.name}, learning rate {optimizer.lr:g}",
+        "Seed": params.seed,
+        "All numbers": "params.yaml",
+    }
+
+
+def _limitations(config: Values, metrics: Values) -> list[str]:
+    classes: Values = metrics.get("per_class") or {}
+    iou = {name: number((classes.get(name) or {}).get("iou")) for name in config["classes"]}
+    unknown = [markdown_text(name) for name, value in iou.items() if value is None]
+    weak = [f"{markdown_text(name)} ({percent(value)})" for name, value in iou.items() if value is not None and value < WEAK_IOU]
+    seed = f" with seed {markdown_text(metrics['seed'])}" if metrics.get("seed") is not None else ""
+    lines = [f"Every score is of one run{seed} on one split; another seed or other images give other numbers."]
+    if weak:
+        lines.append(f"Weak classes, IoU below {WEAK_IOU:.0%}: {', '.join(weak)}.")
+    if unknown:
+        lines.append(f"Classes nothing is known of, for want of test pixels or of a measurement: {', '.join(unknown)}.")
+    gain = number(metrics.get("miou_gain"))
+    if gain is None:
+        lines.append("No supervised baseline was scored: whether the unlabelled images helped is not known.")
+    elif gain < 0:
+        lines.append("The supervised baseline has the higher mIoU: the unlabelled images did not help.")
+    return lines
+
+
+def _loading(name: str) -> str:
+    return f"""`MANIFEST.json` says which version this is. Its SHA-256 are checked as it is read:
+
+```python
+from cwbass.registry import latest, load_network, read_version
+from cwbass.storage import open_store
+
+store = open_store("path/to/registry")
+net = load_network(read_version(store, latest(store, "{name}")))
+probs = net(image).softmax(dim=1)  # image: [B, 3, H, W] RGB, 0 to 255, any size
+```
+
+The checkpoint it was made from (its SHA-256 is below) can be scored and used from a shell:
+
+```sh
+cwbass eval --checkpoint CHECKPOINT --data DATASET
+cwbass predict --checkpoint CHECKPOINT --images FOLDER
+```"""
+
+
+def _provenance(provenance: Values) -> dict[str, Any]:
+    git: Values = provenance.get("git") or {}
+    checkpoint: Values = provenance.get("checkpoint") or {}
+    revision = git.get("revision") or "not in a repository"
+    changed = ", with uncommitted changes" if git.get("dirty") else ""
+    return {
+        "Created": provenance.get("created") or NONE,
+        "Git revision": f"{revision}{changed}",
+        "Checkpoint (SHA-256)": checkpoint.get("sha256") or NONE,
+        "Stage, step": f"{checkpoint.get('stage', NONE)}, {checkpoint.get('step', NONE)}",
+        **(provenance.get("versions") or {}),
+    }
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [header, ["---"] * len(header), *([markdown_text(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

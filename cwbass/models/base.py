@@ -1,0 +1,46 @@
+"""What the rest of the project asks of a network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+
+class SegmentationNet(nn.Module, ABC):
+    """Images in, logits out, any size.
+
+    The network owns its normalisation, so that no caller can forget it or do it twice.
+    ``encode`` and ``decode`` are apart for methods that work on features between them.
+
+    Args:
+        mean: RGB mean of images scaled to [0, 1].
+        std: RGB deviation of images scaled to [0, 1].
+    """
+
+    def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+        super().__init__()
+        self.register_buffer("pixel_mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
+
+    @abstractmethod
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """Feature maps of a normalised image, finest first. [B, 3, H, W] float -> list."""
+
+    @abstractmethod
+    def decode(self, features: list[Tensor]) -> Tensor:
+        """Logits from feature maps. list -> [B, C, H, W] float."""
+
+    @abstractmethod
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """Parameters that start from pretrained weights (they may get a smaller rate)."""
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """uint8 (or float) in [0, 255] to zero mean and unit deviation. [B, 3, H, W]."""
+        # One fused pass; channels_last is kept from the input.
+        return (image - self.pixel_mean) / self.pixel_std
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits of images. [B, 3, H, W] in [0, 255] -> [B, C, H, W] float."""
+        return self.decode(self.encode(self.normalize(image)))

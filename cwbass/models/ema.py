@@ -1,0 +1,55 @@
+"""A teacher whose weights are an exponential moving average of the student's."""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+
+from cwbass.models.base import SegmentationNet
+
+Buffers = Literal["copy", "average"]
+
+
+def make_ema_teacher(student: SegmentationNet) -> SegmentationNet:
+    """A copy of the student that takes no gradient and stays in eval mode."""
+    teacher = copy.deepcopy(student)
+    teacher.requires_grad_(False)
+    return teacher.eval()
+
+
+def ema_decay_at(updates: int, *, decay: float, ramp: bool) -> float:
+    """Decay of an update: ``min(1 - 1/(t + 1), decay)`` with a ramp, else ``decay``.
+
+    The ramp makes the first update a copy and the early ones a plain mean, so that the
+    teacher does not carry its starting weights for ever.
+
+    Args:
+        updates: Updates made before, t >= 0.
+        decay: Final decay, in [0, 1].
+        ramp: Whether to ramp.
+
+    Source:
+        UniMatch V2 (arXiv:2410.10777) for the ramp; CW-BASS uses a constant 0.999.
+    """
+    return min(1 - 1 / (updates + 1), decay) if ramp else decay
+
+
+@torch.no_grad()
+def update_ema_(teacher: SegmentationNet, student: SegmentationNet, *, decay: float, buffers: Buffers) -> None:
+    """Move the teacher towards the student: ``teacher <- decay * teacher + (1 - decay) * student``.
+
+    Args:
+        teacher: Changed in place.
+        student: Same architecture.
+        decay: In [0, 1].
+        buffers: Float buffers (running statistics) are averaged like weights, or copied as
+            published; integer buffers are always copied.
+    """
+    torch._foreach_lerp_(list(teacher.parameters()), [p.detach() for p in student.parameters()], 1 - decay)
+    for own, other in zip(teacher.buffers(), student.buffers(), strict=True):
+        if buffers == "average" and own.is_floating_point():
+            own.lerp_(other, 1 - decay)
+        else:
+            own.copy_(other)

@@ -1,0 +1,78 @@
+"""Any architecture of segmentation-models-pytorch with any of its or timm's encoders."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from typing import Any
+
+import segmentation_models_pytorch as smp
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cwbass.config import ModelConfig
+from cwbass.errors import ParamsError
+from cwbass.models.base import SegmentationNet
+
+ARCHITECTURES: tuple[str, ...] = tuple(sorted(smp.MODEL_ARCHITECTURES_MAPPING))
+
+
+class SmpNet(SegmentationNet):
+    """Wraps an smp model: normalises, and pads odd sizes to what the encoder can halve.
+
+    Args:
+        config: Architecture and encoder; weights are loaded elsewhere.
+        num_classes: C.
+
+    Raises:
+        ParamsError: The architecture or encoder is unknown, or an option does not fit it.
+    """
+
+    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+        super().__init__(config.mean, config.std)
+        if config.arch not in ARCHITECTURES:
+            near = difflib.get_close_matches(config.arch, ARCHITECTURES, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ParamsError(f"model.arch is {config.arch!r}; choose one of {', '.join(ARCHITECTURES)}.{hint}")
+        known = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[config.arch]).parameters
+        foreign = [name for name in config.options if name not in known]
+        if foreign and not config.encoder.startswith("tu-"):  # timm refuses what it does not know; smp drops it
+            raise ParamsError(f"model.options: {config.arch} has no {', '.join(foreign)}; it has {', '.join(known)}.")
+        try:
+            self.net: Any = smp.create_model(
+                config.arch, encoder_name=config.encoder, encoder_weights=None, in_channels=3, classes=num_classes, **config.options
+            )
+        except (AssertionError, KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise ParamsError(
+                f"model: {config.arch} with encoder {config.encoder!r} and options {dict(config.options)} cannot be built: "
+                f"{_first_line(error)} Encoders are smp's names or timm's as tu-<name>."
+            ) from error
+        self.has_tokens = config.arch == "dpt"
+        # dpt halves the deepest map once more.
+        self.stride: int = self.net.encoder.output_stride * (2 if self.has_tokens else 1)
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        height, width = image.shape[-2:]
+        bottom, right = -height % self.stride, -width % self.stride
+        if bottom or right:
+            # Replicated edges: zeros would put a false object border next to the image's own.
+            image = F.pad(image, (0, right, 0, bottom), mode="replicate")
+        maps = self.net.encoder(image)
+        if self.has_tokens:  # of a plain transformer: one class token for each map
+            maps = [*maps[0], *maps[1]]
+        return [image.new_empty((0, 0, height, width)), *maps]
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        size, maps = features[0].shape[-2:], features[1:]
+        half = len(maps) // 2
+        decoded = self.net.decoder(maps[:half], maps[half:]) if self.has_tokens else self.net.decoder(maps)
+        logits: Tensor = self.net.segmentation_head(decoded)
+        return logits[..., : size[0], : size[1]]
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        return list(self.net.encoder.parameters())
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0][:300] if text else type(error).__name__

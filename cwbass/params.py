@@ -1,0 +1,211 @@
+"""params.yaml to typed, frozen sections.
+
+A file may hold sections that a step does not need: they are checked all the same by
+``load_params(text, Params)`` (``cwbass check``), but a step asks for its own alone. Errors name
+the dotted key, what was seen and the nearest key that exists.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from cwbass.config import AugmentConfig, DataConfig, EvalConfig, ModelConfig, RegistryConfig, Section, SplitConfig, SynthesizeConfig, TrainConfig
+from cwbass.errors import ParamsError
+from cwbass.methods import METHODS
+from cwbass.methods.base import MethodConfig
+from cwbass.methods.cw_bass import CwBassConfig
+from cwbass.methods.supervised import SupervisedConfig
+
+P = TypeVar("P", bound=Section)
+if TYPE_CHECKING:
+    AnyMethodConfig = MethodConfig
+else:
+    # The config of every registered method; `name` says which one a section is.
+    AnyMethodConfig = Annotated[Union[tuple(method.config_cls for method in METHODS.values())], Field(discriminator="name")]  # noqa: UP007
+
+
+class Params(Section):
+    """All of params.yaml; what a step takes is some of these fields under the same names."""
+
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Seed of split, weights, views and order.")
+    data: DataConfig = DataConfig()
+    synthesize: SynthesizeConfig | None = None
+    split: SplitConfig = SplitConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    warmup: SupervisedConfig = SupervisedConfig()
+    method: AnyMethodConfig = CwBassConfig()
+    train: TrainConfig = TrainConfig(steps=1000)
+    eval: EvalConfig = EvalConfig()
+    registry: RegistryConfig = RegistryConfig()
+
+
+def read_params(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a params file and apply ``dotted.key=value`` overrides; values are YAML.
+
+    Raises:
+        ParamsError: The file is missing or no YAML mapping, or an override is malformed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ParamsError(f"{path}: no such file. Name the parameters with --params FILE.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} cannot be read as text: {error}.") from error
+    return apply_overrides(parse_yaml(text, str(path)), overrides)
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Apply ``dotted.key=value`` overrides in place; values are YAML.
+
+    Raises:
+        ParamsError: An override is malformed.
+    """
+    for override in overrides:
+        _override(values, override)
+    return values
+
+
+def parse_yaml(text: str, name: str) -> dict[str, Any]:
+    """YAML text to a mapping with string keys.
+
+    Raises:
+        ParamsError: It is not YAML, not a mapping, or holds what JSON cannot say.
+    """
+    try:
+        values = yaml.safe_load(text)
+        if values is None:
+            return {}
+        if not isinstance(values, dict):
+            raise ParamsError(f"{name} holds {type(values).__name__}, not a mapping of sections.")
+        plain: dict[str, Any] = json.loads(json.dumps(values, allow_nan=False))
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ParamsError(f"{name} holds a value that no parameter takes: {error}.") from error
+    return plain
+
+
+def load_params(values: Mapping[str, Any], kind: type[P]) -> P:
+    """Check the sections that ``kind`` has, and no others.
+
+    Args:
+        values: From :func:`read_params`.
+        kind: :class:`Params`, or the smaller class of one step.
+
+    Raises:
+        ParamsError: One line for every wrong key.
+    """
+    known = {name: values[name] for name in kind.model_fields if name in values}
+    unknown = [name for name in values if name not in Params.model_fields]
+    try:
+        # Through JSON text: strict mode then takes lists for tuples and 1 for 1.0, but no "1" for 1.
+        params = kind.model_validate_json(json.dumps(known))
+    except ValidationError as error:
+        lines = [_explain(dict(item), kind, known) for item in error.errors()]
+        lines += [_unknown((name,), Params) for name in unknown]
+        raise ParamsError("\n".join(dict.fromkeys(lines))) from error
+    if unknown:
+        raise ParamsError("\n".join(_unknown((name,), Params) for name in unknown))
+    return params
+
+
+def dump_params(params: Section) -> str:
+    """YAML text with every value resolved; :func:`load_params` reads it back to the same."""
+    return yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings to dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        flat.update(flatten(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value})
+    return flat
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ParamsError(f"--set {override!r} is not of the form dotted.key=value, e.g. --set train.steps=500.")
+    parsed = parse_yaml(f"value: {text}", f"--set {key}").get("value")
+    *parents, last = key.strip().split(".")
+    for part in parents:
+        child = values.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise ParamsError(f"--set {key}: {part} is a value, not a section.")
+        values = child
+    values[last] = parsed
+
+
+def _explain(item: dict[str, Any], kind: type[Section], values: Any) -> str:
+    place: tuple[Any, ...] = tuple(part for part in item["loc"] if not _is_tag(part))
+    name = _dotted(place)
+    if item["type"] == "extra_forbidden":
+        return _unknown(place, kind)
+    message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    if item["type"] == "value_error":
+        return f"{name or 'params'}: {message}"
+    if item["type"] == "union_tag_invalid":
+        return f"{name}.name is {item['ctx']['tag']!r}; choose one of {item['ctx']['expected_tags']}"
+    if item["type"] == "missing":
+        return f"{name}: is required and not given"
+    seen = item["input"]
+    hint = ""
+    if isinstance(seen, str) and _is_number(seen) and "number" in message:
+        hint = f" (YAML reads {seen} as text; write {float(seen)!r})"
+    return f"{name}: is {_short(seen)}, should be {message}{hint}"
+
+
+def _unknown(place: tuple[Any, ...], kind: type[Section]) -> str:
+    *parents, last = place
+    near = difflib.get_close_matches(str(last), _fields_at(kind, parents), 1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{_dotted(place)}: unknown key{hint}"
+
+
+def _fields_at(kind: type[BaseModel], place: Sequence[Any]) -> list[str]:
+    """Names of the fields below a dotted place; a method's are those of every method."""
+    kinds: list[type[BaseModel]] = [kind]
+    for part in place:
+        found: list[type[BaseModel]] = []
+        for parent in kinds:
+            if part in parent.model_fields:
+                found += _sections(parent.model_fields[part].annotation)
+        kinds = found
+    return sorted({name for each in kinds for name in each.model_fields})
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in getattr(annotation, "__args__", ()) for section in _sections(part)]
+
+
+def _is_tag(part: Any) -> bool:
+    """Pydantic puts the branch it tried into the place: a method's name, or the type of a union."""
+    return isinstance(part, str) and (part in METHODS or part.startswith("constrained-") or part in ("int", "float", "str", "bool"))
+
+
+def _dotted(place: Sequence[Any]) -> str:
+    return ".".join(str(part) for part in place)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value) if not isinstance(value, str) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

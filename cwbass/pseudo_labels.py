@@ -1,0 +1,166 @@
+"""Which pixels a teacher may speak about, and how much its word counts. Pure functions.
+
+Symbols: c confidence (top softmax probability), tau threshold, K classes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cwbass.types import Reliability
+
+
+def confidence_and_label(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Top softmax probability and its class, without a softmax map in memory.
+
+    Args:
+        logits: Teacher output. [B, C, H, W] float.
+
+    Returns:
+        Confidence in [1/C, 1], [B, H, W] float32; label, [B, H, W] int64.
+    """
+    logits = logits.float()
+    top, label = logits.max(dim=1)
+    return (top - logits.logsumexp(dim=1)).exp_(), label
+
+
+def logistic_threshold(mean_confidence: Tensor, *, base: float, beta: float, low: float, high: float) -> Tensor:
+    """The published dynamic threshold: a clamped logistic of the mean confidence.
+
+    With the published numbers (base 0.6, beta 0.5, clamp 0.3 to 0.8) it can only lie in
+    [0.300, 0.337]: it filters almost nothing (docs/method.md).
+
+    Args:
+        mean_confidence: In [0, 1]. Any shape.
+        base: Supremum of the rule.
+        beta: Steepness.
+        low: Lower clamp.
+        high: Upper clamp.
+
+    Returns:
+        Threshold, same shape.
+
+    Source:
+        CW-BASS, arXiv:2502.15152: tau = clamp(base / (1 + exp(-beta (mean c - 0.5))), low, high).
+    """
+    return (base * torch.sigmoid(beta * (mean_confidence - 0.5))).clamp(low, high)
+
+
+def mean_confidence_per_class(confidence: Tensor, label: Tensor, valid: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Mean confidence of the pixels labelled with each class.
+
+    Args:
+        confidence: [B, H, W] float.
+        label: [B, H, W] int64.
+        valid: Pixels that count. [B, H, W] bool.
+        num_classes: K.
+
+    Returns:
+        Mean, 0 for a class without pixels, [K] float; number of pixels, [K] float.
+    """
+    index = label[valid]
+    counts = torch.bincount(index, minlength=num_classes).to(confidence.dtype)
+    # In double: added one by one, float32 stops counting at 2^24 pixels and is biased long before.
+    sums = torch.bincount(index, weights=confidence[valid].double(), minlength=num_classes)
+    return (sums / counts.clamp(min=1)).to(confidence.dtype), counts
+
+
+def adaptive_floor(class_confidence: Tensor, mean_confidence: Tensor, *, scale: float) -> Tensor:
+    """Self-adaptive floor: classes the teacher is less sure of get a lower threshold.
+
+    Args:
+        class_confidence: Running mean confidence of each class. [K] float.
+        mean_confidence: Running mean confidence of all pixels. [] float.
+        scale: s, in [0, 1].
+
+    Returns:
+        [K] float.
+
+    Source:
+        CW-BASS v2, arXiv:2608.12773: tau_k = s * mean c * mu_k / max_j mu_j.
+    """
+    return scale * mean_confidence * class_confidence / class_confidence.max().clamp(min=1e-6)
+
+
+def precision_curve(reliability: Reliability, *, prior: float) -> Tensor:
+    """Precision of what is kept at each threshold, shrunk to that of all classes together.
+
+    Rare classes have few pixels in the slice; ``prior`` pseudo-pixels that are right as often
+    as those of all classes at the same threshold keep their curve from jumping.
+
+    Args:
+        reliability: Counts on the selection slice.
+        prior: Weight of the pooled precision, in pixels.
+
+    Returns:
+        Precision at thresholds n/N, n = 0..N-1, for each class. [K, N] float.
+    """
+    correct = reliability.correct.flip(-1).cumsum(-1).flip(-1)  # [K, N] at or above each bin
+    total = reliability.total.flip(-1).cumsum(-1).flip(-1)
+    pooled = correct.sum(0) / total.sum(0).clamp(min=1)
+    return (correct + prior * pooled) / (total + prior)
+
+
+def thresholds_for_precision(reliability: Reliability, *, target: float, low: float, high: float, prior: float) -> Tensor:
+    """The lowest threshold at which each class's kept labels are right as often as asked.
+
+    Args:
+        reliability: Counts on the selection slice, by predicted class and confidence.
+        target: Precision asked of retained labels, in [0, 1].
+        low: Lowest threshold given, even where less would do.
+        high: Threshold of a class that reaches the target nowhere.
+        prior: See :func:`precision_curve`.
+
+    Returns:
+        [K] float in [low, high].
+    """
+    curve = precision_curve(reliability, prior=prior)  # [K, N]
+    bins = curve.shape[-1]
+    reached = curve >= target
+    # argmax gives the first threshold that reaches the target.
+    first = reached.to(torch.uint8).argmax(-1).to(curve.dtype) / bins
+    return torch.where(reached.any(-1), first, torch.full_like(first, high)).clamp(low, high)
+
+
+def threshold_map(threshold: Tensor, label: Tensor) -> Tensor:
+    """tau of each pixel: the same for all, or that of its label. [] or [K] -> [] or label's shape."""
+    return threshold[label] if threshold.dim() else threshold
+
+
+def retained_precision(reliability: Reliability, threshold: Tensor) -> tuple[Tensor, Tensor]:
+    """How often labels kept at a threshold are right on the selection slice.
+
+    Args:
+        reliability: Counts by predicted class and confidence.
+        threshold: tau, for all classes or for each. [] or [K] float; rounded up to a bin's edge.
+
+    Returns:
+        Precision of each class, NaN where nothing is kept, [K] float64; of all kept labels, [].
+    """
+    classes, bins = reliability.total.shape
+    # Half of the edges n/N lie above n/N in float32; that hair must not cost a bin.
+    first = (threshold.expand(classes) * bins - 1e-3).ceil()[:, None]  # [K, 1]
+    kept = torch.arange(bins)[None] >= first  # [K, N]
+    correct, total = (reliability.correct * kept).sum(-1), (reliability.total * kept).sum(-1)
+    return correct / total, correct.sum() / total.sum()
+
+
+def decay_factor(rule: str, *, factor: float, fraction: float) -> float:
+    """What confidence is multiplied by at a moment of training.
+
+    Args:
+        rule: ``none`` (1), ``constant`` (the published code: ``factor`` from first step to
+            last) or ``progressive`` (ours: falls in a straight line from 1 to ``factor``, so
+            that the labels have the last word).
+        factor: In [0, 1].
+        fraction: Share of the stage that is done, in [0, 1].
+
+    Returns:
+        In [factor, 1].
+    """
+    if rule == "none":
+        return 1.0
+    if rule == "constant":
+        return factor
+    return 1.0 - (1.0 - factor) * fraction

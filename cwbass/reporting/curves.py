@@ -1,0 +1,163 @@
+"""The history of a run as charts, each with a sentence on how to read it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from cwbass.reporting.charts import Series, heat_strip, line_chart
+from cwbass.reporting.svg import COLORS
+
+Row = Mapping[str, Any]  # a row of history.jsonl
+
+STAGES = {"warmup": "warm-up", "baseline": "supervised only", "train": "semi-supervised"}
+LOSSES = {"loss": "total", "loss_sup": "supervised", "loss_unsup": "unsupervised", "loss_boundary": "boundary"}
+FILTER = {"retention": "retention", "mean_confidence": "mean confidence", "precision": "precision"}
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A chart with its heading and what it shows."""
+
+    title: str
+    caption: str
+    body: Markup
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """The figures there are, and a sentence for each that there is not."""
+
+    figures: tuple[Figure, ...]
+    missing: tuple[str, ...]
+
+
+def number(value: object) -> float | None:
+    """A finite number, or None: rows may lack a value or hold NaN."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def draw_curves(history: Sequence[Row], class_names: Sequence[str]) -> Curves:
+    """Draw what ``history`` holds. Rows without a step are left out; x is the optimiser step.
+
+    Args:
+        history: Rows of history.jsonl, in order.
+        class_names: Names of the C classes.
+    """
+    rows = [row for row in history if number(row.get("step")) is not None]
+    stages = {stage: [row for row in rows if row.get("stage") == stage] for stage in STAGES}
+    start = (float(stages["warmup"][-1]["step"]), "warm-up ends") if stages["warmup"] and stages["train"] else None
+    main = stages["warmup"] + stages["train"]  # one run; the baseline is a branch of it
+    drawn = [
+        _lines(
+            "Loss terms", "Mean of each epoch, warm-up included; the unsupervised term contains the boundary term.",
+            [Series(name, _points(main, key)) for key, name in LOSSES.items()], percent=False, marker=start,
+            otherwise="The history holds no losses.",
+        ),
+        _lines(
+            "mIoU on the selection slice",
+            "Measured on labelled images held out from training, never on the test set. Both branches continue one warm-up.",
+            _selection(stages), percent=True, marker=start,
+            otherwise="No selection slice: mIoU was not measured during training, and the last checkpoint counts.",
+        ),
+        _lines(
+            "Pseudo-labels: how many, how sure, how right",
+            "Retention is the share of unlabelled pixels that teach; precision is the share of kept pixels that are right, "
+            "measured on the selection slice. Retention that rises while precision falls is the mark of a collapse.",
+            [Series(name, _points(stages["train"], key)) for key, name in FILTER.items()], percent=True,
+            otherwise="No retention or confidence: the history holds no semi-supervised epoch.",
+        ),
+        _classes(
+            "Threshold of each class", "Pseudo-labels of a class below this confidence are rejected.",
+            stages["train"], "threshold", class_names, otherwise="The method records no threshold.",
+        ),
+        _classes(
+            "Retention of each class", "A class near 0% learns nothing from unlabelled images.",
+            stages["train"], "retention_per_class", class_names, y_range=(0,), otherwise="Retention was not recorded by class.",
+        ),
+        _classes(
+            "Precision of each class", "Of the pixels kept as this class on the selection slice, the share that is this class.",
+            stages["train"], "precision_per_class", class_names, otherwise="Precision was not recorded by class.",
+        ),
+        _lines(
+            "Waiting for data", "Share of the time in which the network waits for the loader; above 30%, add workers or a cache.",
+            [Series(name, _points(stages[stage], "data_wait")) for stage, name in STAGES.items()], percent=True, y_range=(0, 0.3),
+            otherwise="Waiting for data was not recorded.",
+        ),
+    ]  # fmt: skip
+    missing = [figure for figure in drawn if isinstance(figure, str)]
+    if stages["train"] and not _points(stages["train"], "precision"):
+        missing.append("No selection slice: precision of the pseudo-labels was not measured.")
+    return Curves(tuple(figure for figure in drawn if isinstance(figure, Figure)), tuple(dict.fromkeys(missing)))
+
+
+def _points(rows: Iterable[Row], key: str) -> list[tuple[float, float | None]]:
+    """Step and value of the rows that have the key; empty where no value is a number."""
+    points = [(float(row["step"]), number(row[key])) for row in rows if key in row]
+    return points if any(y is not None for _, y in points) else []
+
+
+def _selection(stages: Mapping[str, Sequence[Row]]) -> list[Series]:
+    """mIoU of every stage; the branches begin where the warm-up ends."""
+    warmup = _points(stages["warmup"], "selection_miou")
+    series = [Series(STAGES["warmup"], warmup)]
+    for stage, key, name in (
+        ("baseline", "selection_miou", STAGES["baseline"]),
+        ("train", "selection_miou", STAGES["train"]),
+        ("train", "selection_miou_student", "its student"),
+    ):
+        points = _points(stages[stage], key)
+        series.append(Series(name, warmup[-1:] + points if points else []))
+    return series
+
+
+def _lines(
+    title: str,
+    caption: str,
+    series: Sequence[Series],
+    *,
+    percent: bool,
+    otherwise: str,
+    y_range: Sequence[float] = (),
+    marker: tuple[float, str] | None = None,
+) -> Figure | str:
+    filled = [line for line in series if line.points]
+    if not filled:
+        return otherwise
+    body = line_chart(filled, title=title, x_label="optimiser step", percent=percent, y_range=y_range, marker=marker)
+    return Figure(title, caption, body)
+
+
+def _classes(
+    title: str,
+    caption: str,
+    rows: Sequence[Row],
+    key: str,
+    class_names: Sequence[str],
+    *,
+    otherwise: str,
+    y_range: Sequence[float] = (),
+) -> Figure | str:
+    """Lines for few classes, a heat strip for many, one line where there is one number for all."""
+    rows = [row for row in rows if row.get(key) is not None]
+    by_class = [row for row in rows if isinstance(row[key], Sequence)]
+    if not by_class:
+        everyone = [Series("all classes", _points(rows, key))]
+        return _lines(title, caption, everyone, percent=True, y_range=y_range, otherwise=otherwise)
+    xs = [float(row["step"]) for row in by_class]
+    values = [[number(row[key][c]) if c < len(row[key]) else None for row in by_class] for c in range(len(class_names))]
+    if len(class_names) <= COLORS:
+        series = [
+            Series(name, list(zip(xs, line, strict=True)))
+            for name, line in zip(class_names, values, strict=True)
+            if any(v is not None for v in line)
+        ]
+        return _lines(title, caption, series, percent=True, y_range=y_range, otherwise=otherwise)
+    body = heat_strip(class_names, xs, values, title=title, x_label="optimiser step")
+    return Figure(title, caption, body)

@@ -1,0 +1,36 @@
+"""Step ``check``: look at every file before a run depends on it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from cwbass.data import list_dataset
+from cwbass.data.check import CheckReport, Finding, check_dataset
+from cwbass.data.manifest import Manifest
+from cwbass.data.splits import draw_split, find_candidates
+from cwbass.errors import DataError
+from cwbass.steps.split import SplitParams
+
+
+def check(params: SplitParams, *, data_root: Path) -> CheckReport:
+    """Draw the split in memory and check the files it would use; nothing is written.
+
+    If the split cannot be drawn, the report says why, and all masks that it might have used are
+    checked.
+
+    Raises:
+        DataError: The files cannot even be listed: a folder, the class list or a list file is wrong.
+        ParamsError: The parameters do not fit the dataset.
+    """
+    listing = list_dataset(params.data, params.split, data_root)
+    candidates = find_candidates(listing, params.split, data_root)
+    manifest: Manifest | None = None
+    failure: tuple[Finding, ...] = ()
+    try:
+        manifest = draw_split(listing, params.split, root=data_root, seed=params.seed)
+    except DataError as error:
+        failure = (Finding("error", "no_split", None, f"the split cannot be drawn: {error}"),)
+        listing = replace(listing, train=candidates.named + candidates.masked + candidates.bare)
+    report = check_dataset(listing, manifest, data_root)
+    return replace(report, findings=failure + report.findings)

@@ -1,0 +1,306 @@
+"""Step ``evaluate``: score checkpoints on the test split, once, and write the report.
+
+Which checkpoint counts was decided on the selection slice, during training; the test split only
+measures it. The other checkpoints are measured beside it, so that a reader sees what the choice
+was worth.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cwbass.config import EvalConfig, Section, SplitConfig, TrainConfig
+from cwbass.data import list_dataset
+from cwbass.data.base import DatasetSpec, Sample
+from cwbass.data.manifest import Manifest
+from cwbass.errors import CheckpointError, DataError
+from cwbass.evaluation.evaluate import evaluate as score
+from cwbass.evaluation.metrics import EvalResult
+from cwbass.pseudo_labels import threshold_map
+from cwbass.reporting.gallery import GalleryItem
+from cwbass.steps.report import RunFiles, write_run_files
+from cwbass.steps.train import BEST, LAST
+from cwbass.steps.warmup import BASELINE_BEST, BASELINE_LAST
+from cwbass.training.checkpoint import Checkpoint, file_sha256, load_checkpoint
+from cwbass.training.device import resolve_device, resolve_precision
+from cwbass.training.stage import TIMINGS
+
+logger = logging.getLogger(__name__)
+
+
+class EvaluateParams(Section):
+    """What evaluation depends on."""
+
+    eval: EvalConfig = EvalConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class EvalReport:
+    """Content of metrics.json, and where the report lies."""
+
+    metrics: Mapping[str, Any]
+    report: Path | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """metrics.json, with the report's path."""
+        return {**self.metrics, "report": None if self.report is None else str(self.report)}
+
+
+@dataclass(frozen=True, slots=True)
+class TestSet:
+    """What is scored on."""
+
+    samples: tuple[Sample, ...]
+    root: Path
+    spec: DatasetSpec
+    split_hash: str
+    counts: Mapping[str, int]
+    notes: tuple[str, ...]
+
+
+def evaluate(
+    params: EvaluateParams | None,
+    *,
+    checkpoint: Path,
+    baseline: Path | None = None,
+    manifest: Path | None = None,
+    data_root: Path | None = None,
+    out_dir: Path | None = None,
+    device: str = "auto",
+) -> EvalReport:
+    """Score a checkpoint, and a supervised baseline beside it, on the test split.
+
+    Args:
+        params: How to predict; None takes what the checkpoint was trained with.
+        checkpoint: A file, or a training folder: its selected checkpoint counts where there is
+            one, else the last, and all are listed.
+        baseline: Likewise, of the supervised baseline; None compares with nothing.
+        manifest: The split; None scores all images with masks below ``data_root``.
+        data_root: Folder of the dataset; None takes the checkpoint's.
+        out_dir: Where metrics.json, the report and the plots go; None writes nothing.
+        device: auto, cpu or cuda.
+
+    Raises:
+        CheckpointError: A checkpoint is broken, or belongs to another split than the manifest.
+        DataError: The data cannot be read, or has other classes than the checkpoint.
+    """
+    ours = _candidates(checkpoint, BEST, LAST)
+    theirs = {} if baseline is None else _candidates(baseline, BASELINE_BEST, BASELINE_LAST)
+    chosen_name, chosen = next(iter(ours.items()))
+    config = chosen.run_params.eval if params is None else params.eval
+    data = _test_set(chosen, manifest, data_root)
+    for path, each in ((checkpoint, chosen), *((baseline, each) for each in theirs.values())):
+        if manifest is not None and each.split_hash != data.split_hash:
+            raise CheckpointError(
+                f"{path} was trained on split {each.split_hash[:12]}, {manifest} is {data.split_hash[:12]}: "
+                "its test images may have been trained on. Pass the manifest it was trained with."
+            )
+    on = resolve_device(device)
+    dtype = resolve_precision(chosen.run_params.train.precision if device == "auto" else "auto", on)
+    scorer = _Scorer(data, config, on, dtype)
+
+    gallery = _Gallery(data, config.gallery)
+    weights = chosen.network_name(config.weights)
+    result = scorer.score(chosen, weights, gallery.take)
+    table = {f"{weights} {chosen_name}": _headline(result)}
+    metrics: dict[str, Any] = {
+        **result.to_dict(data.spec.class_names),
+        "baseline_miou": None,
+        "miou_gain": None,
+        "split_hash": data.split_hash,
+        "protocol": describe_protocol(config),
+        "seed": chosen.seed,
+        "weights": weights,
+        "checkpoint": chosen_name,
+        "checkpoint_sha256": file_sha256(_path_of(checkpoint, chosen_name, BEST, LAST)),
+        "steps": chosen.step,
+        "split": {"counts": dict(data.counts), "notes": list(data.notes)},
+    }
+    if theirs:
+        base_name, base = next(iter(theirs.items()))
+        base_weights = base.network_name(config.weights)
+        base_result = scorer.score(base, base_weights, gallery.take_baseline)
+        table[f"baseline {base_weights} {base_name}"] = _headline(base_result)
+        _add_baseline(metrics, base_result.to_dict(data.spec.class_names))
+    if out_dir is not None:
+        for prefix, group in (("", ours), ("baseline ", theirs)):
+            for name, each in group.items():
+                for network in each.networks:
+                    if (key := f"{prefix}{network} {name}") not in table:
+                        table[key] = _headline(scorer.score(each, network, boundary=False))
+    metrics["checkpoints"] = table
+    if out_dir is None:
+        return EvalReport(metrics, None)
+    files = RunFiles(
+        metrics=metrics,
+        history=_history((baseline, theirs), (checkpoint, ours)),
+        gallery=gallery.items(_last_threshold(chosen)),
+        spec=data.spec,
+        params_text=chosen.params,
+    )
+    return EvalReport(metrics, write_run_files(files, out_dir))
+
+
+def describe_protocol(config: EvalConfig) -> str:
+    """A short name under which numbers may be compared: how images were cut, scaled and mirrored."""
+    cut = "whole" if config.protocol == "whole" else f"slide:{config.window}/{config.stride}"
+    scales = ",".join(f"{scale:g}" for scale in config.scales)
+    return f"{cut} scale:{scales}{' flip' if config.flip else ''}"
+
+
+class _Scorer:
+    def __init__(self, data: TestSet, config: EvalConfig, device: torch.device, dtype: torch.dtype | None) -> None:
+        self.data, self.config, self.device, self.dtype = data, config, device, dtype
+
+    def score(self, checkpoint: Checkpoint, network: str, on_image: Any = None, *, boundary: bool = True) -> EvalResult:
+        net = checkpoint.network(network).to(self.device, memory_format=torch.channels_last)
+        return score(
+            net,
+            self.data.samples,
+            root=self.data.root,
+            spec=self.data.spec,
+            config=self.config,
+            device=self.device,
+            autocast_dtype=self.dtype,
+            boundary=boundary,
+            on_image=on_image,
+        )
+
+
+class _Gallery:
+    """Keeps a few test images, evenly spread over the split, with what the networks made of them."""
+
+    def __init__(self, data: TestSet, wanted: int) -> None:
+        count = len(data.samples)
+        self.ids = {data.samples[i * count // wanted].id for i in range(min(wanted, count))} if wanted else set()
+        self.spec = data.spec
+        self.seen: dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8], Tensor]] = {}
+        self.baseline: dict[str, NDArray[np.uint8]] = {}
+
+    def take(self, sample: Sample, image: NDArray[np.uint8], mask: NDArray[np.uint8], probs: Tensor) -> None:
+        if sample.id in self.ids:
+            self.seen[sample.id] = (image, mask, probs.cpu())
+
+    def take_baseline(self, sample: Sample, image: NDArray[np.uint8], mask: NDArray[np.uint8], probs: Tensor) -> None:
+        if sample.id in self.ids:
+            self.baseline[sample.id] = probs.argmax(0).cpu().numpy().astype(np.uint8)
+
+    def items(self, threshold: Tensor | None) -> list[GalleryItem]:
+        """With a threshold, what the network would have kept as pseudo-labels is shown too."""
+        items = []
+        for name, (image, mask, probs) in self.seen.items():
+            confidence, label = probs.max(0)
+            pseudo = None
+            if threshold is not None:
+                kept = confidence > threshold_map(threshold, label)
+                pseudo = torch.where(kept, label, self.spec.ignore_index).numpy().astype(np.uint8)
+            items.append(
+                GalleryItem(
+                    title=name,
+                    image=image,
+                    truth=mask,
+                    prediction=label.numpy().astype(np.uint8),
+                    baseline=self.baseline.get(name),
+                    pseudo_label=pseudo,
+                    confidence=confidence.numpy(),
+                )
+            )
+        return items
+
+
+def _candidates(path: Path, best: str, last: str) -> dict[str, Checkpoint]:
+    """The checkpoints at a path, the one that counts first."""
+    if not path.is_dir():
+        return {path.stem: load_checkpoint(path)}
+    found = {name: load_checkpoint(path / file) for name, file in (("selected", best), ("last", last)) if (path / file).is_file()}
+    if not found:
+        raise CheckpointError(f"{path} holds neither {best} nor {last}. Pass a folder of `cwbass train` or `cwbass warmup`, or a file.")
+    return found
+
+
+def _path_of(path: Path, name: str, best: str, last: str) -> Path:
+    return path if not path.is_dir() else path / (best if name == "selected" else last)
+
+
+def _test_set(checkpoint: Checkpoint, manifest: Path | None, data_root: Path | None) -> TestSet:
+    if manifest is not None:
+        split = Manifest.read(manifest)
+        root = data_root if data_root is not None else Path(checkpoint.run_params.data.root)
+        _check_classes(checkpoint, split.spec, str(manifest))
+        return TestSet(split.test, root, split.spec, split.hash, split.counts, split.notes)
+    if data_root is None:
+        raise DataError("there is nothing to score on: give the split's manifest, or a folder with --data.")
+    config = checkpoint.run_params.data.model_copy(update={"root": str(data_root)})
+    listing = list_dataset(config, SplitConfig(), data_root)
+    _check_classes(checkpoint, listing.spec, str(data_root))
+    samples = listing.test or tuple(sample for sample in listing.train if sample.mask is not None)
+    note = f"scored on {len(samples)} images of {data_root}, not on the split the model was trained with"
+    return TestSet(samples, data_root, listing.spec, checkpoint.split_hash, {"test": len(samples)}, (note,))
+
+
+def _check_classes(checkpoint: Checkpoint, spec: DatasetSpec, where: str) -> None:
+    theirs = checkpoint.dataset.class_names
+    if theirs != spec.class_names:
+        raise DataError(
+            f"{where} has classes {', '.join(spec.class_names)}; the checkpoint knows {', '.join(theirs)}. "
+            "Scores need the same classes in the same order; see data.classes and data.merge."
+        )
+
+
+def _headline(result: EvalResult) -> dict[str, Any]:
+    return {"miou": result.miou, "pixel_accuracy": result.pixel_accuracy, "ece": result.ece}
+
+
+def _add_baseline(metrics: dict[str, Any], baseline: Mapping[str, Any]) -> None:
+    for key in ("miou", "boundary_iou", "boundary_f1_1px", "boundary_f1_3px", "boundary_f1_5px", "ece", "pixel_accuracy"):
+        metrics[f"baseline_{key}"] = baseline[key]
+    metrics["miou_gain"] = metrics["miou"] - baseline["miou"]
+    for name, row in metrics["per_class"].items():
+        row["baseline_iou"] = baseline["per_class"][name]["iou"]
+        row["baseline_boundary_iou"] = baseline["per_class"][name]["boundary_iou"]
+
+
+def _history(*groups: tuple[Path | None, Mapping[str, Checkpoint]]) -> list[dict[str, Any]]:
+    """Rows of all stages, with their timings where these lie beside the checkpoints."""
+    rows: list[dict[str, Any]] = []
+    for path, checkpoints in groups:
+        if path is None or not checkpoints:
+            continue
+        timings = (path if path.is_dir() else path.parent) / TIMINGS
+        lines = timings.read_text(encoding="utf-8").splitlines() if timings.is_file() else []
+        times = {(row["stage"], row["step"]): row for row in map(json.loads, lines)}
+        longest = max((each.history for each in checkpoints.values()), key=len)
+        rows += [{**row, **times.get((row["stage"], row["step"]), {})} for row in longest]
+    return rows
+
+
+def _last_threshold(checkpoint: Checkpoint) -> Tensor | None:
+    rows: Sequence[Mapping[str, Any]] = [row for row in checkpoint.history if row.get("threshold") is not None]
+    return torch.tensor(rows[-1]["threshold"], dtype=torch.float32) if rows else None
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """Read a metrics.json.
+
+    Raises:
+        DataError: The file is missing or no JSON object.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file. `cwbass eval` writes it.") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path} is no JSON: {error}. Run `cwbass eval` again.") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{path} holds no metrics. Run `cwbass eval` again.")
+    return values

@@ -1,0 +1,98 @@
+"""Step ``predict``: masks and overlays for a folder of images."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from cwbass.config import EvalConfig
+from cwbass.data.base import IMAGE_SUFFIXES, read_image
+from cwbass.errors import DataError
+from cwbass.evaluation.inference import predict_probs
+from cwbass.reporting.images import colorize
+from cwbass.training.checkpoint import load_checkpoint
+from cwbass.training.device import resolve_device, resolve_precision
+
+logger = logging.getLogger(__name__)
+
+OVERLAY_ALPHA = 0.55
+
+
+@dataclass(frozen=True, slots=True)
+class PredictReport:
+    """What was written."""
+
+    images: int
+    failed: dict[str, str]  # file -> why it could not be read
+    out_dir: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"images": self.images, "failed": self.failed, "out_dir": self.out_dir}
+
+
+def predict(
+    *, checkpoint: Path, images: Path, out_dir: Path, eval_config: EvalConfig | None = None, overlays: bool = True, device: str = "auto"
+) -> PredictReport:
+    """Write ``masks/<id>.png`` (palette, class indices) and ``overlays/<id>.jpg`` for every image.
+
+    A file that cannot be read is reported and passed over; the tree of folders is kept.
+
+    Args:
+        checkpoint: File of ``cwbass train``.
+        images: An image, or a folder that is searched at any depth.
+        out_dir: Where results go.
+        eval_config: How to predict; None takes what the checkpoint was trained with.
+        overlays: Whether to draw overlays.
+        device: auto, cpu or cuda.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be used.
+        DataError: There is no image.
+    """
+    loaded = load_checkpoint(checkpoint)
+    config = eval_config or loaded.run_params.eval
+    on = resolve_device(device)
+    dtype = resolve_precision("auto", on)
+    net = loaded.network(config.weights).to(on, memory_format=torch.channels_last)
+    spec = loaded.dataset
+    palette = [value for rgb in spec.palette for value in rgb]
+    files = [images] if images.is_file() else sorted(p for p in images.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise DataError(f"{images}: no image with a suffix of {', '.join(IMAGE_SUFFIXES)}.")
+    base = images.parent if images.is_file() else images
+    failed: dict[str, str] = {}
+    for path in files:
+        try:
+            pixels = read_image(path)
+        except DataError as error:
+            logger.warning("%s", error)
+            failed[str(path)] = str(error)
+            continue
+        batch = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2).to(on)
+        with torch.autocast(on.type, dtype, enabled=dtype is not None):
+            label = predict_probs(net, batch, config)[0].argmax(0).cpu().numpy().astype(np.uint8)
+        # The suffix stays in the name: a.jpg and a.png of one folder are two images.
+        name = path.relative_to(base)
+        _save(out_dir / "masks" / name.with_name(f"{name.name}.png"), label, palette)
+        if overlays:
+            mixed = pixels * (1 - OVERLAY_ALPHA) + colorize(label, spec) * OVERLAY_ALPHA
+            target = out_dir / "overlays" / name.with_name(f"{name.name}.jpg")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mixed.astype(np.uint8)).save(target, quality=90)
+    if len(failed) == len(files):
+        raise DataError(f"{images}: none of the {len(files)} images can be read; the first: {next(iter(failed.values()))}")
+    return PredictReport(len(files) - len(failed), failed, str(out_dir))
+
+
+def _save(path: Path, label: np.ndarray[Any, np.dtype[np.uint8]], palette: list[int]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask = Image.fromarray(label)
+    mask.putpalette(palette)
+    mask.save(path)

@@ -1,0 +1,126 @@
+"""Step ``report``: everything a run has to show, from files that evaluation wrote."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cwbass.data.base import DatasetSpec
+from cwbass.errors import DataError
+from cwbass.reporting.gallery import GalleryItem
+from cwbass.reporting.html import write_report
+from cwbass.training.stage import HISTORY, write_rows
+
+CURVES = ("stage", "step", "loss", "loss_sup", "loss_unsup", "selection_miou", "retention", "precision", "mean_confidence", "data_wait")
+CONFUSION_ROWS = 20_000  # DVC counts rows: pixels are scaled down to about this many
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """What the report is drawn from."""
+
+    metrics: Mapping[str, Any]
+    history: Sequence[Mapping[str, Any]]
+    gallery: Sequence[GalleryItem]
+    spec: DatasetSpec
+    params_text: str
+
+
+def write_run_files(files: RunFiles, out_dir: Path) -> Path:
+    """Write metrics.json, history.jsonl, gallery.npz, params.yaml, plots for DVC, and report.html.
+
+    Returns:
+        Path of the report.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    _write_json(out_dir / "metrics.json", files.metrics)
+    _write_json(out_dir / "spec.json", files.spec.to_dict())
+    (out_dir / "params.yaml").write_text(files.params_text, encoding="utf-8")
+    write_rows(out_dir / HISTORY, files.history)
+    _write_gallery(out_dir / "gallery.npz", files.gallery)
+    _write_plots(out_dir / "plots", files)
+    return draw(files, out_dir)
+
+
+def report(out_dir: Path) -> Path:
+    """Draw report.html again from the files beside it.
+
+    Raises:
+        DataError: A file is missing or broken.
+    """
+    try:
+        metrics = json.loads((out_dir / "metrics.json").read_text(encoding="utf-8"))
+        spec = DatasetSpec.from_dict(json.loads((out_dir / "spec.json").read_text(encoding="utf-8")))
+        lines = (out_dir / HISTORY).read_text(encoding="utf-8").splitlines()
+        history = [json.loads(line) for line in lines]
+        params_text = (out_dir / "params.yaml").read_text(encoding="utf-8")
+        gallery = _read_gallery(out_dir / "gallery.npz")
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename}: no such file. `cwbass eval --out {out_dir}` writes it.") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise DataError(f"{out_dir} holds a broken file ({error}). Run `cwbass eval --out {out_dir}` again.") from error
+    return draw(RunFiles(metrics, history, gallery, spec, params_text), out_dir)
+
+
+def draw(files: RunFiles, out_dir: Path) -> Path:
+    """Write report.html and return its path."""
+    path = out_dir / "report.html"
+    write_report(
+        path,
+        metrics=files.metrics,
+        history=files.history,
+        gallery=files.gallery,
+        spec=files.spec,
+        params_text=files.params_text,
+        split=files.metrics.get("split") or {},
+    )
+    return path
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _write_gallery(path: Path, gallery: Sequence[GalleryItem]) -> None:
+    arrays: dict[str, Any] = {"titles": np.array([item.title for item in gallery], dtype=np.str_)}
+    for index, item in enumerate(gallery):
+        for field in fields(item):
+            value = getattr(item, field.name)
+            if field.name != "title" and value is not None:
+                arrays[f"{index}/{field.name}"] = value
+    np.savez_compressed(path, **arrays)
+
+
+def _read_gallery(path: Path) -> list[GalleryItem]:
+    with np.load(path, allow_pickle=False) as file:
+        maps: list[dict[str, Any]] = [{"title": str(title), "truth": None, "prediction": None} for title in file["titles"]]
+        for key in file.files:
+            index, slash, name = key.partition("/")
+            if slash:
+                maps[int(index)][name] = file[key]
+    return [GalleryItem(**values) for values in maps]
+
+
+def _write_plots(folder: Path, files: RunFiles) -> None:
+    folder.mkdir(exist_ok=True)
+    _write_csv(folder / "curves.csv", CURVES, [[row.get(key, "") for key in CURVES] for row in files.history])
+    names, matrix = files.spec.class_names, np.array(files.metrics["confusion"]["matrix"], dtype=np.float64)
+    scaled = np.rint(matrix * (CONFUSION_ROWS / max(1.0, matrix.sum()))).astype(int)
+    pairs = [(names[i], names[j]) for i in range(len(names)) for j in range(len(names)) for _ in range(scaled[i, j])]
+    _write_csv(folder / "confusion.csv", ("actual", "predicted"), pairs)
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    path.write_text(text.getvalue(), encoding="utf-8")

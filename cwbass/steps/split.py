@@ -1,0 +1,91 @@
+"""Step ``split``: draw the roles and write them down."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from cwbass.config import DataConfig, Section, SplitConfig
+from cwbass.data import list_dataset
+from cwbass.data.manifest import ROLES
+from cwbass.data.splits import draw_roles
+
+logger = logging.getLogger(__name__)
+
+
+class SplitParams(Section):
+    """What the split depends on."""
+
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Seed of every draw.")
+    data: DataConfig = DataConfig()
+    split: SplitConfig = SplitConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class SplitReport:
+    """The split in numbers."""
+
+    hash: str  # of the manifest
+    seed: int
+    counts: Mapping[str, int]  # images of each role
+    notes: tuple[str, ...]
+    pixel_share: Mapping[str, Mapping[str, float]]  # class -> share of pixels in labeled, selection and pool, in [0, 1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "hash": self.hash,
+            "seed": self.seed,
+            "counts": dict(self.counts),
+            "notes": list(self.notes),
+            "pixel_share": {name: dict(shares) for name, shares in self.pixel_share.items()},
+        }
+
+
+def split(params: SplitParams, *, data_root: Path, out_dir: Path) -> SplitReport:
+    """Draw the split of the dataset below ``data_root``.
+
+    Writes ``manifest.json``, which the other steps read, and for people and other tools
+    ``labeled.txt``, ``unlabeled.txt``, ``selection.txt`` and ``test.txt``, one id a line.
+
+    Raises:
+        DataError: The dataset or a list is wrong; the message names the file.
+        ParamsError: The parameters do not fit the dataset.
+    """
+    listing = list_dataset(params.data, params.split, data_root)
+    draw = draw_roles(listing, params.split, root=data_root, seed=params.seed)
+    manifest = draw.manifest
+    manifest.write(out_dir / "manifest.json")
+    for role in ROLES:
+        lines = "".join(f"{sample.id}\n" for sample in manifest.samples(role))
+        (out_dir / f"{role}.txt").write_text(lines, encoding="utf-8", newline="\n")
+    logger.info("split %s: %s", manifest.hash[:12], manifest.counts)
+    for note in manifest.notes:
+        logger.warning("%s", note)
+
+    shares = {
+        "labeled": _shares([sample.pixels or () for sample in manifest.labeled]),
+        "selection": _shares([sample.pixels or () for sample in manifest.selection]),
+        "pool": _shares([draw.pool_pixels]),
+    }
+    return SplitReport(
+        hash=manifest.hash,
+        seed=manifest.seed,
+        counts=manifest.counts,
+        notes=manifest.notes,
+        pixel_share={
+            name: {role: share[index] for role, share in shares.items() if share}
+            for index, name in enumerate(manifest.spec.class_names)
+        },
+    )
+
+
+def _shares(pixels: Sequence[Sequence[int]]) -> list[float]:
+    """Share of each class in all pixels of a class; empty where there is no image."""
+    sums = [sum(column) for column in zip(*pixels, strict=True)]
+    return [n / max(1, sum(sums)) for n in sums]

@@ -1,0 +1,86 @@
+"""Step ``train``: semi-supervised training with a teacher, from the warm-up's checkpoint on."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from cwbass.errors import CheckpointError, ParamsError
+from cwbass.methods import build_method
+from cwbass.methods.cw_bass import CwBassConfig
+from cwbass.models import build_model
+from cwbass.models.base import SegmentationNet
+from cwbass.params import AnyMethodConfig
+from cwbass.steps.training import TrainReport, WarmupParams, start_run
+from cwbass.training.checkpoint import Checkpoint, load_checkpoint
+from cwbass.training.loop import Schedule
+from cwbass.training.optim import build_optimizer
+from cwbass.training.stage import Stage, plan_steps
+
+logger = logging.getLogger(__name__)
+
+LAST, BEST = "last.pt", "best.pt"
+
+
+class TrainParams(WarmupParams):
+    """What semi-supervised training depends on: the warm-up's sections, and the method."""
+
+    method: AnyMethodConfig = CwBassConfig()
+
+
+def train(params: TrainParams, *, manifest: Path, warmup: Path, data_root: Path, out_dir: Path) -> TrainReport:
+    """Train ``params.method``; writes ``last.pt``, ``best.pt`` (with a selection slice) and ``history.jsonl``.
+
+    Args:
+        params: Sections the step depends on.
+        manifest: File of ``cwbass split``.
+        warmup: ``warmup.pt`` of ``cwbass warmup``.
+        data_root: Folder of the dataset.
+        out_dir: Where files are written.
+
+    Raises:
+        ParamsError: A parameter or the device is wrong.
+        CheckpointError: The warm-up is of another split or another model.
+        DataError: The manifest or a file of the dataset is wrong.
+    """
+    run = start_run(params, manifest, data_root)
+    total, epoch_steps = plan_steps(run.train, run.manifest)
+    start = load_checkpoint(warmup)
+    _check_warmup(start, params, run.manifest.hash, total, warmup)
+    spec = run.manifest.spec
+
+    def build() -> SegmentationNet:
+        return build_model(params.model, spec.num_classes)
+
+    method = build_method(params.method, build, num_classes=spec.num_classes, ignore_index=spec.ignore_index)
+    method.start_from({name: start.network(name) for name in start.networks})
+    method.to(run.device, memory_format=torch.channels_last)
+    optimizer = build_optimizer(method.student, params.train.optimizer, batch_size=params.train.batch_labeled * params.train.accumulate)
+    if start.step:
+        optimizer.load_state_dict(dict(start.optimizer))
+
+    out_dir.mkdir(parents=True, exist_ok=True)
+    stage = Stage(run, "train", method, params.method.name, optimizer, out_dir=out_dir, history=[], timings=[])
+    stage.train(Schedule(start.step, total, total, epoch_steps, start.step), checkpoint=LAST, best=BEST)
+    written = {"last": str(out_dir / LAST)}
+    if stage.best:
+        written["best"] = str(out_dir / BEST)
+    return TrainReport("train", total, run.manifest.hash, written, {"train": stage.best.get("miou")})
+
+
+def _check_warmup(start: Checkpoint, params: TrainParams, split_hash: str, total: int, path: Path) -> None:
+    if start.split_hash != split_hash:
+        raise CheckpointError(
+            f"{path} was trained on split {start.split_hash[:12]}, the manifest is {split_hash[:12]}. Run `cwbass warmup` again."
+        )
+    theirs = start.run_params
+    for key in ("arch", "encoder", "options", "mean", "std"):
+        if getattr(theirs.model, key) != getattr(params.model, key):
+            raise CheckpointError(
+                f"{path} holds model.{key} {getattr(theirs.model, key)!r}, params have {getattr(params.model, key)!r}. "
+                "Run `cwbass warmup` again."
+            )
+    if start.step >= total:
+        raise ParamsError(f"train.steps is {total}, but {path} has already taken {start.step}; raise it or lower train.warmup_steps.")

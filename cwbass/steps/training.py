@@ -1,0 +1,112 @@
+"""What warm-up and semi-supervised training share: their parameters, the run and the report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from cwbass.config import AugmentConfig, DataConfig, EvalConfig, ModelConfig, Section, SplitConfig, TrainConfig
+from cwbass.data.manifest import Manifest
+from cwbass.methods.supervised import SupervisedConfig
+from cwbass.models import build_model
+from cwbass.models.base import SegmentationNet
+from cwbass.models.weights import load_encoder_weights_
+from cwbass.params import Params, dump_params, load_params
+from cwbass.training.device import resolve_device, resolve_precision
+from cwbass.training.seed import seed_everything
+from cwbass.training.stage import Run
+
+logger = logging.getLogger(__name__)
+
+
+class WarmupParams(Section):
+    """What the warm-up depends on."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    data: DataConfig = DataConfig()
+    split: SplitConfig = SplitConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    warmup: SupervisedConfig = SupervisedConfig()
+    train: TrainConfig = TrainConfig(steps=1000)
+    eval: EvalConfig = EvalConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class TrainReport:
+    """What a training stage leaves behind."""
+
+    stage: str
+    steps: int
+    split_hash: str
+    checkpoints: Mapping[str, str]  # name -> path
+    selection_miou: Mapping[str, float | None]  # stage -> best on the selection slice
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "stage": self.stage,
+            "steps": self.steps,
+            "split_hash": self.split_hash,
+            "checkpoints": dict(self.checkpoints),
+            "selection_miou": dict(self.selection_miou),
+        }
+
+
+def start_run(params: Section, manifest: Path, data_root: Path) -> Run:
+    """Read the split, find the device, and say what will be trained on what.
+
+    Args:
+        params: Sections of one step; those it lacks are at their defaults in the checkpoint.
+        manifest: File of ``cwbass split``.
+        data_root: Folder of the dataset.
+    """
+    split = Manifest.read(manifest)
+    full = load_params(params.model_dump(mode="json"), Params)
+    train = full.train
+    device = resolve_device(train.device)
+    dtype = resolve_precision(train.precision, device)
+    batch = train.batch_labeled * train.accumulate
+    reference = train.optimizer.reference_batch
+    logger.info(
+        "split %s: %s; %s in %s; batch %d labelled + %d unlabelled; lr %g%s",
+        split.hash[:12],
+        ", ".join(f"{count} {role}" for role, count in split.counts.items()),
+        device,
+        "bfloat16" if dtype else "float32",
+        batch,
+        train.batch_unlabeled * train.accumulate,
+        train.optimizer.lr * (batch / reference if reference else 1),
+        f" (scaled by {batch}/{reference})" if reference else "",
+    )
+    for note in split.notes:
+        logger.warning("%s", note)
+    seed_everything(full.seed)
+    return Run(
+        manifest=split,
+        data_root=data_root,
+        seed=full.seed,
+        augment=full.augment,
+        train=train,
+        eval=full.eval,
+        params_text=dump_params(full),
+        device=device,
+        autocast_dtype=dtype,
+    )
+
+
+def network_factory(config: ModelConfig, num_classes: int, cache: Path) -> Callable[[], SegmentationNet]:
+    """Builds the network of ``config`` with its starting weights."""
+
+    def build() -> SegmentationNet:
+        net = build_model(config, num_classes)
+        if config.weights is not None:
+            load_encoder_weights_(net, config.weights, encoder=config.encoder, cache_dir=cache)
+        return net
+
+    return build

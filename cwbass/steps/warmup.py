@@ -1,0 +1,62 @@
+"""Step ``warmup``: supervised training, from which the semi-supervised branch and the baseline start.
+
+One schedule covers the whole run. Its first ``train.warmup_steps`` steps end in ``warmup.pt``;
+with ``train.baseline`` the same network goes on, supervised, for all the rest, so that the
+baseline has had as many optimiser steps as the method it is compared with.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from cwbass.methods import build_method
+from cwbass.steps.training import TrainReport, WarmupParams, network_factory, start_run
+from cwbass.training.checkpoint import save_checkpoint
+from cwbass.training.loop import Schedule
+from cwbass.training.optim import build_optimizer
+from cwbass.training.stage import HISTORY, Stage, plan_steps, write_rows
+
+WARMUP, BASELINE_LAST, BASELINE_BEST = "warmup.pt", "baseline_last.pt", "baseline_best.pt"
+
+
+def warmup(params: WarmupParams, *, manifest: Path, data_root: Path, out_dir: Path) -> TrainReport:
+    """Train supervised; writes ``warmup.pt``, ``baseline_last.pt``, ``baseline_best.pt`` and ``history.jsonl``.
+
+    Args:
+        params: Sections the step depends on.
+        manifest: File of ``cwbass split``.
+        data_root: Folder of the dataset.
+        out_dir: Where files are written.
+
+    Raises:
+        ParamsError: A parameter, the weights or the device is wrong.
+        DataError: The manifest or a file of the dataset is.
+    """
+    run = start_run(params, manifest, data_root)
+    total, epoch_steps = plan_steps(run.train, run.manifest)
+    spec = run.manifest.spec
+    build = network_factory(params.model, spec.num_classes, out_dir / "weights")
+    method = build_method(params.warmup, build, num_classes=spec.num_classes, ignore_index=spec.ignore_index)
+    method.to(run.device, memory_format=torch.channels_last)
+    optimizer = build_optimizer(method.student, params.train.optimizer, batch_size=params.train.batch_labeled * params.train.accumulate)
+
+    out_dir.mkdir(parents=True, exist_ok=True)
+    steps = params.train.warmup_steps
+    first = Stage(run, "warmup", method, "supervised", optimizer, out_dir=out_dir, history=[], timings=[])
+    if steps:
+        first.train(Schedule(0, steps, total, epoch_steps, 0), checkpoint=WARMUP, best=None)
+    else:
+        write_rows(out_dir / HISTORY, [])
+        save_checkpoint(first.checkpoint(0, 0), out_dir / WARMUP)
+    written = {"warmup": str(out_dir / WARMUP)}
+    reached = {"warmup": first.best.get("miou")}
+    if params.train.baseline:
+        second = Stage(run, "baseline", method, "supervised", optimizer, out_dir=out_dir, history=first.history, timings=first.timings)
+        second.train(Schedule(steps, total, total, epoch_steps, steps), checkpoint=BASELINE_LAST, best=BASELINE_BEST)
+        written["baseline_last"] = str(out_dir / BASELINE_LAST)
+        if second.best:
+            written["baseline_best"] = str(out_dir / BASELINE_BEST)
+        reached["baseline"] = second.best.get("miou")
+    return TrainReport("warmup", total if params.train.baseline else steps, run.manifest.hash, written, reached)

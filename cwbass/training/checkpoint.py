@@ -1,0 +1,171 @@
+"""A checkpoint that describes itself: weights, optimiser, counters, and what they belong to.
+
+Tensors and plain values only, so that it loads with ``weights_only=True``. It is written beside
+its place, flushed, and moved there, with a SHA-256 in a file of its own; a torn file is an
+error that says so, never a model with half its weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import cwbass
+from cwbass.config import ModelConfig
+from cwbass.data.base import DatasetSpec
+from cwbass.errors import CheckpointError
+from cwbass.models import build_model
+from cwbass.models.base import SegmentationNet
+from cwbass.params import Params, load_params, parse_yaml
+
+SCHEMA = 1
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Everything needed to score, ship or continue a run."""
+
+    method: str  # name in METHODS
+    method_state: Mapping[str, Tensor]  # student, teacher and thresholds
+    networks: tuple[str, ...]  # names of the networks in method_state, preferred last
+    params: str  # resolved params.yaml
+    spec: Mapping[str, Any]  # DatasetSpec.to_dict()
+    split_hash: str
+    seed: int
+    step: int  # optimiser steps taken, warm-up included
+    epoch: int  # epochs of the stage that are done
+    stage: str  # warmup, baseline or train
+    optimizer: Mapping[str, Any] = field(default_factory=dict)
+    best: Mapping[str, Any] = field(default_factory=dict)  # miou, step: best on the selection slice
+    history: list[dict[str, Any]] = field(default_factory=list)  # rows of history.jsonl
+    rng: Mapping[str, Tensor] = field(default_factory=dict)  # torch, and cuda where there is one
+    code_version: str = cwbass.__version__
+    schema: int = SCHEMA
+
+    @property
+    def dataset(self) -> DatasetSpec:
+        """Classes, palette and mask values."""
+        return DatasetSpec.from_dict(self.spec)
+
+    @property
+    def run_params(self) -> Params:
+        """The parameters of the run."""
+        return load_params(parse_yaml(self.params, "the checkpoint's params"), Params)
+
+    def network_name(self, wanted: str) -> str:
+        """``student`` or ``teacher``; ``auto`` is the one the method prefers.
+
+        Raises:
+            CheckpointError: The checkpoint has no such network.
+        """
+        if wanted == "auto":
+            return self.networks[-1]
+        if wanted not in self.networks:
+            raise CheckpointError(f"the checkpoint has no {wanted}; eval.weights can be {', '.join(self.networks)} or auto.")
+        return wanted
+
+    def network(self, wanted: str = "auto") -> SegmentationNet:
+        """A network with its weights, in eval mode, on the CPU."""
+        prefix = f"{self.network_name(wanted)}."
+        state = {name.removeprefix(prefix): value for name, value in self.method_state.items() if name.startswith(prefix)}
+        return build_with_weights(self.run_params.model, self.dataset.num_classes, state)
+
+
+def build_with_weights(config: ModelConfig, num_classes: int, state: Mapping[str, Tensor]) -> SegmentationNet:
+    """A network of ``config`` that holds exactly ``state``, in eval mode.
+
+    Raises:
+        CheckpointError: A key is missing, foreign or of another shape; the message names some.
+    """
+    net = build_model(config, num_classes)
+    try:
+        net.load_state_dict(dict(state), strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights do not fit {config.arch} with {config.encoder}: {' '.join(str(error).split())[:600]}") from error
+    return net.eval()
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> str:
+    """Write atomically, with ``<path>.sha256`` beside it.
+
+    Returns:
+        SHA-256 of the file, hex.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    content = {item.name: getattr(checkpoint, item.name) for item in fields(checkpoint)}
+    try:
+        with partial.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        digest = file_sha256(partial)
+        # The old digest goes first: a crash in between leaves a file without one, never with a wrong one.
+        digest_path(path).unlink(missing_ok=True)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    digest_path(path).write_text(f"{digest}  {path.name}\n", encoding="ascii")
+    return digest
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read and verify a file of :func:`save_checkpoint`.
+
+    Raises:
+        CheckpointError: The file is missing, torn, not one of ours, or of another schema.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint. `cwbass train` writes train/last.pt and, with a selection slice, best.pt.")
+    expected = _expected_digest(path)
+    if expected is not None and (found := file_sha256(path)) != expected:
+        raise CheckpointError(
+            f"{path} is damaged: its SHA-256 is {found[:12]}, {digest_path(path).name} says {expected[:12]}. Use another checkpoint."
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is no checkpoint of cwbass, or is torn ({' '.join(str(error).split())[:200]}). Use another file."
+        ) from error
+    if not isinstance(content, dict) or "schema" not in content:
+        raise CheckpointError(f"{path} is no checkpoint of cwbass. Pass a file that `cwbass train` or `cwbass warmup` wrote.")
+    if content["schema"] != SCHEMA:
+        raise CheckpointError(
+            f"{path} has schema {content['schema']!r} (written by cwbass {content.get('code_version')}); "
+            f"this cwbass {cwbass.__version__} reads {SCHEMA}. Train again, or use that version."
+        )
+    try:
+        return Checkpoint(**content)
+    except TypeError as error:
+        raise CheckpointError(f"{path} is no checkpoint of cwbass: {error}.") from error
+
+
+def digest_path(path: Path) -> Path:
+    """Where the SHA-256 of a checkpoint lies."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _expected_digest(path: Path) -> str | None:
+    try:
+        return digest_path(path).read_text(encoding="ascii").split()[0]
+    except (FileNotFoundError, IndexError, UnicodeDecodeError):
+        return None

@@ -1,0 +1,50 @@
+"""Where training runs and in which precision."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from cwbass.errors import ParamsError
+
+logger = logging.getLogger(__name__)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of ``train.device``: auto, cpu or cuda.
+
+    Raises:
+        ParamsError: cuda is asked for and none is seen; found within seconds, not after hours.
+    """
+    seen = torch.cuda.is_available()
+    if name == "cuda" and not seen:
+        raise ParamsError(
+            "train.device is cuda, but torch sees no GPU. Check the driver and the pod's nvidia.com/gpu limit, or use device: auto."
+        )
+    if name == "auto" and not seen:
+        logger.info("no CUDA device: running on the CPU with %d threads", torch.get_num_threads())
+    return torch.device("cuda" if seen and name != "cpu" else "cpu")
+
+
+def resolve_precision(name: str, device: torch.device) -> torch.dtype | None:
+    """Autocast type of ``train.precision``: torch.bfloat16, or None for float32.
+
+    ``auto`` takes bfloat16 where the hardware multiplies it; emulated, it is slower than float32.
+    """
+    if name == "bfloat16":
+        return torch.bfloat16
+    if name == "float32":
+        return None
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _cpu_multiplies_bfloat16() else None
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="ignore") as file:
+            flags = next((line for line in file if line.startswith("flags")), "")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags

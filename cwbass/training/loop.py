@@ -1,0 +1,185 @@
+"""The training loop, for every method.
+
+It fetches, asks the method for a loss, steps, and keeps sums on the device; it knows no
+concrete method, no file and no metric. What happens between epochs is the caller's
+``on_epoch``.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cwbass.errors import CwbassError
+from cwbass.methods.base import Method
+from cwbass.training.optim import set_learning_rate_
+from cwbass.training.seed import seed_everything
+from cwbass.types import LabeledBatch, Progress, UnlabeledBatch
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Which steps of the whole run this stage takes."""
+
+    start: int  # first step
+    stop: int  # one past the last
+    total: int  # of the run, warm-up included: what the learning rate falls over
+    epoch_steps: int  # steps between two calls of on_epoch
+    stage_start: int  # step at which the stage began; before ``start`` when a run is continued
+
+    def epoch_of(self, step: int) -> int:
+        """Epoch of the stage that a step belongs to, from 0."""
+        return (step - self.stage_start) // self.epoch_steps
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether an epoch ends with this step."""
+        return (step + 1 - self.stage_start) % self.epoch_steps == 0 or step + 1 == self.stop
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """What an epoch of training looked like, on the CPU."""
+
+    epoch: int
+    step: int  # steps taken when it ended
+    means: dict[str, list[float] | float]
+    sums: dict[str, list[float] | float]
+    learning_rate: float
+    step_seconds: float
+    seconds: float
+    data_wait: float  # share of the time in which the loop waited for a batch
+    nonfinite: int  # steps skipped
+    images: int
+
+
+class _Meter:
+    """Sums of what the steps of an epoch report; stays on the device until it is read."""
+
+    def __init__(self) -> None:
+        self.means: dict[str, Tensor] = {}
+        self.sums: dict[str, Tensor] = {}
+        self.steps = self.batches = self.nonfinite = self.images = 0
+        self.wait_seconds = 0.0
+        self.started = time.perf_counter()
+
+    def add(self, means: dict[str, Tensor], sums: dict[str, Tensor], images: int) -> None:
+        for own, new in ((self.means, means), (self.sums, sums)):
+            for name, value in new.items():
+                own[name] = own[name] + value if name in own else value.clone()
+        self.batches += 1
+        self.images += images
+
+    def record(self, epoch: int, step: int, learning_rate: float) -> EpochRecord:
+        seconds = time.perf_counter() - self.started
+        batches = max(1, self.batches)
+        return EpochRecord(
+            epoch=epoch,
+            step=step,
+            means={name: (value.double() / batches).tolist() for name, value in self.means.items()},
+            sums={name: value.double().tolist() for name, value in self.sums.items()},
+            learning_rate=learning_rate,
+            step_seconds=seconds / max(1, self.steps + self.nonfinite),
+            seconds=seconds,
+            data_wait=self.wait_seconds / max(seconds, 1e-9),
+            nonfinite=self.nonfinite,
+            images=self.images,
+        )
+
+
+def fit(
+    method: Method,
+    labeled: Iterable[LabeledBatch],
+    unlabeled: Iterable[UnlabeledBatch] | None,
+    *,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    poly_power: float,
+    seed: int,
+    device: torch.device,
+    autocast_dtype: torch.dtype | None,
+    on_epoch: Callable[[EpochRecord], bool],
+    on_step: Callable[[int], None] = lambda step: None,
+    accumulate: int = 1,
+    max_grad_norm: float | None = None,
+    max_nonfinite: int = 10,
+) -> None:
+    """Take the steps ``schedule.start`` to ``schedule.stop``.
+
+    Args:
+        method: Gives the loss of a batch.
+        labeled: At least one batch for every step and accumulation, starting at the first.
+        unlabeled: Likewise; None for a method that needs none.
+        optimizer: From :func:`cwbass.training.optim.build_optimizer`.
+        schedule: Which steps.
+        poly_power: Of the learning-rate schedule.
+        seed: The run's seed.
+        device: Where batches go.
+        autocast_dtype: torch.bfloat16, or None for float32.
+        on_epoch: Called with each epoch's record; returns whether to go on.
+        on_step: Called after each step with the number of steps taken.
+        accumulate: Batches whose mean gradient makes one step.
+        max_grad_norm: Gradient norm is clipped to this; None does not clip.
+        max_nonfinite: Stop with an error after this many non-finite steps in a row.
+
+    Raises:
+        CwbassError: Too many steps in a row had a loss or gradient that is not finite.
+    """
+    labeled_batches = iter(labeled)
+    unlabeled_batches = None if unlabeled is None else iter(unlabeled)
+    parameters = [p for p in method.student.parameters() if p.requires_grad]
+    method.student.train()
+    meter, nonfinite_in_a_row = _Meter(), 0
+
+    for step in range(schedule.start, schedule.stop):
+        generator = seed_everything(seed, step=step + 1)
+        progress = Progress(step, schedule.total, schedule.stage_start, schedule.epoch_of(step), generator)
+        learning_rate = set_learning_rate_(optimizer, step=step, total_steps=schedule.total, power=poly_power)
+        optimizer.zero_grad(set_to_none=True)
+
+        reports: list[tuple[dict[str, Tensor], dict[str, Tensor], int]] = []
+        for _ in range(accumulate):
+            waiting = time.perf_counter()
+            batch_x = next(labeled_batches)
+            batch_u = None if unlabeled_batches is None else next(unlabeled_batches)
+            meter.wait_seconds += time.perf_counter() - waiting
+            batch_x = batch_x.to(device)
+            batch_u = None if batch_u is None else batch_u.to(device)
+            with torch.autocast(device.type, autocast_dtype) if autocast_dtype else nullcontext():
+                output = method.training_step(batch_x, batch_u, progress)
+            (output.loss / accumulate).backward()
+            images = batch_x.image.shape[0] + (0 if batch_u is None else batch_u.weak.shape[0])
+            reports.append((dict(output.means), dict(output.sums), images))
+
+        # A loss that is not finite leaves a norm that is not finite: one check, one wait for the device.
+        norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm if max_grad_norm is not None else float("inf"))
+        if torch.isfinite(norm):
+            optimizer.step()
+            method.after_optimizer_step(progress)
+            nonfinite_in_a_row = 0
+            meter.steps += 1
+            for report in reports:  # only of steps taken: one NaN would make the epoch's mean NaN
+                meter.add(*report)
+        else:
+            nonfinite_in_a_row += 1
+            meter.nonfinite += 1
+            logger.warning("step %d: loss or gradient is not finite; the step is skipped", step)
+            if nonfinite_in_a_row >= max_nonfinite:
+                raise CwbassError(
+                    f"{nonfinite_in_a_row} steps in a row (the last is {step}) had a loss or gradient that is not finite. "
+                    "Lower train.optimizer.lr, set train.optimizer.max_grad_norm, or use train.precision: float32."
+                )
+        on_step(step + 1)
+        if schedule.ends_epoch(step):
+            go_on = on_epoch(meter.record(schedule.epoch_of(step), step + 1, learning_rate))
+            method.student.train()
+            meter = _Meter()
+            if not go_on:
+                return

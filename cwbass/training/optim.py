@@ -1,0 +1,56 @@
+"""Parameter groups, optimiser and the poly schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from cwbass.config import OptimizerConfig
+from cwbass.models.base import SegmentationNet
+
+
+def build_optimizer(student: SegmentationNet, config: OptimizerConfig, *, batch_size: int) -> torch.optim.Optimizer:
+    """Optimiser over encoder and decoder, norms and biases apart.
+
+    Args:
+        student: Network that is trained.
+        config: Optimiser section.
+        batch_size: Labelled images a step, over all processes and accumulated batches.
+
+    Returns:
+        Every group carries ``base_lr``: its rate at the first step.
+    """
+    lr = config.lr * (batch_size / config.reference_batch if config.reference_batch else 1.0)
+    encoder = {id(parameter) for parameter in student.encoder_parameters()}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter in student.parameters():
+        decays = config.decay_norm_and_bias or parameter.dim() > 1
+        groups.setdefault((id(parameter) in encoder, decays), []).append(parameter)
+    settings: list[dict[str, Any]] = [
+        {
+            "params": parameters,
+            "lr": lr * (config.encoder_lr_factor if of_encoder else 1.0),
+            "base_lr": lr * (config.encoder_lr_factor if of_encoder else 1.0),
+            "weight_decay": config.weight_decay if decays else 0.0,
+        }
+        for (of_encoder, decays), parameters in groups.items()
+    ]
+    if config.name == "sgd":
+        return torch.optim.SGD(settings, lr=lr, momentum=0.9, foreach=True)
+    return torch.optim.AdamW(settings, lr=lr, foreach=True)
+
+
+def set_learning_rate_(optimizer: torch.optim.Optimizer, *, step: int, total_steps: int, power: float) -> float:
+    """Poly schedule: ``base_lr * (1 - step / total_steps) ** power``.
+
+    A function of the step alone, so that there is no scheduler state to lose.
+
+    Returns:
+        The highest rate of all groups.
+    """
+    factor = (1 - step / total_steps) ** power
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+    return max(float(group["lr"]) for group in optimizer.param_groups)

@@ -1,0 +1,282 @@
+"""One stage of training: data in, the loop, what is measured between epochs, checkpoints out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cwbass.config import AugmentConfig, EvalConfig, TrainConfig
+from cwbass.data.cache import open_source
+from cwbass.data.manifest import Manifest
+from cwbass.data.streams import LabeledStream, UnlabeledStream, collate_labeled, collate_unlabeled, make_loader
+from cwbass.errors import DataError
+from cwbass.evaluation.evaluate import evaluate
+from cwbass.evaluation.metrics import EvalResult
+from cwbass.methods.base import Method
+from cwbass.pseudo_labels import retained_precision
+from cwbass.training.checkpoint import Checkpoint, save_checkpoint
+from cwbass.training.loop import EpochRecord, Schedule, fit
+from cwbass.training.progress import ProgressLine
+
+logger = logging.getLogger(__name__)
+
+HISTORY, TIMINGS = "history.jsonl", "timings.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What all stages of a run share."""
+
+    manifest: Manifest
+    data_root: Path
+    seed: int
+    augment: AugmentConfig
+    train: TrainConfig
+    eval: EvalConfig
+    params_text: str  # resolved, for the checkpoint
+    device: torch.device
+    autocast_dtype: torch.dtype | None
+
+
+def plan_steps(train: TrainConfig, manifest: Manifest) -> tuple[int, int]:
+    """Optimiser steps of the whole run, and steps between measurements.
+
+    An epoch is one pass over the unlabelled images (over the labelled ones where there are none).
+    """
+    images, batch = len(manifest.unlabeled), train.batch_unlabeled
+    if not images:
+        images, batch = len(manifest.labeled), train.batch_labeled
+    pass_steps = math.ceil(images / (batch * train.accumulate))
+    epoch_steps = train.epoch_steps or pass_steps
+    return (train.steps if train.steps is not None else (train.epochs or 1) * pass_steps), epoch_steps
+
+
+class Stage:
+    """A stage while it runs: its history and its best model so far.
+
+    Args:
+        run: What all stages share.
+        name: ``warmup``, ``baseline`` or ``train``.
+        method: What is trained, on the run's device.
+        method_name: Its name in METHODS.
+        optimizer: Of the method's student.
+        out_dir: Where checkpoints and history go.
+        history: Rows of the stages before; this stage's are appended.
+        timings: Likewise; apart, so that the history and the checkpoints of two equal runs are equal.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        name: str,
+        method: Method,
+        method_name: str,
+        optimizer: torch.optim.Optimizer,
+        *,
+        out_dir: Path,
+        history: list[dict[str, Any]],
+        timings: list[dict[str, Any]],
+    ) -> None:
+        self.run, self.name, self.method, self.method_name = run, name, method, method_name
+        self.optimizer, self.out_dir, self.history, self.timings = optimizer, out_dir, history, timings
+        self.best: dict[str, Any] = {}
+        self.epochs_without_gain = 0
+
+    def train(self, schedule: Schedule, *, checkpoint: str, best: str | None) -> None:
+        """Take the steps of ``schedule``.
+
+        Args:
+            schedule: Which steps.
+            checkpoint: File in ``out_dir`` for the newest state, written after every epoch.
+            best: File for the state that scores best on the selection slice; None keeps none.
+        """
+        run = self.run
+        if self.method.needs_unlabeled and not run.manifest.unlabeled:
+            raise DataError(
+                f"method {self.method_name} learns from unlabelled images and the split has none. "
+                "Lower split.labeled, add images without masks, or use method.name: supervised."
+            )
+        labeled, unlabeled = self._loaders(schedule)
+        self._calibrate()
+        line = ProgressLine(self.name, schedule)
+
+        def on_epoch(record: EpochRecord) -> bool:
+            row = self._measure(record)
+            self.history.append(row)
+            self.timings.append(_timing(self.name, record))
+            write_rows(self.out_dir / HISTORY, self.history)
+            write_rows(self.out_dir / TIMINGS, self.timings)
+            improved = self._is_best(row)
+            state = self.checkpoint(record.step, record.epoch + 1)
+            save_checkpoint(state, self.out_dir / checkpoint)
+            if improved and best is not None:
+                save_checkpoint(state, self.out_dir / best)
+            line.epoch({**row, **self.timings[-1]})
+            patience = run.train.early_stop
+            if patience is not None and self.epochs_without_gain >= patience:
+                logger.info("%s: no better mIoU on the selection slice for %d epochs; stopped", self.name, patience)
+                return False
+            return True
+
+        fit(
+            self.method,
+            labeled,
+            unlabeled,
+            optimizer=self.optimizer,
+            schedule=schedule,
+            poly_power=run.train.optimizer.poly_power,
+            seed=run.seed,
+            device=run.device,
+            autocast_dtype=run.autocast_dtype,
+            on_epoch=on_epoch,
+            on_step=line.step,
+            accumulate=run.train.accumulate,
+            max_grad_norm=run.train.optimizer.max_grad_norm,
+            max_nonfinite=run.train.max_nonfinite,
+        )
+
+    def _loaders(self, schedule: Schedule) -> tuple[Any, Any]:
+        run, train = self.run, self.run.train
+        cache = None if train.cache is None else Path(train.cache)
+        spec = run.manifest.spec
+        settings: dict[str, Any] = {
+            "start": schedule.start * train.accumulate,
+            "stop": schedule.stop * train.accumulate,
+            "workers": train.workers,
+            "pin_memory": run.device.type == "cuda",
+        }
+        source = open_source(run.manifest.labeled, run.data_root, spec, cache)
+        stream = LabeledStream(source, run.augment, ignore_index=spec.ignore_index, seed=run.seed)
+        labeled = make_loader(stream, collate_labeled, batch_size=train.batch_labeled, **settings)
+        if not self.method.needs_unlabeled:
+            return labeled, None
+        views = UnlabeledStream(open_source(run.manifest.unlabeled, run.data_root, spec, cache), run.augment, seed=run.seed)
+        return labeled, make_loader(views, collate_unlabeled, batch_size=train.batch_unlabeled, **settings)
+
+    def _score(self, name: str) -> EvalResult:
+        run = self.run
+        return evaluate(
+            self.method.networks()[name],
+            run.manifest.selection,
+            root=run.data_root,
+            spec=run.manifest.spec,
+            config=run.eval,
+            device=run.device,
+            autocast_dtype=run.autocast_dtype,
+            boundary=False,
+        )
+
+    def _calibrate(self) -> None:
+        preferred = list(self.method.networks())[-1]
+        self.method.calibrate(self._score(preferred).reliability if self.run.manifest.selection else None)
+
+    def _measure(self, record: EpochRecord) -> dict[str, Any]:
+        """A row of the history: what the epoch was, and what the selection slice says of it."""
+        row: dict[str, Any] = {
+            "stage": self.name,
+            "epoch": record.epoch,
+            "step": record.step,
+            "lr": record.learning_rate,
+            "nonfinite": record.nonfinite,
+            **record.means,
+        }
+        if "seen" in record.sums:
+            row.update(_retention(record.sums))
+        if not self.run.manifest.selection:
+            self.method.calibrate(None)
+            return row
+        scores = {name: self._score(name) for name in self.method.networks()}
+        preferred = list(scores)[-1]
+        row["selection_miou"] = scores[preferred].miou
+        row.update({f"selection_miou_{name}": score.miou for name, score in scores.items()})
+        if "threshold" in row:
+            reliability = scores[preferred].reliability
+            each, overall = retained_precision(reliability, torch.tensor(row["threshold"], dtype=torch.float64))
+            row["precision_per_class"] = [_or_none(value) for value in each.tolist()]
+            row["precision"] = _or_none(overall.item())
+        self.method.calibrate(scores[preferred].reliability)
+        return row
+
+    def _is_best(self, row: Mapping[str, Any]) -> bool:
+        miou = row.get("selection_miou")
+        if miou is None or math.isnan(miou):
+            return False
+        if self.best and miou <= self.best["miou"]:
+            self.epochs_without_gain += 1
+            return False
+        self.best = {"miou": miou, "step": row["step"]}
+        self.epochs_without_gain = 0
+        return True
+
+    def checkpoint(self, step: int, epoch: int) -> Checkpoint:
+        """The stage's state after ``step`` steps and ``epoch`` epochs."""
+        run = self.run
+        rng = {"torch": torch.get_rng_state()}
+        if run.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state(run.device)
+        return Checkpoint(
+            method=self.method_name,
+            method_state=self.method.state_dict(),
+            networks=tuple(self.method.networks()),
+            params=run.params_text,
+            spec=run.manifest.spec.to_dict(),
+            split_hash=run.manifest.hash,
+            seed=run.seed,
+            step=step,
+            epoch=epoch,
+            stage=self.name,
+            optimizer=self.optimizer.state_dict(),
+            best=self.best,
+            history=self.history,
+            rng=rng,
+        )
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """One JSON object a line, rewritten whole: a torn line cannot be left behind."""
+    partial = path.with_name(f".{path.name}.tmp")
+    partial.write_text("".join(f"{json.dumps(_finite(row))}\n" for row in rows), encoding="utf-8")
+    partial.replace(path)
+
+
+def _timing(stage: str, record: EpochRecord) -> dict[str, Any]:
+    return {
+        "stage": stage,
+        "epoch": record.epoch,
+        "step": record.step,
+        "seconds": record.seconds,
+        "step_seconds": record.step_seconds,
+        "data_wait": record.data_wait,
+    }
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list) else value
+
+
+def _retention(sums: Mapping[str, Any]) -> dict[str, Any]:
+    seen, kept, confidence = (torch.tensor(sums[name], dtype=torch.float64) for name in ("seen", "kept", "confidence"))
+    per_class = kept / seen  # NaN for a class the teacher never named
+    total = seen.sum().clamp(min=1)
+    return {
+        "retention": (kept.sum() / total).item(),
+        "retention_per_class": [_or_none(value) for value in per_class.tolist()],
+        "mean_confidence": (confidence.sum() / total).item(),
+        "pseudo_label_share": (kept / kept.sum().clamp(min=1)).tolist(),
+    }
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None

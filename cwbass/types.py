@@ -1,0 +1,87 @@
+"""What travels between data, methods and the training loop.
+
+Shapes: B images, C classes, H x W pixels. Images stay uint8 in [0, 255] until the network
+normalises them, so that batches are small and every view costs integer arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LabeledBatch:
+    """Weakly augmented images with their masks."""
+
+    image: Tensor  # [B, 3, H, W] uint8
+    mask: Tensor  # [B, H, W] uint8, class index; ignore_index where padded or unknown
+
+    def to(self, device: torch.device) -> LabeledBatch:
+        """Copy to ``device`` (asynchronously from pinned memory)."""
+        return LabeledBatch(self.image.to(device, non_blocking=True), self.mask.to(device, non_blocking=True))
+
+    def pin_memory(self) -> LabeledBatch:
+        """Copy to page-locked memory; called by ``DataLoader(pin_memory=True)``."""
+        return LabeledBatch(self.image.pin_memory(), self.mask.pin_memory())
+
+
+@dataclass(frozen=True, slots=True)
+class UnlabeledBatch:
+    """Two views of the same crops: same geometry, different photometry."""
+
+    weak: Tensor  # [B, 3, H, W] uint8, what the teacher labels
+    strong: Tensor  # [B, 3, H, W] uint8, what the student learns from
+    valid: Tensor  # [B, H, W] bool, False where the crop was padded
+    pseudo_label: Tensor | None = None  # [B, H, W] uint8, only where labels were made offline
+    confidence: Tensor | None = None  # [B, H, W] uint8, 255 * confidence of the offline labels
+
+    def to(self, device: torch.device) -> UnlabeledBatch:
+        """Copy to ``device`` (asynchronously from pinned memory)."""
+        return UnlabeledBatch(*(None if t is None else t.to(device, non_blocking=True) for t in self._tensors()))
+
+    def pin_memory(self) -> UnlabeledBatch:
+        """Copy to page-locked memory; called by ``DataLoader(pin_memory=True)``."""
+        return UnlabeledBatch(*(None if t is None else t.pin_memory() for t in self._tensors()))
+
+    def _tensors(self) -> tuple[Tensor | None, ...]:
+        return (self.weak, self.strong, self.valid, self.pseudo_label, self.confidence)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where training stands; all a method may know of the loop."""
+
+    step: int  # optimiser steps taken before this one, warm-up included
+    total_steps: int  # of the whole schedule, warm-up included
+    start_step: int  # the step at which this stage began (0 in the warm-up)
+    epoch: int  # of this stage, from 0
+    generator: torch.Generator  # CPU, seeded from (seed, step): same step, same draws
+
+    @property
+    def stage_fraction(self) -> float:
+        """Share of this stage that is done, in [0, 1)."""
+        return (self.step - self.start_step) / max(1, self.total_steps - self.start_step)
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What a training step gives the loop. Everything but ``loss`` is detached."""
+
+    loss: Tensor  # [] float, on the graph
+    means: Mapping[str, Tensor] = field(default_factory=dict)  # [] each; averaged over the epoch
+    sums: Mapping[str, Tensor] = field(default_factory=dict)  # [] or [C] each; summed over the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """How often predictions on the selection slice are right, by class and confidence.
+
+    Bin i of N holds confidences in [i/N, (i+1)/N); the last bin includes 1.
+    """
+
+    correct: Tensor  # [C, N] float64, pixels predicted as class c in bin n that are class c
+    total: Tensor  # [C, N] float64, pixels predicted as class c in bin n

@@ -1,0 +1,150 @@
+"""Reading of images and masks: what the decoder makes of every kind of file."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cwbass.data.base import DatasetSpec, default_palette, map_mask, read_image, read_mask, read_raw_mask
+from cwbass.errors import DataError
+
+TWO = DatasetSpec(class_names=("ground", "tree"), palette=((0, 0, 0), (0, 128, 0)), ids={0: 0, 1: 1, 255: 255})
+COLORED = DatasetSpec(
+    class_names=("ground", "tree"), palette=((0, 0, 0), (0, 128, 0)), colors={(0, 0, 0): 0, (0, 128, 0): 1, (224, 224, 192): 255}
+)
+INDICES = [[0, 1, 255], [1, 1, 0]]
+
+
+def array(values: list) -> np.ndarray:
+    return np.array(values, dtype=np.uint8)
+
+
+def test_palette_mask_gives_indices_not_colours(tmp_path: Path) -> None:
+    mask = Image.fromarray(array(INDICES), mode="P")
+    mask.putpalette([7, 8, 9] * 256)
+    mask.save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png", TWO).tolist() == INDICES
+
+
+def test_grey_and_sixteen_bit_masks_give_indices(tmp_path: Path) -> None:
+    Image.fromarray(array(INDICES)).save(tmp_path / "grey.png")
+    Image.fromarray(np.array(INDICES, dtype=np.uint16)).save(tmp_path / "wide.png")
+    assert read_mask(tmp_path / "grey.png", TWO).tolist() == INDICES
+    assert read_mask(tmp_path / "wide.png", TWO).tolist() == INDICES
+
+
+def test_one_bit_mask_holds_zero_and_one(tmp_path: Path) -> None:
+    """As 0 and 255 all of the object would be ignored."""
+    Image.fromarray(np.array([[False, True], [True, True]])).save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png", TWO).tolist() == [[0, 1], [1, 1]]
+
+
+def test_sixteen_bit_mask_with_large_ids_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 1000]], dtype=np.uint16)).save(tmp_path / "m.png")
+    with pytest.raises(DataError, match=r"m\.png: mask values reach 1000; ids must lie in 0\.\.255"):
+        read_mask(tmp_path / "m.png", TWO)
+
+
+def test_rgb_mask_is_mapped_by_colour(tmp_path: Path) -> None:
+    Image.fromarray(array([[[0, 0, 0], [0, 128, 0], [224, 224, 192]]])).save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png", COLORED).tolist() == [[0, 1, 255]]
+
+
+def test_rgb_mask_without_colour_map_names_file_and_mend(tmp_path: Path) -> None:
+    Image.fromarray(array([[[0, 0, 0], [0, 128, 0]]])).save(tmp_path / "m.png")
+    with pytest.raises(DataError, match=r"m\.png: mask is RGB.*labelmap\.txt"):
+        read_mask(tmp_path / "m.png", TWO)
+
+
+def test_index_mask_with_colour_map_only_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(array(INDICES)).save(tmp_path / "m.png")
+    with pytest.raises(DataError, match=r"m\.png: mask holds indices"):
+        read_mask(tmp_path / "m.png", COLORED)
+
+
+def test_unknown_index_names_value_count_and_first_position(tmp_path: Path) -> None:
+    Image.fromarray(array([[0, 0, 0, 0], [0, 1, 9, 9], [9, 0, 0, 0]])).save(tmp_path / "m.png")
+    with pytest.raises(DataError, match=r"m\.png: value 9 belongs to no class \(3 pixels, first at x=2, y=1\)"):
+        read_mask(tmp_path / "m.png", TWO)
+
+
+def test_unknown_colour_names_the_colour(tmp_path: Path) -> None:
+    Image.fromarray(array([[[0, 0, 0], [1, 2, 3]]])).save(tmp_path / "m.png")
+    with pytest.raises(DataError, match=r"value \[1, 2, 3\] belongs to no class \(1 pixels, first at x=1, y=0\)"):
+        read_mask(tmp_path / "m.png", COLORED)
+
+
+def test_mapped_ids_may_differ_from_raw_ids() -> None:
+    spec = DatasetSpec(class_names=("a", "b"), palette=default_palette(2), ids={7: 0, 33: 1, 3: 255})
+    assert map_mask(array([[7, 33, 3, 8]]), spec).tolist() == [[0, 1, 255, 256]]
+
+
+def test_image_is_turned_upright_by_exif_and_mask_is_not(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the stored image must be turned a quarter clockwise
+    stored = np.zeros((2, 3, 3), dtype=np.uint8)
+    stored[0, 0] = 255  # top left, and after a quarter clockwise top right
+    Image.fromarray(stored).save(tmp_path / "i.png", exif=exif)
+    upright = read_image(tmp_path / "i.png")
+    assert upright.shape == (3, 2, 3)
+    assert upright[0, 1].tolist() == [255, 255, 255]
+    Image.fromarray(array(INDICES)).save(tmp_path / "m.png", exif=exif)
+    assert read_raw_mask(tmp_path / "m.png").shape == (2, 3)
+
+
+def test_sixteen_bit_image_is_scaled_not_clipped(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 32768, 65535]], dtype=np.uint16)).save(tmp_path / "i.png")
+    assert read_image(tmp_path / "i.png")[..., 0].tolist() == [[0, 128, 255]]  # 32768 / 65535 * 255 = 127.5
+
+
+def test_grey_image_becomes_rgb(tmp_path: Path) -> None:
+    Image.fromarray(array([[3, 4]])).save(tmp_path / "i.png")
+    assert read_image(tmp_path / "i.png").tolist() == [[[3, 3, 3], [4, 4, 4]]]
+
+
+def test_transparent_image_drops_alpha(tmp_path: Path) -> None:
+    Image.fromarray(array([[[10, 20, 30, 0]]]), mode="RGBA").save(tmp_path / "i.png")
+    assert read_image(tmp_path / "i.png").tolist() == [[[10, 20, 30]]]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP", "WEBP"])
+def test_any_truncation_is_a_data_error_or_a_whole_image(tmp_path: Path, kind: str) -> None:
+    """A decoder may forgive a missing end; no other exception may get out."""
+    buffer = BytesIO()
+    Image.fromarray(np.arange(12 * 10 * 3, dtype=np.uint8).reshape(12, 10, 3)).save(buffer, kind)
+    path = tmp_path / "broken"
+    refused = 0
+    for length in range(0, len(buffer.getvalue()), 7):
+        path.write_bytes(buffer.getvalue()[:length])
+        try:
+            assert read_image(path).shape == (12, 10, 3)
+        except DataError as error:
+            refused += 1
+            assert str(path) in str(error)
+    assert refused > 0
+
+
+def test_text_file_and_missing_file_say_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "i.png").write_text("no image")
+    with pytest.raises(DataError, match=r"i\.png: cannot be decoded as an image .* Replace or remove the file"):
+        read_image(tmp_path / "i.png")
+    with pytest.raises(DataError, match=r"gone\.png: no such image"):
+        read_image(tmp_path / "gone.png")
+    with pytest.raises(DataError, match=r"gone\.png: no such mask"):
+        read_raw_mask(tmp_path / "gone.png")
+
+
+def test_spec_survives_plain_json_values() -> None:
+    assert DatasetSpec.from_dict(TWO.to_dict()) == TWO
+    assert DatasetSpec.from_dict(COLORED.to_dict()) == COLORED
+
+
+def test_default_palette_is_that_of_voc() -> None:
+    assert default_palette(16)[1] == (128, 0, 0)
+    assert default_palette(16)[8] == (64, 0, 0)
+    assert default_palette(16)[15] == (192, 128, 128)  # person

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from cwbass.config import AugmentConfig
+from cwbass.data.base import DatasetSpec, Sample, default_palette
+from cwbass.data.cache import open_source
+from cwbass.data.streams import (
+    LabeledStream,
+    UnlabeledStream,
+    collate_labeled,
+    collate_unlabeled,
+    index_at,
+    make_loader,
+)
+from cwbass.types import LabeledBatch, UnlabeledBatch
+
+CONFIG = AugmentConfig(crop_size=16, scale=(0.5, 2.0))
+SIZES = [(20, 30), (24, 24), (40, 17), (9, 50), (33, 21)]
+
+
+class Arrays:
+    """Images of noise; image k's red channel is k, and its mask is k everywhere."""
+
+    def __init__(self, length: int = len(SIZES)) -> None:
+        self.sizes = [SIZES[k % len(SIZES)] for k in range(length)]
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        image = np.random.default_rng(index).integers(0, 256, (*self.sizes[index], 3), dtype=np.uint8)
+        image[..., 0] = index
+        return image
+
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        return np.full(self.sizes[index], index, dtype=np.uint8)
+
+
+def labeled(source: Any, seed: int = 0) -> LabeledStream:
+    return LabeledStream(source, CONFIG, ignore_index=255, seed=seed)
+
+
+def load(stream: Any, *, start: int = 0, stop: int, batch_size: int = 2, workers: int = 0) -> list[Any]:
+    collate: Any = collate_labeled if isinstance(stream, LabeledStream) else collate_unlabeled
+    batches: Iterable[Any] = make_loader(
+        stream, collate, start=start, stop=stop, batch_size=batch_size, workers=workers, pin_memory=False
+    )
+    return list(batches)
+
+
+def same(one: Any, other: Any) -> bool:
+    names = ("image", "mask") if isinstance(one, LabeledBatch) else ("weak", "strong", "valid")
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 50])
+def test_every_cycle_is_a_permutation(length: int) -> None:
+    for cycle in range(6):
+        positions = range(cycle * length, (cycle + 1) * length)
+        assert sorted(index_at(p, length, seed=3, stream="unlabeled") for p in positions) == list(range(length))
+
+
+def test_order_differs_by_cycle_by_stream_and_by_seed() -> None:
+    def order(cycle: int, seed: int, stream: Any) -> tuple[int, ...]:
+        return tuple(index_at(cycle * 30 + k, 30, seed=seed, stream=stream) for k in range(30))
+
+    orders = {order(c, s, name) for c in range(3) for s in range(3) for name in ("labeled", "unlabeled")}
+    assert len(orders) == 18
+
+
+def test_a_sample_is_a_function_of_its_position() -> None:
+    forward, backward = labeled(Arrays()), labeled(Arrays())
+    one = [forward[p] for p in range(12)]
+    other = [backward[p] for p in reversed(range(12))][::-1]
+    assert all(torch.equal(a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True))
+
+
+def test_labelled_views_never_repeat_over_three_cycles() -> None:
+    stream = labeled(Arrays())
+    views = {stream[p][0].numpy().tobytes() for p in range(3 * len(SIZES))}
+    assert len(views) == 3 * len(SIZES)
+
+
+def test_a_mask_belongs_to_its_image() -> None:
+    stream = labeled(Arrays())
+    for p in range(20):
+        image, mask = stream[p]
+        known = mask != 255
+        assert torch.equal(image[0][known], mask[known])
+        assert int(mask[known][0]) == index_at(p, len(SIZES), seed=0, stream="labeled")
+
+
+def test_strong_and_weak_views_share_their_geometry() -> None:
+    quiet = CONFIG.model_copy(update={"jitter": 0.0, "grayscale": 0.0, "blur": 0.0})
+    loud = UnlabeledStream(Arrays(), CONFIG, seed=0)
+    still = UnlabeledStream(Arrays(), quiet, seed=0)
+    for p in range(10):
+        weak, strong, valid = loud[p]
+        weak_still, strong_still, valid_still = still[p]
+        assert torch.equal(weak, weak_still)
+        assert torch.equal(strong_still, weak_still)
+        assert torch.equal(valid, valid_still)
+        assert (weak[:, ~valid] == 114).all()
+    assert any(not torch.equal(loud[p][0], loud[p][1]) for p in range(10))
+
+
+@pytest.mark.parametrize("make", [labeled, lambda source: UnlabeledStream(source, CONFIG, seed=0)])
+def test_to_start_at_a_batch_is_to_skip_those_before_it(make: Any) -> None:
+    whole = load(make(Arrays()), stop=9)
+    tail = load(make(Arrays()), start=4, stop=9)
+    assert len(whole) == 9
+    assert len(tail) == 5
+    assert all(same(a, b) for a, b in zip(whole[4:], tail, strict=True))
+
+
+def test_fewer_images_than_a_batch_fill_it_with_other_views() -> None:
+    (batch,) = load(labeled(Arrays(3)), stop=1, batch_size=8)
+    assert batch.image.shape == (8, 3, 16, 16)
+    assert len({view.numpy().tobytes() for view in batch.image}) == 8
+    assert set(batch.mask[batch.mask != 255].tolist()) == {0, 1, 2}
+
+
+def test_batches_are_uint8_and_channels_last() -> None:
+    (x,) = load(labeled(Arrays()), stop=1)
+    (u,) = load(UnlabeledStream(Arrays(), CONFIG, seed=0), stop=1)
+    assert isinstance(x, LabeledBatch)
+    assert isinstance(u, UnlabeledBatch)
+    assert (x.image.dtype, x.mask.dtype, u.weak.dtype, u.strong.dtype, u.valid.dtype) == (*[torch.uint8] * 4, torch.bool)
+    for image in (x.image, u.weak, u.strong):
+        assert image.shape == (2, 3, 16, 16)
+        assert image.is_contiguous(memory_format=torch.channels_last)
+    assert u.pseudo_label is None
+
+
+def test_the_number_of_workers_does_not_change_the_batches(tmp_path: Path) -> None:
+    samples, source = [], Arrays()
+    for k in range(len(source)):
+        Image.fromarray(source.image(k)).save(tmp_path / f"{k}.png")
+        Image.fromarray(source.mask(k)).save(tmp_path / f"{k}_mask.png")
+        samples.append(Sample(str(k), f"{k}.png", f"{k}_mask.png"))
+    spec = DatasetSpec(tuple("abcde"), default_palette(5), ids={k: k for k in range(5)})
+    stream = labeled(open_source(samples, tmp_path, spec, tmp_path / "cache"))
+    stream[0]  # the memory map is open when the workers get their copy
+    none, two = load(stream, start=1, stop=6), load(stream, start=1, stop=6, workers=2)
+    assert len(two) == 5
+    assert all(same(a, b) for a, b in zip(none, two, strict=True))

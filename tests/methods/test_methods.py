@@ -1,0 +1,169 @@
+"""What every method of the registry must do."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from cwbass.methods import METHODS, build_method
+from cwbass.methods.base import Method
+from cwbass.models.base import SegmentationNet
+from cwbass.types import LabeledBatch, Progress, Reliability, StepOutput, UnlabeledBatch
+
+CLASSES = 4
+Batches = Callable[..., tuple[LabeledBatch, UnlabeledBatch]]
+Steps = Callable[..., Progress]
+
+
+def build(name: str, net: type[SegmentationNet], seed: int = 0) -> Method:
+    torch.manual_seed(seed)
+    method = build_method(METHODS[name].config_cls(name=name), net, num_classes=CLASSES, ignore_index=255)  # type: ignore[call-arg]
+    # As after a warm-up: another teacher than the student, and one that is sure of itself.
+    for own in method.networks().values():
+        for parameter in own.parameters():
+            parameter.data.add_(torch.randn(parameter.shape))
+    method.calibrate(Reliability(torch.full((CLASSES, 100), 9.0).double(), torch.full((CLASSES, 100), 9.0).double()))
+    method.student.train()
+    return method
+
+
+def step(method: Method, batch: tuple[LabeledBatch, UnlabeledBatch], progress: Progress) -> StepOutput:
+    return method.training_step(batch[0], batch[1] if method.needs_unlabeled else None, progress)
+
+
+def take_steps(method: Method, batches: Batches, progress: Steps, count: int) -> list[float]:
+    optimizer = torch.optim.SGD(method.student.parameters(), lr=0.1, momentum=0.9)
+    losses = []
+    for k in range(count):
+        output = step(method, batches(seed=k), progress(k, seed=k))
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+        method.after_optimizer_step(progress(k, seed=k))
+        losses.append(output.loss.item())
+    return losses
+
+
+@pytest.fixture(params=sorted(METHODS))
+def method(request: pytest.FixtureRequest, norm_net: type[SegmentationNet]) -> Iterator[Method]:
+    yield build(request.param, norm_net)
+
+
+def test_a_step_gives_gradients_to_the_student_alone(method: Method, batches: Batches, progress: Steps) -> None:
+    output = step(method, batches(), progress())
+    output.loss.backward()
+    assert output.loss.shape == ()
+    assert output.loss.isfinite()
+    student = {id(p) for p in method.student.parameters()}
+    for name, parameter in method.named_parameters():
+        assert (parameter.grad is not None) == (id(parameter) in student), name
+        assert parameter.grad is None or parameter.grad.isfinite().all()
+
+
+def test_what_is_reported_is_detached_and_finite(method: Method, batches: Batches, progress: Steps) -> None:
+    output = step(method, batches(), progress())
+    assert {"loss", "loss_sup"} <= output.means.keys()
+    assert torch.equal(output.means["loss"], output.loss.detach())
+    for value in (*output.means.values(), *output.sums.values()):
+        assert not value.requires_grad
+        assert value.isfinite().all()
+        assert value.shape in ((), (CLASSES,))
+
+
+def test_masks_that_ignore_everything_give_a_finite_step(method: Method, batches: Batches, progress: Steps) -> None:
+    labeled, unlabeled = batches()
+    output = step(method, (replace(labeled, mask=torch.full_like(labeled.mask, 255)), unlabeled), progress())
+    output.loss.backward()
+    assert output.means["loss_sup"].item() == 0.0
+    assert output.loss.isfinite()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in method.parameters())
+
+
+def test_crops_of_padding_alone_give_a_finite_step(method: Method, batches: Batches, progress: Steps) -> None:
+    labeled, unlabeled = batches()
+    output = step(method, (labeled, replace(unlabeled, valid=torch.zeros_like(unlabeled.valid))), progress())
+    output.loss.backward()
+    torch.testing.assert_close(output.loss.detach(), output.means["loss_sup"])  # nothing else had a voice
+    assert all(p.grad is None or p.grad.isfinite().all() for p in method.parameters())
+
+
+@pytest.mark.parametrize(("size", "side"), [(1, 12), (1, 9), (3, 17)])
+def test_any_size_of_batch(method: Method, batches: Batches, progress: Steps, size: int, side: int) -> None:
+    assert step(method, batches(size=size, side=side), progress()).loss.isfinite()
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_the_same_seed_gives_the_same_losses_and_weights(
+    name: str, norm_net: type[SegmentationNet], batches: Batches, progress: Steps
+) -> None:
+    one, other = build(name, norm_net), build(name, norm_net)
+    first = take_steps(one, batches, progress, 4)
+    torch.manual_seed(123)  # the global stream is not what draws
+    assert first == take_steps(other, batches, progress, 4)
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_saved_method_goes_on_bit_for_bit(
+    name: str, norm_net: type[SegmentationNet], batches: Batches, progress: Steps
+) -> None:
+    method = build(name, norm_net)
+    take_steps(method, batches, progress, 3)
+    file = io.BytesIO()
+    torch.save(method.state_dict(), file)
+    file.seek(0)
+    fresh = build(name, norm_net, seed=99)
+    fresh.load_state_dict(torch.load(file, weights_only=True), strict=True)
+    for (key, value), other in zip(method.state_dict().items(), fresh.state_dict().values(), strict=True):
+        assert torch.equal(value, other), key
+    assert torch.equal(step(method, batches(seed=7), progress(3)).loss, step(fresh, batches(seed=7), progress(3)).loss)
+
+
+def test_batches_are_left_as_they_were(method: Method, batches: Batches, progress: Steps) -> None:
+    used, kept = batches(), batches()
+    step(method, used, progress())
+    assert torch.equal(used[0].image, kept[0].image)
+    assert torch.equal(used[0].mask, kept[0].mask)
+    assert torch.equal(used[1].weak, kept[1].weak)
+    assert torch.equal(used[1].strong, kept[1].strong)
+    assert torch.equal(used[1].valid, kept[1].valid)
+
+
+def test_networks_name_the_student_first_and_start_from_a_warm_up(method: Method, norm_net: type[SegmentationNet]) -> None:
+    networks = method.networks()
+    assert next(iter(networks)) == "student"
+    assert networks["student"] is method.student
+    warm = {"student": norm_net(), "teacher": norm_net()}  # type: ignore[call-arg]
+    method.start_from(warm)
+    for name, own in method.networks().items():
+        assert all(torch.equal(a, b) for a, b in zip(own.parameters(), warm[name].parameters(), strict=True))
+    method.start_from({"student": warm["student"]})  # a warm-up without a teacher
+    for own in method.networks().values():
+        assert all(torch.equal(a, b) for a, b in zip(own.parameters(), warm["student"].parameters(), strict=True))
+
+
+def test_the_teacher_stays_in_eval_mode_and_follows_the_student(method: Method, batches: Batches, progress: Steps) -> None:
+    followers = [net for name, net in method.networks().items() if name != "student"]
+    before = [[p.clone() for p in net.parameters()] for net in followers]
+    take_steps(method, batches, progress, 1)
+    for net, old in zip(followers, before, strict=True):
+        assert not any(module.training for module in net.modules() if isinstance(module, nn.Module))
+        assert any(not torch.equal(p, q) for p, q in zip(net.parameters(), old, strict=True))
+
+
+@pytest.mark.parametrize(("name", "student", "teacher"), [("supervised", [2], []), ("cw_bass", [2, 3], [3])])
+def test_number_of_forward_passes_and_their_images(
+    name: str, student: list[int], teacher: list[int], norm_net: type[SegmentationNet], batches: Batches, progress: Steps
+) -> None:
+    method = build(name, norm_net)
+    seen: dict[str, list[int]] = {}
+    for key, net in method.networks().items():
+        calls = seen.setdefault(key, [])
+        net.register_forward_pre_hook(lambda module, args, calls=calls: calls.append(args[0].shape[0]))
+    step(method, (batches(size=2)[0], batches(size=3)[1]), progress())
+    assert seen == {"student": student, "teacher": teacher}

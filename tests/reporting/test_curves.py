@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from cwbass.reporting.curves import draw_curves, number
+
+NAMES = ("road", "sky")
+
+
+def train(**columns: list[Any]) -> list[dict[str, Any]]:
+    length = len(next(iter(columns.values())))
+    return [
+        {"stage": "train", "step": 100 * (i + 1), **{key: values[i] for key, values in columns.items()}} for i in range(length)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(1, 1.0), (0.5, 0.5), (None, None), (math.nan, None), (math.inf, None), ("0.5", None), (True, None)]
+)
+def test_only_finite_numbers_are_drawn(value: object, expected: float | None) -> None:
+    assert number(value) == expected
+
+
+def test_every_curve_of_a_full_run_is_drawn(run: dict[str, Any]) -> None:
+    curves = draw_curves(run["history"], run["spec"].class_names)
+    assert [figure.title for figure in curves.figures] == [
+        "Loss terms", "mIoU on the selection slice", "Pseudo-labels: how many, how sure, how right", "Threshold of each class",
+        "Retention of each class", "Precision of each class", "Waiting for data",
+    ]  # fmt: skip
+    assert curves.missing == ()
+
+
+def test_both_branches_start_where_the_warm_up_ends() -> None:
+    history = [
+        {"stage": "warmup", "step": 100, "selection_miou": 0.0},
+        {"stage": "baseline", "step": 300, "selection_miou": 0.5},
+        {"stage": "train", "step": 300, "selection_miou": 1.0},
+    ]
+    (figure,) = draw_curves(history, NAMES).figures
+    assert figure.body.count('points="46,212') == 3  # warm-up, and the start of each branch
+    assert 'points="46,212 438,114"' in figure.body
+    assert 'points="46,212 438,16"' in figure.body
+    assert "warm-up ends" in figure.body
+
+
+def test_without_a_slice_a_sentence_stands_for_precision_and_selection() -> None:
+    curves = draw_curves(train(loss=[1.0, 0.5], retention=[0.5, 0.6]), NAMES)
+    assert "No selection slice: precision of the pseudo-labels was not measured." in curves.missing
+    assert any("mIoU was not measured during training" in sentence for sentence in curves.missing)
+    assert [figure.title for figure in curves.figures] == ["Loss terms", "Pseudo-labels: how many, how sure, how right"]
+
+
+def test_a_loss_that_is_not_finite_leaves_a_gap() -> None:
+    history = [json.loads(line) for line in ('{"stage":"train","step":1,"loss":1}', '{"stage":"train","step":2,"loss":NaN}')]
+    (figure,) = draw_curves(history, NAMES).figures
+    assert "nan" not in figure.body
+
+
+def test_one_threshold_for_all_classes_is_one_line() -> None:
+    (figure,) = draw_curves(train(threshold=[0.9, 0.9]), NAMES).figures
+    assert (figure.title, figure.body.count("<polyline")) == ("Threshold of each class", 1)
+
+
+@pytest.mark.parametrize(("classes", "lines", "pictures"), [(8, 8, 0), (9, 0, 2)])  # the strip and its colour bar
+def test_many_classes_become_a_heat_strip(classes: int, lines: int, pictures: int) -> None:
+    names = [f"class {index}" for index in range(classes)]
+    (figure,) = draw_curves(train(retention_per_class=[[0.5] * classes, [0.6] * classes]), names).figures
+    assert (figure.body.count("<polyline"), figure.body.count("<image")) == (lines, pictures)
+
+
+def test_rows_without_a_step_are_left_out() -> None:
+    assert draw_curves([{"stage": "train", "loss": 1.0}], NAMES).figures == ()

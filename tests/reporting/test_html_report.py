@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cwbass.data.base import DatasetSpec
+from cwbass.reporting.html import GalleryItem, write_report
+
+VOID = {"img", "meta", "br", "hr"}
+SECTIONS = ["Scores", "Classes", "Gallery", "Training", "Checkpoints", "Mistakes and confidence", "Data"]
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, texts, headings; fails on tags that do not nest."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.headings: list[str] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] != "style":
+            self.text += f" {data.strip()}"
+        if self._open and self._open[-1] == "h2":
+            self.headings.append(data)
+
+
+@pytest.fixture(scope="module")
+def full(run: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "new folder" / "report.html"
+    write_report(path, **run, now=datetime(2026, 11, 22, 9, 30, tzinfo=UTC))
+    return path
+
+
+def test_a_full_run_fills_every_section(full: Path) -> None:
+    page = Page(full)
+    assert page.headings == SECTIONS
+    for words in ("74.3%", "71.7%", "+2.6", "58.3%", "68.8%", "4.3%", "3fa1c09be2d4", "2026-11-22 09:30 UTC", "recipe: cwbass"):
+        assert words in page.text
+    assert "not measured" not in page.text
+
+
+def test_the_page_asks_nothing_of_the_network(full: Path) -> None:
+    page = Page(full)
+    assert not {"script", "link", "iframe", "object", "base", "form"} & {tag for tag, _ in page.tags}
+    addresses = [
+        attributes[key] for _, attributes in page.tags for key in ("src", "href", "srcset", "action") if key in attributes
+    ]
+    assert len(addresses) == 6 * 7
+    assert all(address is not None and address.startswith("data:image/") for address in addresses)
+    assert "http://" not in full.read_text(encoding="utf-8")
+    assert "https://" not in full.read_text(encoding="utf-8")
+    policies = [attributes.get("content") for tag, attributes in page.tags if tag == "meta" and "http-equiv" in attributes]
+    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+
+
+def test_pictures_and_charts_have_a_text_for_those_who_do_not_see_them(full: Path) -> None:
+    page = Page(full)
+    assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
+    drawings = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert all(attributes.get("aria-label") or attributes.get("aria-hidden") == "true" for attributes in drawings)
+    assert all(attributes.get("scope") in ("col", "row", "colgroup") for tag, attributes in page.tags if tag == "th")
+
+
+def test_user_text_is_escaped_everywhere(run: dict[str, Any], tmp_path: Path) -> None:
+    evil = '<script>alert("1")</script>'
+    names = (evil, *run["spec"].class_names[1:])
+    rename = dict(zip(run["spec"].class_names, names, strict=True))
+    metrics = run["metrics"] | {
+        "per_class": {rename[name]: values for name, values in run["metrics"]["per_class"].items()},
+        "absent_classes": [evil], "protocol": evil, "weights": evil, "checkpoints": {evil: {"miou": 0.5}},
+        "confusion": run["metrics"]["confusion"] | {"class_names": list(names)},
+    }  # fmt: skip
+    write_report(
+        tmp_path / "report.html",
+        metrics=metrics,
+        history=[{**row, "retention_per_class": [0.0] * 7} for row in run["history"]],
+        gallery=[replace(run["gallery"][0], title=evil)],
+        spec=replace(run["spec"], class_names=names),
+        params_text=evil,
+        split={"counts": {evil: 3}, "notes": [evil]},
+    )
+    page = Page(tmp_path / "report.html")
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert page.text.count(evil) > 10
+
+
+def test_six_images_stay_below_three_megabytes_even_of_noise(run: dict[str, Any], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+
+    def noise(index: int) -> GalleryItem:
+        image = rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
+        truth, ours, theirs, pseudo = rng.integers(0, 7, (4, 60, 80), dtype=np.uint8).repeat(8, axis=1).repeat(8, axis=2)
+        return GalleryItem(f"noise {index}", image, truth, ours, theirs, pseudo, rng.random((480, 640), dtype=np.float32))
+
+    path = tmp_path / "report.html"
+    write_report(path, **(run | {"gallery": [noise(index) for index in range(6)]}))
+    assert path.stat().st_size < 3_000_000
+
+
+def test_a_lone_evaluation_says_what_it_lacks(run: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    write_report(
+        path,
+        metrics={"miou": 0.5, "per_class": {"sky": {"iou": 0.5}}},
+        history=[],
+        gallery=[],
+        spec=run["spec"],
+        params_text="",
+        split={},
+    )
+    page = Page(path)
+    assert page.headings == SECTIONS
+    for sentence in (
+        "No supervised baseline was scored",
+        "No training history was given",
+        "No images were chosen",
+        "No other checkpoints were scored",
+        "Confidence was not recorded",
+        "No confusion matrix was recorded",
+        "The split was not given",
+    ):
+        assert sentence in page.text
+    assert "gain" not in [attributes.get("class") for _, attributes in page.tags]
+    assert "supervised only" not in page.text
+
+
+def test_nothing_at_all_still_gives_a_page(run: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    write_report(path, metrics={}, history=[], gallery=[], spec=run["spec"], params_text="", split={})
+    assert "No score was measured." in Page(path).text
+
+
+def test_no_selection_slice_is_said_in_place_of_the_curves(run: dict[str, Any], tmp_path: Path) -> None:
+    absent = ("precision", "precision_per_class", "selection_miou", "selection_miou_student")
+    history = [{key: value for key, value in row.items() if key not in absent} for row in run["history"]]
+    path = tmp_path / "report.html"
+    write_report(path, **(run | {"history": history}))
+    page = Page(path)
+    assert "No selection slice: precision of the pseudo-labels was not measured." in page.text
+    assert "mIoU was not measured during training" in page.text
+
+
+def test_concerns_stand_above_the_scores(run: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    write_report(path, **(run | {"history": [{**row, "nonfinite": 1} for row in run["history"]]}))
+    page = Page(path)
+    assert page.headings[0] == "Worth a second look"
+    assert "38 steps had a loss that was not finite" in page.text  # 2 epochs of warm-up, 18 of each branch
+
+
+def test_many_classes_leave_out_the_wall_of_numbers(run: dict[str, Any], tmp_path: Path) -> None:
+    names = tuple(f"class {index}" for index in range(150))
+    spec = DatasetSpec(names, tuple((index, index, 0) for index in range(150)))
+    matrix = (np.eye(150, dtype=int) * 9 + 1).tolist()
+    history = [{**row, "retention_per_class": [0.5] * 150} for row in run["history"] if row["stage"] == "train"]
+    history = [{key: value for key, value in row.items() if key not in ("threshold", "precision_per_class")} for row in history]
+    path = tmp_path / "report.html"
+    write_report(
+        path,
+        metrics={
+            "per_class": {name: {"iou": 0.4} for name in names},
+            "confusion": {"class_names": names, "matrix": matrix},
+        },
+        history=history,
+        gallery=[],
+        spec=spec,
+        params_text="",
+        split={},
+    )
+    assert "With 150 classes the matrix itself is left to metrics.json." in Page(path).text
+    assert path.stat().st_size < 400_000

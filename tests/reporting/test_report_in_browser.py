@@ -1,0 +1,61 @@
+"""The page as a browser builds it: offline, without scripts, and in a sandboxed frame."""
+
+from __future__ import annotations
+
+import html
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from cwbass.reporting.html import write_report
+
+BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium binary was found")
+
+
+def browse(path: Path, profile: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Open a file; stderr holds the console."""
+    command = [
+        str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+        "--disable-background-networking", "--disable-component-update", "--enable-logging=stderr", f"--user-data-dir={profile}",
+        *options, path.as_uri(),
+    ]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+
+@pytest.fixture(scope="module")
+def report(run: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("browser") / "report.html"
+    write_report(path, **run)
+    return path
+
+
+def test_the_browser_builds_the_page_without_a_request_or_a_complaint(report: Path, tmp_path: Path) -> None:
+    done = browse(report, tmp_path, "--dump-dom")
+    tiles = re.findall(r'<span class="name">([^<]+)</span><span class="number">([^<]+)</span>', done.stdout)
+    assert tiles == [
+        ("CW-BASS mIoU", "74.3%"), ("Supervised mIoU", "71.7%"), ("Gain", "+2.6"), ("Boundary IoU", "58.3%"),
+        ("Boundary F1", "68.8%"), ("Calibration error", "4.3%"),
+    ]  # fmt: skip
+    assert "CONSOLE" not in done.stderr  # no error, no violation of the page's own policy
+    assert not re.search(r"https?://", done.stdout)
+    assert set(re.findall(r'(?:src|href)="([^"]{0,11})', done.stdout)) == {"data:image/"}
+    assert done.stdout.count("<section") == 8
+
+
+def test_the_page_is_drawn_in_a_sandboxed_frame(report: Path, tmp_path: Path) -> None:
+    frame, picture = tmp_path / "frame.html", tmp_path / "frame.png"
+    source = html.escape(report.read_text(encoding="utf-8"))
+    frame.write_text(
+        f'<body style="margin:0"><iframe sandbox width="1000" height="800" srcdoc="{source}"></iframe>', encoding="utf-8"
+    )
+    browse(frame, tmp_path / "profile", "--window-size=1000,800", "--virtual-time-budget=5000", f"--screenshot={picture}")
+    with Image.open(picture) as drawn:
+        colors = {color for _, color in drawn.convert("RGB").getcolors(maxcolors=1_000_000) or []}
+    assert (0, 114, 178) in colors  # the edge of the first tile: the page's style is at work

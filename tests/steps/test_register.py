@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors
+import torch
+from torch import Tensor
+
+from cwbass.config import ModelConfig, RegistryConfig
+from cwbass.data.base import DatasetSpec
+from cwbass.errors import CheckpointError, DataError, GateError
+from cwbass.models import build_model
+from cwbass.params import Params, dump_params, load_params, parse_yaml
+from cwbass.registry import Number, find_version, list_versions, load_network, read_version
+from cwbass.steps.register import RegisterParams, register
+from cwbass.storage import FolderStore
+from cwbass.training.checkpoint import Checkpoint, file_sha256, save_checkpoint
+
+TINY = ModelConfig(arch="unet", encoder="tu-mobilenetv4_conv_small_050", options={"encoder_depth": 2, "decoder_channels": [8, 8]})
+SPLIT = "ab" * 32
+
+
+def tiny_checkpoint(
+    *, seed: int = 0, class_names: tuple[str, ...] = ("sky", "road"), networks: tuple[str, ...] = ("student", "teacher")
+) -> Checkpoint:
+    torch.manual_seed(seed)
+    state: dict[str, Tensor] = {}
+    for name in networks:
+        state |= {f"{name}.{key}": value for key, value in build_model(TINY, len(class_names)).state_dict().items()}
+    return Checkpoint(
+        method="cw_bass",
+        method_state=state | {"thresholds": torch.zeros(len(class_names))},
+        networks=networks,
+        params=dump_params(Params(model=TINY)),
+        spec=DatasetSpec(class_names, tuple((index, 0, 0) for index in range(len(class_names)))).to_dict(),
+        split_hash=SPLIT,
+        seed=seed,
+        step=40,
+        epoch=2,
+        stage="train",
+    )
+
+
+class Run:
+    """The files of a run, and the step called on them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = FolderStore(folder / "registry")
+        self.checkpoint = folder / "last.pt"
+        self.metrics = folder / "metrics.json"
+        self.report: Path | None = None
+        self.save(tiny_checkpoint())
+        self.score()
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        save_checkpoint(checkpoint, self.checkpoint)
+
+    def score(self, **changes: Any) -> None:
+        scores = {"miou": 0.6, "split_hash": SPLIT, "weights": "teacher", "protocol": "whole image"}
+        self.metrics.write_text(json.dumps(scores | changes))
+
+    def register(self, **limits: float) -> dict[str, Any]:
+        params = RegisterParams(registry=RegistryConfig(name="tiny", store=str(self.store.root), **limits))
+        report = register(
+            params, checkpoint=self.checkpoint, metrics=self.metrics, report=self.report, out_dir=self.folder / "out"
+        )
+        assert report.to_dict() == self.written()
+        return report.to_dict()
+
+    def written(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.folder / "out" / "registration.json").read_text())
+        return content
+
+    def files(self, number: str = "1.0.0") -> dict[str, bytes]:
+        return read_version(self.store, find_version(self.store, "tiny", Number.parse(number)))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path)
+
+
+def test_a_version_holds_all_that_is_needed_to_judge_and_to_use_it(run: Run) -> None:
+    run.report = run.folder / "page.html"
+    run.report.write_text("<!doctype html>")
+    outcome = run.register()
+
+    manifest_sha256 = file_sha256(run.store.root / "models/tiny/versions/1.0.0/MANIFEST.json")
+    assert outcome == {
+        "name": "tiny",
+        "decision": "registered",
+        "version": "1.0.0",
+        "uri": (run.store.root / "models/tiny/versions/1.0.0").as_posix(),
+        "manifest_sha256": manifest_sha256,
+        "reasons": [],
+    }
+    files = run.files()
+    assert files.keys() == {
+        "README.md", "SHA256SUMS", "config.json", "metrics.json",
+        "model.safetensors", "params.yaml", "provenance.json", "report.html",
+    }  # fmt: skip
+    config = json.loads(files["config.json"])
+    assert config["classes"] == ["sky", "road"]
+    assert config["palette"] == [[0, 0, 0], [1, 0, 0]]
+    assert config["ignore_index"] == 255
+    assert config["protocol"] == "whole image"
+    assert config["model"] == TINY.model_dump(mode="json", exclude={"weights"})
+    assert load_params(parse_yaml(files["params.yaml"].decode(), "params"), Params) == Params(model=TINY)
+    assert files["metrics.json"] == run.metrics.read_bytes()
+    assert files["report.html"] == b"<!doctype html>"
+    assert files["README.md"].startswith(b"---\nlicense: ")
+
+
+def test_provenance_leads_back_to_checkpoint_and_split(run: Run) -> None:
+    run.score(split={"counts": {"labeled": 5}, "notes": ["a note"]})
+    run.register()
+    provenance = json.loads(run.files()["provenance.json"])
+    assert provenance["checkpoint"]["sha256"] == file_sha256(run.checkpoint)
+    assert (provenance["checkpoint"]["stage"], provenance["checkpoint"]["step"]) == ("train", 40)
+    assert provenance["split"] == {"hash": SPLIT, "counts": {"labeled": 5}, "notes": ["a note"]}
+    assert provenance["weights"] == "teacher"
+    assert provenance["versions"]["torch"] == torch.__version__
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", provenance["created"])
+
+
+def test_provenance_names_the_commit_of_the_working_folder(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.folder)
+    # A repository around the temporary folder must not be found in place of none.
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(run.folder.parent))
+    run.register()
+    assert json.loads(run.files()["provenance.json"])["git"] is None
+
+    def git(*arguments: str) -> str:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+        return subprocess.run(("git", *identity, *arguments), check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q")
+    git("add", "metrics.json")
+    git("commit", "-q", "-m", "run")
+    run.save(tiny_checkpoint(seed=1))  # untracked: no change of what the commit says
+    run.register()
+    assert json.loads(run.files("1.1.0")["provenance.json"])["git"] == {"revision": git("rev-parse", "HEAD"), "dirty": False}
+
+    run.score(miou=0.7)
+    run.register()
+    assert json.loads(run.files("1.2.0")["provenance.json"])["git"]["dirty"] is True
+
+
+@pytest.mark.parametrize("weights", ["student", "teacher"])
+def test_the_network_that_was_scored_is_the_one_that_is_shipped(run: Run, weights: str) -> None:
+    run.score(weights=weights)
+    run.register()
+    image = torch.randint(0, 256, (1, 3, 33, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = tiny_checkpoint().network(weights)(image)
+    assert torch.equal(load_network(run.files())(image), expected)
+    with safetensors.safe_open(run.store.root / "models/tiny/versions/1.0.0/model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_the_snippet_of_the_card_works(run: Run) -> None:
+    run.register()
+    blocks = re.findall(r"```python\n(.*?)```", run.files()["README.md"].decode(), re.DOTALL)
+    assert len(blocks) == 1
+    image = torch.full((1, 3, 20, 30), 7, dtype=torch.uint8)
+    names: dict[str, Any] = {"image": image}
+    exec(blocks[0].replace("path/to/registry", str(run.store.root)), names)
+    assert torch.equal(names["probs"], tiny_checkpoint().network("teacher")(image).softmax(dim=1))
+
+
+def test_registering_again_makes_no_second_version(run: Run) -> None:
+    first = run.register()
+    assert run.register() == first
+    run.score(miou=0.61)
+    assert run.register()["version"] == "1.1.0"
+    run.score()
+    assert run.register() == first  # the older version is found too
+    run.save(tiny_checkpoint(seed=1))
+    assert run.register()["version"] == "1.2.0"
+    run.save(tiny_checkpoint(class_names=("sky", "road", "car")))
+    assert run.register()["version"] == "2.0.0"
+
+
+def test_a_store_can_be_passed_in(run: Run) -> None:
+    other = FolderStore(run.folder / "other")
+    register(RegisterParams(), checkpoint=run.checkpoint, metrics=run.metrics, report=None, out_dir=run.folder, store=other)
+    assert list_versions(other, "cwbass-shapes") == [Number(1)]
+
+
+def test_a_model_below_the_limits_is_refused_in_writing(run: Run) -> None:
+    run.score(baseline_miou=0.59, miou_gain=0.01)
+    with pytest.raises(GateError) as caught:
+        run.register(min_miou=0.65, min_gain=0.02)
+    reasons = ["miou is 0.6000, below registry.min_miou 0.6500", "miou_gain is 0.0100, below registry.min_gain 0.0200"]
+    assert run.written() == {
+        "name": "tiny", "decision": "refused", "version": None, "uri": None, "manifest_sha256": None, "reasons": reasons,
+    }  # fmt: skip
+    assert caught.value.exit_code == 5
+    assert all(reason in str(caught.value) for reason in reasons)
+    assert run.store.list("") == []
+
+
+def test_a_score_that_is_no_number_is_refused(run: Run) -> None:
+    run.score(miou=float("nan"))
+    with pytest.raises(GateError, match="miou is nan, which is no number"):
+        run.register()
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ({"split_hash": "cd" * 32}, "the scores have split_hash cdcdcdcdcdcd, the checkpoint abababababab"),
+        ({"split_hash": None}, "the scores have split_hash None"),
+        ({"checkpoint_sha256": "0" * 64}, "the scores have checkpoint_sha256 000000000000"),
+        ({"weights": "auto"}, "weights is 'auto', not student or teacher"),
+    ],
+)
+def test_scores_of_another_model_are_refused(run: Run, scores: dict[str, Any], message: str) -> None:
+    run.score(**scores)
+    with pytest.raises(DataError, match=message):
+        run.register()
+    assert run.store.list("") == []
+
+
+def test_scores_that_name_the_checkpoint_are_accepted(run: Run) -> None:
+    run.score(checkpoint_sha256=file_sha256(run.checkpoint))
+    assert run.register()["version"] == "1.0.0"
+
+
+def test_in_a_folder_the_scored_file_counts(run: Run) -> None:
+    best = run.folder / "best.pt"
+    save_checkpoint(tiny_checkpoint(seed=1), best)
+    scored, run.checkpoint = run.checkpoint, run.folder
+    run.score(checkpoint_sha256=file_sha256(scored))
+    run.register()
+    assert json.loads(run.files()["provenance.json"])["checkpoint"]["sha256"] == file_sha256(scored)
+    run.score(checkpoint_sha256=file_sha256(best))
+    run.register()
+    assert json.loads(run.files("1.1.0")["provenance.json"])["checkpoint"]["sha256"] == file_sha256(best)
+    run.score()  # does not say which
+    with pytest.raises(DataError, match="holds no checkpoint of the scores' checkpoint_sha256"):
+        run.register()
+
+
+def test_a_missing_checkpoint_is_named(run: Run) -> None:
+    run.checkpoint = run.folder / "gone.pt"
+    with pytest.raises(CheckpointError, match=r"gone\.pt: no such checkpoint"):
+        run.register()
+
+
+def test_a_network_the_checkpoint_lacks_is_refused(run: Run) -> None:
+    run.save(tiny_checkpoint(networks=("student",)))
+    with pytest.raises(DataError, match="weights is 'teacher', not student"):
+        run.register()
+    assert run.store.list("") == []
+
+
+@pytest.mark.parametrize(("content", "message"), [("{", r"metrics\.json is no JSON"), ("[1]", r"metrics\.json holds no metrics")])
+def test_a_file_that_is_no_metrics_is_named(run: Run, content: str, message: str) -> None:
+    run.metrics.write_text(content)
+    with pytest.raises(DataError, match=message):
+        run.register()
+    run.metrics.unlink()
+    with pytest.raises(DataError, match=r"metrics\.json: no such file"):
+        run.register()

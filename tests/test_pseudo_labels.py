@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cwbass.pseudo_labels import (
+    adaptive_floor,
+    confidence_and_label,
+    decay_factor,
+    logistic_threshold,
+    mean_confidence_per_class,
+    precision_curve,
+    retained_precision,
+    thresholds_for_precision,
+)
+from cwbass.types import Reliability
+
+PUBLISHED = {"base": 0.6, "beta": 0.5, "low": 0.3, "high": 0.8}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 30.0, 1e4])
+def test_confidence_is_the_top_softmax_probability(dtype: torch.dtype, scale: float) -> None:
+    logits = (torch.randn(2, 7, 5, 3, generator=torch.Generator().manual_seed(0)) * scale).to(dtype)
+    confidence, label = confidence_and_label(logits)
+    expected, _ = logits.float().softmax(1).max(1)
+    assert confidence.dtype == torch.float32
+    torch.testing.assert_close(confidence, expected)
+    assert torch.equal(logits.gather(1, label[:, None])[:, 0], logits.amax(1))
+    assert confidence.max() <= 1
+    assert confidence.min() >= 1 / 7 - 1e-6
+
+
+def test_confidence_leaves_the_logits_as_they_were() -> None:
+    logits = torch.randn(1, 3, 2, 2)
+    before = logits.clone()
+    confidence_and_label(logits)
+    assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize(
+    ("mean", "raw", "clamped"),
+    [
+        (1 / 21, 0.2662, 0.3000),
+        (0.50, 0.3000, 0.3000),
+        (0.70, 0.3150, 0.3150),
+        (0.80, 0.3225, 0.3225),
+        (0.90, 0.3299, 0.3299),
+        (0.95, 0.3336, 0.3336),
+        (0.99, 0.3366, 0.3366),
+        (1.00, 0.3373, 0.3373),
+    ],
+)
+def test_logistic_threshold_of_the_published_numbers(mean: float, raw: float, clamped: float) -> None:
+    at = torch.tensor(mean)
+    assert logistic_threshold(at, base=0.6, beta=0.5, low=0.0, high=1.0).item() == pytest.approx(raw, abs=5.1e-5)
+    assert logistic_threshold(at, **PUBLISHED).item() == pytest.approx(clamped, abs=5.1e-5)
+
+
+@pytest.mark.parametrize(("beta", "expected"), [(0.5, 0.334), (1, 0.366), (2, 0.427), (5, 0.543), (10, 0.593), (20, 0.600)])
+def test_a_steeper_logistic_never_passes_its_base(beta: float, expected: float) -> None:
+    tau = logistic_threshold(torch.tensor(0.95), base=0.6, beta=beta, low=0.3, high=0.8).item()
+    assert tau == pytest.approx(expected, abs=6e-4)
+    assert tau <= 0.6
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_the_published_threshold_rises_within_0_300_and_0_3373(one: float, other: float) -> None:
+    low, high = sorted((one, other))
+    tau = logistic_threshold(torch.tensor([low, high], dtype=torch.float64), **PUBLISHED).tolist()
+    assert 0.3 <= tau[0] <= tau[1] <= 0.6 / (1 + 2.718281828 ** (-0.25)) + 1e-9  # 0.33731...
+
+
+def test_mean_confidence_counts_valid_pixels_of_each_class() -> None:
+    confidence = torch.tensor([[[0.9, 0.5], [0.7, 0.1]]])
+    label = torch.tensor([[[0, 0], [2, 2]]])
+    valid = torch.tensor([[[True, True], [True, False]]])
+    mean, count = mean_confidence_per_class(confidence, label, valid, 4)
+    torch.testing.assert_close(mean, torch.tensor([0.7, 0.0, 0.7, 0.0]))
+    assert count.tolist() == [2, 0, 1, 0]
+
+
+def test_mean_confidence_of_four_million_equal_pixels_is_theirs() -> None:
+    confidence = torch.full((1, 2048, 2048), 0.99)  # added up in float32, the mean would be 0.999
+    label = torch.zeros(1, 2048, 2048, dtype=torch.long)
+    mean, _ = mean_confidence_per_class(confidence, label, torch.ones_like(label, dtype=torch.bool), 1)
+    assert mean.item() == pytest.approx(0.99, abs=1e-6)
+
+
+def test_adaptive_floor_by_hand() -> None:
+    tau = adaptive_floor(torch.tensor([0.9, 0.6, 0.3]), torch.tensor(0.8), scale=0.95)
+    torch.testing.assert_close(tau, torch.tensor([0.76, 0.76 * 2 / 3, 0.76 / 3]))
+    assert adaptive_floor(torch.zeros(3), torch.tensor(0.0), scale=0.95).tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.fixture
+def reliability() -> Reliability:
+    """Two classes, two bins: [0, 1/2) and [1/2, 1]."""
+    return Reliability(
+        correct=torch.tensor([[1.0, 4.0], [0.0, 2.0]], dtype=torch.float64),
+        total=torch.tensor([[4.0, 4.0], [2.0, 2.0]], dtype=torch.float64),
+    )
+
+
+def test_precision_counts_everything_at_or_above_a_threshold(reliability: Reliability) -> None:
+    assert precision_curve(reliability, prior=0.0).tolist() == [[5 / 8, 4 / 4], [2 / 4, 2 / 2]]
+
+
+def test_precision_is_shrunk_towards_that_of_all_classes(reliability: Reliability) -> None:
+    pooled = 7 / 12  # at threshold 0; 6/6 at 1/2
+    expected = torch.tensor([[(5 + 4 * pooled) / 12, 1.0], [(2 + 4 * pooled) / 8, 1.0]], dtype=torch.float64)
+    torch.testing.assert_close(precision_curve(reliability, prior=4.0), expected)
+
+
+def test_precision_of_a_class_never_predicted_is_that_of_all() -> None:
+    counts = Reliability(
+        correct=torch.tensor([[3.0, 1.0], [0.0, 0.0]], dtype=torch.float64),
+        total=torch.tensor([[4.0, 1.0], [0.0, 0.0]], dtype=torch.float64),
+    )
+    torch.testing.assert_close(precision_curve(counts, prior=10.0)[1], torch.tensor([0.8, 1.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (0.6, [0.3, 0.5]),  # class 0 is right often enough at threshold 0, but low is the least
+        (0.625, [0.3, 0.5]),  # reached exactly
+        (0.9, [0.5, 0.5]),
+        (0.4, [0.3, 0.3]),
+    ],
+)
+def test_thresholds_are_the_lowest_that_reach_the_target(reliability: Reliability, target: float, expected: list[float]) -> None:
+    assert thresholds_for_precision(reliability, target=target, low=0.3, high=0.95, prior=0.0).tolist() == expected
+
+
+def test_a_class_that_never_reaches_the_target_gets_the_highest_threshold() -> None:
+    counts = Reliability(
+        correct=torch.tensor([[1.0, 1.0], [0.0, 0.0]], dtype=torch.float64),
+        total=torch.tensor([[4.0, 4.0], [0.0, 0.0]], dtype=torch.float64),  # class 1 is never predicted: nothing speaks for it
+    )
+    assert thresholds_for_precision(counts, target=0.9, low=0.3, high=0.95, prior=0.0).tolist() == [0.95, 0.95]
+    assert thresholds_for_precision(counts, target=0.9, low=0.3, high=0.95, prior=100.0).tolist() == [0.95, 0.95]
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=4, max_size=4), st.floats(0.05, 1), st.floats(0, 50))
+def test_a_threshold_that_was_found_keeps_its_promise(bins: list[tuple[int, int]], target: float, prior: float) -> None:
+    right, wrong = (torch.tensor([[pair[i] for pair in bins]], dtype=torch.float64) for i in (0, 1))
+    counts = Reliability(correct=right, total=right + wrong)
+    tau = thresholds_for_precision(counts, target=target, low=0.0, high=0.99, prior=prior).item()
+    curve = precision_curve(counts, prior=prior)[0]
+    if tau == 0.99:
+        assert not (curve >= target).any()
+    else:
+        assert curve[int(tau * 4)] >= target
+        assert not (curve[: int(tau * 4)] >= target).any()
+
+
+def test_retained_precision_by_hand(reliability: Reliability) -> None:
+    each, overall = retained_precision(reliability, torch.tensor(0.0))
+    assert (each.tolist(), overall.item()) == ([5 / 8, 2 / 4], 7 / 12)
+    each, overall = retained_precision(reliability, torch.tensor([0.0, 0.5]))
+    assert (each.tolist(), overall.item()) == ([5 / 8, 2 / 2], 7 / 10)
+    each, _ = retained_precision(reliability, torch.tensor([0.3, 1.0]))  # 0.3 is rounded up to 1/2; nothing is at or above 1
+    assert each[0].item() == 1.0
+    assert each[1].isnan()
+
+
+def test_retained_precision_takes_a_float32_edge_for_the_edge_it_is() -> None:
+    bins = torch.arange(100, dtype=torch.float64)
+    counts = Reliability(correct=bins[None], total=torch.full((1, 100), 100.0, dtype=torch.float64))
+    for n in range(100):  # 0.3 in float32 is 0.300000012, and still the edge of bin 30
+        _, overall = retained_precision(counts, torch.tensor(n / 100, dtype=torch.float32).double())
+        assert overall.item() == pytest.approx(bins[n:].mean().item() / 100)
+
+
+@pytest.mark.parametrize(
+    ("rule", "fraction", "expected"),
+    [
+        ("none", 0.5, 1.0),
+        ("constant", 0.0, 0.9),
+        ("constant", 1.0, 0.9),
+        ("progressive", 0.0, 1.0),
+        ("progressive", 0.5, 0.95),
+        ("progressive", 1.0, 0.9),
+    ],
+)
+def test_decay_factor(rule: str, fraction: float, expected: float) -> None:
+    assert decay_factor(rule, factor=0.9, fraction=fraction) == pytest.approx(expected)

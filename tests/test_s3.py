@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cwbass.errors import ParamsError, ServiceError
+from cwbass.s3 import ATTEMPTS, download, split_uri
+
+URI = "s3://models/encoders/resnet.pth"
+OBJECT = "/models/encoders/resnet.pth"
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("s3://bucket/key", ("bucket", "key")),
+        ("s3://bucket/a/b.pth", ("bucket", "a/b.pth")),
+        ("s3://bucket/odd?name#1.pth", ("bucket", "odd?name#1.pth")),
+    ],
+)
+def test_uri_is_bucket_and_key(uri: str, expected: tuple[str, str]) -> None:
+    assert split_uri(uri) == expected
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket", "s3://bucket/", "s3:///key", "s3:/bucket/key", "gs://bucket/key", "bucket/key", "s3://[a/"])
+def test_uri_of_another_form_is_refused(uri: str) -> None:
+    with pytest.raises(ParamsError, match="not of the form s3://bucket/key"):
+        split_uri(uri)
+
+
+def test_object_is_fetched_once(s3: Any, tmp_path: Path) -> None:
+    s3.objects[OBJECT] = b"weights"
+    first = download(URI, tmp_path)
+    second = download(URI, tmp_path)
+    assert first == second
+    assert first.read_bytes() == b"weights"
+    assert first.suffix == ".pth"
+    assert s3.requests.count(f"GET {OBJECT}") == 1
+
+
+def test_changed_object_is_fetched_again_beside_the_old_one(s3: Any, tmp_path: Path) -> None:
+    s3.objects[OBJECT] = b"old content"
+    old = download(URI, tmp_path)
+    s3.objects[OBJECT] = b"new content"  # as long as the old one: the ETag alone tells
+    new = download(URI, tmp_path)
+    assert (old.read_bytes(), new.read_bytes()) == (b"old content", b"new content")
+
+
+def test_copy_cut_short_by_someone_else_is_fetched_again(s3: Any, tmp_path: Path) -> None:
+    s3.objects[OBJECT] = b"weights"
+    download(URI, tmp_path).write_bytes(b"wei")
+    assert download(URI, tmp_path).read_bytes() == b"weights"
+
+
+def test_object_larger_than_one_part_arrives_whole(s3: Any, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 4 * 1024 * 9  # 9 MiB
+    s3.objects[OBJECT] = content
+    assert download(URI, tmp_path).read_bytes() == content
+
+
+def test_connection_that_breaks_off_is_tried_again(s3: Any, tmp_path: Path) -> None:
+    s3.objects[OBJECT] = b"weights"
+    s3.cuts = [3]
+    assert download(URI, tmp_path).read_bytes() == b"weights"
+
+
+def test_connection_that_always_breaks_off_leaves_no_file(s3: Any, tmp_path: Path) -> None:
+    s3.objects[OBJECT] = b"weights"
+    s3.cuts = [3] * 20
+    with pytest.raises(ServiceError, match=URI):
+        download(URI, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_server_error_is_tried_again_three_times(s3: Any, tmp_path: Path) -> None:
+    s3.objects[OBJECT] = b"weights"
+    s3.statuses = [503, 503]
+    assert download(URI, tmp_path).read_bytes() == b"weights"
+    s3.requests.clear()
+    s3.statuses = [503] * 20
+    with pytest.raises(ServiceError, match="failed 3 times") as caught:
+        download(URI, tmp_path)
+    assert caught.value.exit_code == 6
+    assert s3.requests == [f"HEAD {OBJECT}"] * ATTEMPTS
+
+
+@pytest.mark.parametrize(("status", "mend"), [(404, "no such object or bucket"), (403, "refused .*credentials")])
+def test_refusal_is_not_tried_again(s3: Any, tmp_path: Path, status: int, mend: str) -> None:
+    s3.objects[OBJECT] = b"weights"
+    s3.statuses = [status]
+    with pytest.raises(ParamsError, match=mend):
+        download(URI, tmp_path)
+    assert s3.requests == [f"HEAD {OBJECT}"]
+
+
+def test_server_that_is_away_is_a_service_error(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free.getsockname()[1]}")
+        with pytest.raises(ServiceError, match="AWS_ENDPOINT_URL"):
+            download(URI, tmp_path)
+
+
+def test_endpoint_that_is_no_url_is_named(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "minio:9000")
+    with pytest.raises(ParamsError, match="minio:9000.*AWS_"):
+        download(URI, tmp_path)
+
+
+def test_missing_credentials_send_nothing(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(ParamsError, match="Unable to locate credentials"):
+        download(URI, tmp_path)
+    assert s3.requests == []
+
+
+def test_folder_that_cannot_be_made_is_named(s3: Any, tmp_path: Path) -> None:
+    s3.objects[OBJECT] = b"weights"
+    (tmp_path / "file").touch()
+    with pytest.raises(ParamsError, match="cannot be kept"):
+        download(URI, tmp_path / "file")

@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from cwbass.errors import CwbassError
+from cwbass.methods.base import Method
+from cwbass.methods.cw_bass import CwBass, CwBassConfig
+from cwbass.methods.supervised import Supervised, SupervisedConfig
+from cwbass.models.base import SegmentationNet
+from cwbass.training.loop import EpochRecord, Schedule, fit
+from cwbass.training.seed import seed_everything
+from cwbass.types import LabeledBatch, UnlabeledBatch
+
+NAN = math.nan
+Net = type[SegmentationNet]
+MakeBatches = Callable[..., tuple[list[LabeledBatch], list[UnlabeledBatch]]]
+
+
+def schedule(stop: int, *, start: int = 0, stage_start: int = 0, epoch_steps: int = 1000, total: int = 100) -> Schedule:
+    return Schedule(start=start, stop=stop, total=total, epoch_steps=epoch_steps, stage_start=stage_start)
+
+
+def sgd(method: Method, lr: float = 0.1, momentum: float = 0.0) -> torch.optim.Optimizer:
+    optimizer = torch.optim.SGD(method.student.parameters(), lr=lr, momentum=momentum)
+    for group in optimizer.param_groups:
+        group["base_lr"] = lr
+    return optimizer
+
+
+def train(
+    method: Method, labeled: list[LabeledBatch], unlabeled: list[UnlabeledBatch] | None = None, **settings: Any
+) -> list[EpochRecord]:
+    """Run the loop and return its records."""
+    records: list[EpochRecord] = []
+
+    def on_epoch(record: EpochRecord) -> bool:
+        records.append(record)
+        return True
+
+    defaults: dict[str, Any] = {
+        "poly_power": 0.0,
+        "seed": 0,
+        "device": torch.device("cpu"),
+        "autocast_dtype": None,
+        "on_epoch": on_epoch,
+    }
+    settings.setdefault("optimizer", sgd(method))
+    fit(method, labeled, unlabeled, **{**defaults, **settings})
+    return records
+
+
+def supervised(net: Net) -> Supervised:
+    torch.manual_seed(0)
+    return Supervised(SupervisedConfig(), net, num_classes=3, ignore_index=255)
+
+
+@pytest.mark.parametrize(
+    ("plan", "expected"),
+    [
+        (schedule(10, epoch_steps=4), [(0, 4), (1, 8), (2, 10)]),  # the last epoch is short
+        (schedule(8, epoch_steps=4), [(0, 4), (1, 8)]),
+        (schedule(3, epoch_steps=4), [(0, 3)]),
+        (schedule(10, start=6, epoch_steps=4), [(1, 8), (2, 10)]),  # continued in the middle of an epoch
+        (schedule(10, start=3, stage_start=3, epoch_steps=4), [(0, 7), (1, 10)]),  # a second stage
+        (schedule(5, start=5), []),
+    ],
+)
+def test_epochs_end_where_the_schedule_says(
+    scripted: Any, make_batches: MakeBatches, plan: Schedule, expected: list[tuple[int, int]]
+) -> None:
+    method = scripted([1.0] * 10)
+    steps: list[int] = []
+    records = train(method, make_batches(10)[0], schedule=plan, on_step=steps.append)
+    assert [(record.epoch, record.step) for record in records] == expected
+    assert steps == list(range(plan.start + 1, plan.stop + 1))
+    assert [p.step for p in method.calls] == list(range(plan.start, plan.stop))
+    assert [p.epoch for p in method.calls] == [
+        (step - plan.stage_start) // plan.epoch_steps for step in range(plan.start, plan.stop)
+    ]
+    assert all((p.total_steps, p.start_step) == (100, plan.stage_start) for p in method.calls)
+
+
+def test_a_record_holds_means_sums_and_rates_of_its_own_epoch(scripted: Any, make_batches: MakeBatches) -> None:
+    method = scripted([1.0, 3.0, 5.0])
+    records = train(
+        method,
+        make_batches(3, size=5)[0],
+        schedule=schedule(3, epoch_steps=2, total=4),
+        optimizer=sgd(method, lr=0.0),
+        poly_power=1.0,
+    )
+    first, second = records
+    assert first.means == {"loss": 2.0}
+    assert second.means == {"loss": 5.0}
+    assert (first.sums, second.sums) == ({"pixels": [2.0, 4.0]}, {"pixels": [1.0, 2.0]})
+    assert (first.images, second.images) == (10, 5)
+    assert 0 <= first.data_wait <= 1
+
+
+def test_the_learning_rate_follows_the_whole_run(scripted: Any, make_batches: MakeBatches) -> None:
+    method = scripted([0.0] * 4)
+    plan = schedule(8, start=4, stage_start=4, epoch_steps=1, total=8)
+    records = train(method, make_batches(4)[0], schedule=plan, optimizer=sgd(method, lr=0.8), poly_power=1.0)
+    assert [record.learning_rate for record in records] == pytest.approx([0.4, 0.3, 0.2, 0.1])
+
+
+def test_on_epoch_can_end_the_stage(scripted: Any, make_batches: MakeBatches) -> None:
+    method = scripted([1.0] * 10)
+    ended: list[int] = []
+
+    def on_epoch(record: EpochRecord) -> bool:
+        ended.append(record.step)
+        return record.step < 4
+
+    train(method, make_batches(10)[0], schedule=schedule(10, epoch_steps=2), on_epoch=on_epoch)
+    assert ended == [2, 4]
+    assert len(method.calls) == 4
+
+
+def test_the_student_trains_again_after_it_was_scored(scripted: Any, make_batches: MakeBatches) -> None:
+    method = scripted([1.0] * 4)
+    method.student.eval()
+
+    def on_epoch(record: EpochRecord) -> bool:
+        method.student.eval()
+        return True
+
+    train(method, make_batches(4)[0], schedule=schedule(4, epoch_steps=2), on_epoch=on_epoch)
+    assert method.training_at == [True] * 4
+
+
+def test_two_batches_accumulated_are_one_of_double_size(tiny_net: Net, make_batches: MakeBatches) -> None:
+    small, _ = make_batches(4)
+    large = [
+        LabeledBatch(torch.cat((a.image, b.image)), torch.cat((a.mask, b.mask)))
+        for a, b in zip(small[::2], small[1::2], strict=True)
+    ]
+    one, other = supervised(tiny_net), supervised(tiny_net)
+    (accumulated,) = train(one, small, schedule=schedule(2), accumulate=2)
+    (whole,) = train(other, large, schedule=schedule(2))
+    for a, b in zip(one.student.parameters(), other.student.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert accumulated.means["loss"] == pytest.approx(whole.means["loss"])
+    assert accumulated.images == whole.images == 8
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(
+    scripted: Any, make_batches: MakeBatches, caplog: pytest.LogCaptureFixture
+) -> None:
+    method = scripted([1.0, NAN, 3.0, math.inf])
+    steps: list[int] = []
+    with caplog.at_level(logging.WARNING):
+        (record,) = train(method, make_batches(4)[0], schedule=schedule(4), on_step=steps.append)
+    weight = 1 - 0.1 * 1.0 - 0.1 * 3.0  # steps 1 and 3 alone
+    assert method.student.weight.item() == pytest.approx(weight)
+    assert method.updates == [0, 2]  # nor does the teacher follow
+    assert steps == [1, 2, 3, 4]
+    assert record.nonfinite == 2
+    assert record.means["loss"] == pytest.approx((1.0 + 3.0 * 0.9) / 2)  # and no NaN gets into the record
+    assert record.sums == {"pixels": [2.0, 4.0]}
+    assert record.images == 4
+    assert "step 1: loss or gradient is not finite; the step is skipped" in caplog.text
+
+
+def test_one_bad_batch_of_several_skips_their_step(scripted: Any, make_batches: MakeBatches) -> None:
+    method = scripted([1.0, NAN, 2.0, 4.0])
+    (record,) = train(method, make_batches(4)[0], schedule=schedule(2), accumulate=2)
+    assert method.student.weight.item() == pytest.approx(1 - 0.1 * 3.0)
+    assert record.nonfinite == 1
+    assert record.means["loss"] == pytest.approx(3.0)
+
+
+def test_too_many_bad_steps_in_a_row_are_an_error(scripted: Any, make_batches: MakeBatches) -> None:
+    method = scripted([1.0, NAN, NAN, NAN, 1.0])
+    with pytest.raises(CwbassError, match=r"3 steps in a row \(the last is 3\).*Lower train\.optimizer\.lr"):
+        train(method, make_batches(5)[0], schedule=schedule(5), max_nonfinite=3)
+    assert len(method.calls) == 4
+
+
+def test_a_good_step_forgives_the_bad_ones_before_it(scripted: Any, make_batches: MakeBatches) -> None:
+    method = scripted([NAN, NAN, 1.0, NAN, NAN, 1.0])
+    (record,) = train(method, make_batches(6)[0], schedule=schedule(6), max_nonfinite=3)
+    assert record.nonfinite == 4
+
+
+@pytest.mark.parametrize(("limit", "moved"), [(None, 5.0), (2.0, 2.0), (100.0, 5.0)])
+def test_the_gradient_is_clipped_to_its_norm(scripted: Any, make_batches: MakeBatches, limit: float | None, moved: float) -> None:
+    method = scripted([5.0])
+    train(method, make_batches(1)[0], schedule=schedule(1), optimizer=sgd(method, lr=1.0), max_grad_norm=limit)
+    assert method.student.weight.item() == pytest.approx(1 - moved, abs=1e-5)
+
+
+def test_every_step_draws_its_own_numbers_from_seed_and_step(scripted: Any, make_batches: MakeBatches) -> None:
+    whole, tail, other = scripted([1.0] * 6), scripted([1.0] * 3), scripted([1.0] * 6)
+    batches = make_batches(6)[0]
+    train(whole, batches, schedule=schedule(6), seed=1)
+    train(tail, batches[3:], schedule=schedule(6, start=3), seed=1)
+    train(other, batches, schedule=schedule(6), seed=2)
+    assert len(set(whole.draws)) == 6
+    assert tail.draws == whole.draws[3:]
+    assert set(other.draws).isdisjoint(whole.draws)
+
+
+def test_six_steps_are_three_and_a_continued_three(tiny_net: Net, make_batches: MakeBatches) -> None:
+    labeled, unlabeled = make_batches(6)
+
+    def make() -> tuple[CwBass, torch.optim.Optimizer]:
+        seed_everything(0)
+        config = CwBassConfig.model_validate({"cwbass": {"cutmix": 1.0, "threshold": {"rule": "per_class", "low": 0.1}}})
+        method = CwBass(config, tiny_net, num_classes=3, ignore_index=255)
+        return method, sgd(method, momentum=0.9)
+
+    whole, optimizer = make()
+    train(whole, labeled, unlabeled, schedule=schedule(6), optimizer=optimizer, poly_power=0.9)
+
+    first, optimizer = make()
+    train(first, labeled[:3], unlabeled[:3], schedule=schedule(3), optimizer=optimizer, poly_power=0.9)
+    second, fresh = make()
+    second.load_state_dict(first.state_dict())
+    fresh.load_state_dict(optimizer.state_dict())
+    torch.rand(7)  # what the process drew in between does not matter
+    train(second, labeled[3:], unlabeled[3:], schedule=schedule(6, start=3), optimizer=fresh, poly_power=0.9)
+
+    for (name, a), b in zip(whole.state_dict().items(), second.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    start = make()[0]
+    assert not torch.equal(start.student.get_parameter("head.weight"), whole.student.get_parameter("head.weight"))
+
+
+def test_bfloat16_autocast_keeps_weights_and_losses_in_float32(tiny_net: Net, make_batches: MakeBatches) -> None:
+    labeled, unlabeled = make_batches(2)
+    torch.manual_seed(0)
+    method = CwBass(CwBassConfig.model_validate({"recipe": "paper"}), tiny_net, num_classes=3, ignore_index=255)
+    seen: list[torch.dtype] = []
+    method.student.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    (record,) = train(method, labeled, unlabeled, schedule=schedule(2), autocast_dtype=torch.bfloat16)
+    assert set(seen) == {torch.bfloat16}
+    assert all(p.dtype == torch.float32 for p in method.parameters())
+    assert isinstance(record.means["loss_unsup"], float)
+    assert math.isfinite(record.means["loss_unsup"])
+    assert record.nonfinite == 0
+    assert record.images == 8

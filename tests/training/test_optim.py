@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from cwbass.config import OptimizerConfig
+from cwbass.models.base import SegmentationNet
+from cwbass.training.optim import build_optimizer, set_learning_rate_
+
+
+def groups(net: SegmentationNet, **settings: Any) -> dict[str, tuple[float, float]]:
+    """Rate and weight decay of each parameter by name."""
+    optimizer = build_optimizer(net, OptimizerConfig(**settings), batch_size=4)
+    names = {id(p): name for name, p in net.named_parameters()}
+    return {names[id(p)]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+
+
+def test_norms_and_biases_do_not_decay_and_the_encoder_has_its_own_rate(tiny_net: type[SegmentationNet]) -> None:
+    assert groups(tiny_net(), lr=0.1, encoder_lr_factor=0.25, weight_decay=0.01) == {  # type: ignore[call-arg]
+        "encoder.0.weight": (0.025, 0.01),
+        "encoder.0.bias": (0.025, 0.0),
+        "encoder.1.weight": (0.025, 0.0),
+        "encoder.1.bias": (0.025, 0.0),
+        "head.weight": (0.1, 0.01),
+        "head.bias": (0.1, 0.0),
+    }
+
+
+def test_everything_decays_where_the_papers_code_is_asked_for(tiny_net: type[SegmentationNet]) -> None:
+    found = groups(tiny_net(), weight_decay=0.01, decay_norm_and_bias=True)  # type: ignore[call-arg]
+    assert {decay for _, decay in found.values()} == {0.01}
+    assert len(found) == 6
+
+
+@pytest.mark.parametrize(("reference", "expected"), [(None, 0.1), (4, 0.1), (16, 0.025), (2, 0.2)])
+def test_the_rate_is_scaled_by_the_batch(tiny_net: type[SegmentationNet], reference: int | None, expected: float) -> None:
+    assert groups(tiny_net(), lr=0.1, reference_batch=reference)["head.weight"][0] == pytest.approx(expected)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(("name", "cls"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
+def test_the_optimiser_is_the_one_named(tiny_net: type[SegmentationNet], name: str, cls: type[Any]) -> None:
+    optimizer = build_optimizer(tiny_net(), OptimizerConfig(name=name), batch_size=1)  # type: ignore[arg-type, call-arg]
+    assert type(optimizer) is cls
+    if name == "sgd":
+        assert {g["momentum"] for g in optimizer.param_groups} == {0.9}
+
+
+@pytest.mark.parametrize(
+    ("step", "power", "expected"),
+    [
+        (0, 0.9, 0.1),
+        (50, 0.9, 0.1 * 0.5**0.9),  # 0.0535887
+        (99, 0.9, 0.1 * 0.01**0.9),  # 0.0015849
+        (75, 1.0, 0.025),
+        (99, 0.0, 0.1),
+    ],
+)
+def test_poly_schedule(tiny_net: type[SegmentationNet], step: int, power: float, expected: float) -> None:
+    config = OptimizerConfig(lr=0.1, encoder_lr_factor=0.5)
+    optimizer = build_optimizer(tiny_net(), config, batch_size=1)  # type: ignore[call-arg]
+    for other in (3, 80):  # there is no state: only the step counts
+        set_learning_rate_(optimizer, step=other, total_steps=100, power=power)
+    assert set_learning_rate_(optimizer, step=step, total_steps=100, power=power) == pytest.approx(expected)
+    assert {round(g["lr"] / expected, 9) for g in optimizer.param_groups} == {0.5, 1.0}
