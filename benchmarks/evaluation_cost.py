@@ -2,12 +2,12 @@
 
     python benchmarks/evaluation_cost.py
 
-Times of one machine differ from run to run, ratios of one run less: every repeat times all rows
-in turn, and a row's ratio is taken to the bincount of the same repeat. One thread.
+CPU time on one thread, so that other work on the machine disturbs little. Every repeat times all
+rows in turn, and a row's ratio is taken to the bincount of the same repeat.
 
-The truth is a map of irregular regions with 5 % of ignored pixels. Boundary F1 costs by the length
-of the contours, so there are two predictions: a usual one, and one full of speckles as a network
-makes in its first steps. (Contours take 2 % of the pixels of PASCAL VOC's masks, 4 % of CamVid's.)
+The truth is a map of irregular regions with about 5 % of ignored pixels. There are two predictions,
+a usual one and one full of speckles as a network makes in its first steps: the cost should not
+depend on it. (Contours take 2 % of the pixels of PASCAL VOC's masks and 4 % of CamVid's.)
 """
 
 from __future__ import annotations
@@ -110,10 +110,10 @@ def time_in_turn(calls: list[Callable[[], object]]) -> list[list[float]]:
     seconds: list[list[float]] = [[] for _ in calls]
     for repeat in range(REPEATS + 1):
         for own, call in zip(seconds, calls, strict=True):
-            start = time.perf_counter()
+            start = time.process_time()
             call()
             if repeat:
-                own.append(time.perf_counter() - start)
+                own.append(time.process_time() - start)
     return seconds
 
 

@@ -98,11 +98,16 @@ def _propose_colors(colors: Iterable[Value], spec: DatasetSpec) -> dict[str, tup
     """A name for each colour: by the palette, by an index written as grey, else ``?1``, ``?2``, ..."""
     by_color = dict(zip(spec.palette, spec.class_names, strict=True))
     by_color |= {(i, i, i): name for i, name in enumerate(spec.class_names) if (i, i, i) not in by_color}
-    proposal: dict[str, tuple[int, int, int]] = {}
+    named: dict[str, tuple[int, int, int]] = {}
+    rest: list[tuple[int, int, int]] = []
     for color in map(_triple, colors):
         name = by_color.get(color)
-        proposal[name if name is not None and name not in proposal else f"?{len(proposal) + 1}"] = color
-    return proposal
+        if name is None or name in named:
+            rest.append(color)
+        else:
+            named[name] = color
+    in_order = {name: named[name] for name in spec.class_names if name in named}
+    return in_order | {f"?{number}": color for number, color in enumerate(rest, start=1)}
 
 
 def _triple(color: Value) -> tuple[int, int, int]:

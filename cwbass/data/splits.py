@@ -8,6 +8,7 @@ stood beside the border.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -186,7 +187,9 @@ def _carve_test(
 ) -> tuple[Sample, ...]:
     if config.test == 0:
         raise ParamsError("split.test is 0 and the dataset names no test images. Give a share, or split.test_list.")
-    test = draw(pool, max(1, round(config.test * len(pool))), seed=seed, pattern=pattern, hold_out=True)
+    smallest = min(Counter(group_of(sample.id, pattern) for sample in pool).values(), default=1)
+    # A share of less than one group would leave nothing to test on.
+    test = draw(pool, max(smallest, round(config.test * len(pool))), seed=seed, pattern=pattern, hold_out=True)
     if not test:
         raise DataError(
             f"no test images can be spared from {len(pool)} images with masks: every class must stay in training, and "

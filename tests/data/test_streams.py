@@ -104,7 +104,7 @@ def test_strong_and_weak_views_share_their_geometry() -> None:
     loud = UnlabeledStream(Arrays(), CONFIG, seed=0)
     still = UnlabeledStream(Arrays(), quiet, seed=0)
     for p in range(10):
-        weak, strong, valid = loud[p]
+        weak, _, valid = loud[p]
         weak_still, strong_still, valid_still = still[p]
         assert torch.equal(weak, weak_still)
         assert torch.equal(strong_still, weak_still)

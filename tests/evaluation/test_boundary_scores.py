@@ -33,7 +33,7 @@ def random_maps(seed: int, classes: int, shape: tuple[int, int] = (40, 53), igno
     fields = [ndimage.gaussian_filter(rng.normal(size=(classes, *shape)), (0, 3, 3)) for _ in range(2)]
     truth, pred = (field.argmax(0) + 1 for field in (fields[0], fields[0] + 0.5 * fields[1]))
     hidden = ndimage.gaussian_filter(rng.normal(size=shape), 2)
-    valid = hidden < np.quantile(hidden, 1 - ignored)
+    valid = hidden <= np.quantile(hidden, 1 - ignored)
     return torch.tensor(truth * valid, dtype=torch.uint8), torch.tensor(pred * valid, dtype=torch.uint8)
 
 

@@ -1,0 +1,236 @@
+"""The data check: one broken thing at a time, and what the report says of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cwbass.config import DataConfig, SplitConfig
+from cwbass.data import list_dataset
+from cwbass.data.check import CheckReport, Finding, check_dataset
+from cwbass.data.manifest import Manifest
+from cwbass.data.splits import draw_split
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+GOOD = np.repeat(np.array([[0, 0, 1, 1], [0, 0, 1, 255]], dtype=np.uint8), 4, axis=0).repeat(4, axis=1)  # [8, 16]
+
+
+def picture(seed: int) -> Image.Image:
+    """A smooth random picture of 16 x 8 pixels."""
+    rough = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    return Image.fromarray(rough).resize((16, 8), Image.Resampling.BICUBIC)
+
+
+def save_mask(root: Path, id: str, values: np.ndarray) -> None:
+    Image.fromarray(np.asarray(values, dtype=np.uint8)).save(root / "masks" / f"{id}.png")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Images a to e with masks, e tested on, u without."""
+    for folder in ("images", "masks", "unlabeled"):
+        (tmp_path / folder).mkdir()
+    for seed, id in enumerate("abcde"):
+        picture(seed).save(tmp_path / "images" / f"{id}.png")
+        save_mask(tmp_path, id, GOOD)
+    picture(5).save(tmp_path / "unlabeled/u.png")
+    (tmp_path / "classes.txt").write_text("ground\ntree\n")
+    (tmp_path / "test.txt").write_text("e\n")
+    return tmp_path
+
+
+def check(root: Path, *, split: bool = False, **data: object) -> CheckReport:
+    config = SplitConfig()
+    listing = list_dataset(DataConfig.model_validate(data), config, root)
+    manifest: Manifest | None = draw_split(listing, config, root=root, seed=0) if split else None
+    return check_dataset(listing, manifest, root)
+
+
+def only(report: CheckReport) -> Finding:
+    assert len(report.findings) == 1, [finding.message for finding in report.findings]
+    return report.findings[0]
+
+
+def test_sound_data_has_no_findings(root: Path) -> None:
+    for split in (True, False):
+        report = check(root, split=split)
+        assert report.findings == ()
+        assert (report.images, report.masks) == (6, 5)
+
+
+def test_unknown_value_names_file_count_and_first_position(root: Path) -> None:
+    bad = GOOD.copy()
+    bad[3, 5] = bad[6, 2] = 12
+    save_mask(root, "b", bad)
+    worse = GOOD.copy()
+    worse[0, 0] = 12
+    save_mask(root, "d", worse)
+    finding = only(check(root))
+    assert (finding.severity, finding.kind, finding.file) == ("error", "unknown_value", "masks/b.png")
+    assert finding.details == {
+        "value": 12,
+        "pixels": 3,
+        "first": {"pixels": 2, "x": 5, "y": 3},
+        "count": 2,
+        "files": ["masks/b.png", "masks/d.png"],
+    }
+    assert "value 12 belongs to no class: 3 pixels in 2 masks" in finding.message
+    assert "(2 pixels, first at x=5, y=3)" in finding.message
+    assert "write 255 for pixels to ignore" in finding.message
+
+
+def test_size_mismatch_gives_both_sizes(root: Path) -> None:
+    save_mask(root, "c", GOOD[:4])
+    finding = only(check(root))
+    assert (finding.severity, finding.kind, finding.file) == ("error", "size_mismatch", "masks/c.png")
+    assert "masks/c.png is 16 x 4, but images/c.png is 16 x 8" in finding.message
+
+
+@pytest.mark.parametrize("name", ["images/a.png", "masks/a.png", "unlabeled/u.png"])
+def test_truncated_file_is_named(root: Path, name: str) -> None:
+    path = root / name
+    path.write_bytes(path.read_bytes()[:60])
+    finding = only(check(root))
+    assert (finding.severity, finding.kind, finding.file) == ("error", "unreadable", name)
+    assert name in finding.message and "Replace or remove the file" in finding.message
+
+
+def test_binary_masks_of_0_and_255_are_recognised(root: Path) -> None:
+    for id in "abcde":
+        save_mask(root, id, (GOOD == 1) * 255)
+    report = check(root)
+    finding = next(finding for finding in report.findings if finding.kind == "binary_mask")
+    assert finding.severity == "error" and finding.details["count"] == 5
+    assert "Write 1 in place of 255" in finding.message
+
+
+def test_binary_masks_are_not_reported_twice_with_another_ignore_index(root: Path) -> None:
+    for id in "abcde":
+        save_mask(root, id, (GOOD == 1) * 255)
+    assert [finding.kind for finding in check(root, ignore_index=254).errors] == ["binary_mask"]
+
+
+def test_background_and_border_in_some_masks_only_are_no_binary_masks(root: Path) -> None:
+    save_mask(root, "a", np.where(GOOD == 1, 255, 0))
+    assert check(root).findings == ()
+
+
+def test_rgb_masks_without_map_get_a_proposal(root: Path) -> None:
+    colors = np.array([[0, 0, 0], [128, 0, 0]], dtype=np.uint8)  # the palette's
+    colored = colors[np.minimum(GOOD, 1)]
+    colored[0, 0] = (9, 8, 7)
+    for id in "abcde":
+        save_mask(root, id, colored)
+    finding = only(check(root))
+    assert (finding.severity, finding.kind, finding.details["count"]) == ("error", "rgb_mask", 5)
+    assert finding.details["proposal"] == {"ground": [0, 0, 0], "tree": [128, 0, 0], "?1": [9, 8, 7]}
+    assert finding.details["colors"][-1] == [9, 8, 7, 5]
+    assert "data.colors: {ground: [0, 0, 0], tree: [128, 0, 0], ?1: [9, 8, 7]}" in finding.message
+
+
+def test_indices_saved_as_grey_rgb_are_recognised(root: Path) -> None:
+    for id in "abcde":
+        save_mask(root, id, np.stack([np.minimum(GOOD, 1)] * 3, axis=-1))
+    assert only(check(root)).details["proposal"] == {"ground": [0, 0, 0], "tree": [1, 1, 1]}
+
+
+def test_proposed_colours_mend_the_data(root: Path) -> None:
+    for id in "abcde":
+        save_mask(root, id, np.stack([np.minimum(GOOD, 1)] * 3, axis=-1))
+    proposal = only(check(root)).details["proposal"]
+    assert check(root, colors={name: tuple(color) for name, color in proposal.items()}).findings == ()
+
+
+def test_index_mask_beside_a_colour_map(root: Path) -> None:
+    (root / "labelmap.txt").write_text("ground:0,0,0::\ntree:0,128,0::\n")
+    finding = only(check(root))
+    assert (finding.severity, finding.kind, finding.details["count"]) == ("error", "index_mask", 5)
+
+
+def test_image_turned_by_exif(root: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down: the size stays
+    picture(0).save(root / "images/a.png", exif=exif)
+    finding = only(check(root))
+    assert (finding.severity, finding.kind, finding.file) == ("warning", "exif_rotated", "images/a.png")
+
+
+def test_mask_of_the_image_as_stored_is_told_so(root: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter: width and height change places
+    picture(0).save(root / "images/a.png", exif=exif)
+    error = check(root).errors[0]
+    assert error.kind == "size_mismatch"
+    assert "is 16 x 8, but images/a.png is 8 x 16. The mask was drawn on the image as stored" in error.message
+
+
+def test_near_duplicate_across_roles(root: Path) -> None:
+    picture(4).save(root / "images/a.jpg", quality=95)  # the test image once more
+    (root / "images/a.png").unlink()
+    finding = only(check(root, split=True))
+    assert (finding.severity, finding.kind) == ("warning", "near_duplicate")
+    assert finding.details == {"roles": ["labeled", "test"], "count": 1, "pairs": [["images/a.jpg", "images/e.png"]]}
+    assert "What is measured on test is too good then" in finding.message
+
+
+def test_duplicates_of_one_role_are_nobodys_business(root: Path) -> None:
+    picture(1).save(root / "images/a.png")
+    assert check(root, split=True).findings == ()
+
+
+def test_missing_class_is_named_by_role(root: Path) -> None:
+    save_mask(root, "e", np.zeros_like(GOOD))
+    finding = only(check(root, split=True))
+    assert (finding.severity, finding.kind) == ("warning", "missing_class")
+    assert finding.details == {"role": "test", "classes": ["tree"]}
+    assert "no test mask shows tree: it is not measured" in finding.message
+
+
+def test_mask_of_ignored_pixels_only(root: Path) -> None:
+    save_mask(root, "b", np.full_like(GOOD, 255))
+    finding = only(check(root))
+    assert (finding.severity, finding.kind, finding.file) == ("warning", "all_ignored", "masks/b.png")
+
+
+def test_one_lost_mask_among_many_is_a_likely_mistake(root: Path) -> None:
+    for seed in range(10, 14):
+        picture(seed).save(root / "images" / f"p{seed}.png")
+        save_mask(root, f"p{seed}", GOOD)
+    (root / "masks/a.png").unlink()
+    finding = only(check(root, split=True))
+    assert (finding.severity, finding.kind, finding.file) == ("warning", "no_mask", "images/a.png")
+    assert "1 of 8 images in images have no mask" in finding.message
+
+
+def test_masks_of_unlabelled_images_are_never_opened(root: Path) -> None:
+    (root / "masks/b.png").write_text("no mask")
+    (root / "u.txt").write_text("b\n")
+    config = SplitConfig(unlabeled_list="u.txt")
+    listing = list_dataset(DataConfig(), config, root)
+    manifest = draw_split(listing, config, root=root, seed=0)
+    report = check_dataset(listing, manifest, root)
+    assert report.errors == () and report.masks == 4
+
+
+def test_errors_come_first_and_the_report_is_json(root: Path) -> None:
+    save_mask(root, "a", np.full_like(GOOD, 255))
+    save_mask(root, "c", GOOD[:4])
+    report = check(root)
+    assert [finding.severity for finding in report.findings] == ["error", "warning"]
+    assert (len(report.errors), len(report.warnings)) == (1, 1)
+    plain = json.loads(json.dumps(report.to_dict()))
+    assert (plain["errors"], plain["warnings"], plain["findings"][0]["kind"]) == (1, 1, "size_mismatch")
+
+
+@pytest.mark.parametrize(("name", "layout"), [("voc", "pascal_voc"), ("cityscapes", "cityscapes")])
+def test_real_files_have_no_errors(name: str, layout: str) -> None:
+    folder = SHARED / "fixtures" / name
+    if not folder.is_dir():
+        pytest.skip(f"the {name} fixture is not on this machine")
+    report = check(folder, split=True, layout=layout)
+    assert report.errors == ()
+    assert {finding.kind for finding in report.warnings} == {"missing_class"}

@@ -1,0 +1,93 @@
+"""Steps split and check: files written, the report, and a check of data that cannot be split."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cwbass.config import SplitConfig
+from cwbass.data.manifest import Manifest
+from cwbass.errors import DataError
+from cwbass.steps.check import check
+from cwbass.steps.split import SplitParams, split
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Four images with masks of 8 pixels, three of them ground; d is tested on; u has no mask."""
+    rng = np.random.default_rng(0)
+    for name in ("images/a", "images/b", "images/c", "images/d", "unlabeled/u"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (2, 4, 3), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "masks").mkdir()
+    for id in "abcd":
+        mask = np.array([[0, 0, 0, 1], [255, 255, 255, 255]], dtype=np.uint8)
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{id}.png")
+    (tmp_path / "classes.txt").write_text("ground\ntree\n")
+    (tmp_path / "test.txt").write_text("d\n")
+    return tmp_path
+
+
+def test_split_writes_the_manifest_and_a_list_for_each_role(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    report = split(SplitParams(seed=3, split=SplitConfig(labeled=2)), data_root=root, out_dir=out)
+    manifest = Manifest.read(out / "manifest.json")
+    assert sorted(path.name for path in out.iterdir()) == [
+        "labeled.txt",
+        "manifest.json",
+        "selection.txt",
+        "test.txt",
+        "unlabeled.txt",
+    ]
+    for role in ("labeled", "unlabeled", "selection", "test"):
+        assert (out / f"{role}.txt").read_text().split() == [sample.id for sample in manifest.samples(role)]
+    plain = json.loads(json.dumps(report.to_dict()))
+    assert plain["hash"] == manifest.hash and plain["seed"] == 3
+    assert plain["counts"] == {"labeled": 2, "unlabeled": 2, "selection": 0, "test": 1}
+    assert plain["pixel_share"] == {"ground": {"labeled": 0.75, "pool": 0.75}, "tree": {"labeled": 0.25, "pool": 0.25}}
+    assert "No selection slice" in plain["notes"][0]
+
+
+def test_written_list_draws_the_same_roles_again(root: Path, tmp_path: Path) -> None:
+    first = split(SplitParams(split=SplitConfig(labeled=2)), data_root=root, out_dir=tmp_path / "one")
+    again = SplitConfig(labeled_list=str(tmp_path / "one" / "labeled.txt"))
+    assert split(SplitParams(split=again), data_root=root, out_dir=tmp_path / "two").hash == first.hash
+
+
+def test_same_parameters_give_the_same_bytes(root: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        split(SplitParams(), data_root=root, out_dir=tmp_path / name)
+    one, two = ((tmp_path / name / "manifest.json").read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
+def test_check_reports_what_stops_the_split_and_every_other_error(root: Path) -> None:
+    (root / "masks/a.png").write_text("no mask")
+    Image.fromarray(np.full((2, 4), 7, dtype=np.uint8)).save(root / "masks/b.png")
+    report = check(SplitParams(), data_root=root)
+    assert [finding.kind for finding in report.errors] == ["no_split", "unreadable", "unknown_value"]
+    assert "the split cannot be drawn" in report.errors[0].message
+
+
+def test_check_opens_no_mask_of_an_unlabelled_image_even_if_the_split_fails(root: Path) -> None:
+    for id in "ab":
+        (root / f"masks/{id}.png").write_text("no mask")
+    (root / "labeled.txt").write_text("b\n")
+    report = check(SplitParams(split=SplitConfig(labeled_list="labeled.txt")), data_root=root)
+    assert [finding.file for finding in report.errors if finding.kind == "unreadable"] == ["masks/b.png"]
+
+
+def test_check_writes_nothing(root: Path) -> None:
+    before = sorted(root.rglob("*"))
+    assert check(SplitParams(), data_root=root).errors == ()
+    assert sorted(root.rglob("*")) == before
+
+
+def test_unlistable_data_is_an_error_of_its_own(root: Path) -> None:
+    (root / "labeled.txt").write_text("gone\n")
+    with pytest.raises(DataError, match=r"labeled\.txt, line 1: 'gone' is not among"):
+        check(SplitParams(split=SplitConfig(labeled_list="labeled.txt")), data_root=root)
