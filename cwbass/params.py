@@ -77,18 +77,18 @@ def parse_yaml(text: str, name: str) -> dict[str, Any]:
     """YAML text to a mapping with string keys.
 
     Raises:
-        ParamsError: It is not YAML, not a mapping, or holds what JSON cannot say.
+        ParamsError: It is not YAML, gives a key twice, is no mapping, or holds what JSON cannot say.
     """
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, Loader=_UniqueKeyLoader)
         if values is None:
             return {}
         if not isinstance(values, dict):
             raise ParamsError(f"{name} holds {type(values).__name__}, not a mapping of sections.")
-        plain: dict[str, Any] = json.loads(json.dumps(values, allow_nan=False))
+        plain: dict[str, Any] = json.loads(json.dumps(values, allow_nan=False, ensure_ascii=False).encode())
     except yaml.YAMLError as error:
-        raise ParamsError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
-    except (TypeError, ValueError, RecursionError) as error:
+        raise ParamsError(f"{name} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    except (TypeError, ValueError, RecursionError, LookupError, AttributeError) as error:  # the last two: `!!bool x`, `!!int ""`
         raise ParamsError(f"{name} holds a value that no parameter takes: {error}.") from error
     return plain
 
@@ -129,6 +129,19 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         flat.update(flatten(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value})
     return flat
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """A safe loader that does not let the last of two equal keys win."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key {key.value!r} is given twice; keep one", problem_mark=key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else "")
+        return node
 
 
 def _override(values: dict[str, Any], override: str) -> None:

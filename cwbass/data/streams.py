@@ -41,7 +41,8 @@ def index_at(position: int, length: int, *, seed: int, stream: Stream) -> int:
     return int(_order(seed, _STREAM_KEY[stream], cycle, length)[offset])
 
 
-def _view_rng(seed: int, stream: Stream, position: int) -> np.random.Generator:
+def view_rng(seed: int, stream: Stream, position: int) -> np.random.Generator:
+    """What draws the views at ``position`` of a stream."""
     return np.random.default_rng([seed, _STREAM_KEY[stream], _VIEW, position])
 
 
@@ -54,7 +55,7 @@ class LabeledStream(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         index = index_at(position, len(self.source), seed=self.seed, stream="labeled")
         image = self.source.image(index)
-        geometry = draw_geometry(image.shape[:2], self.augment, _view_rng(self.seed, "labeled", position))
+        geometry = draw_geometry(image.shape[:2], self.augment, view_rng(self.seed, "labeled", position))
         size = self.augment.crop_size
         return crop_image(image, geometry, size), crop_mask(self.source.mask(index), geometry, size, self.ignore_index)
 
@@ -68,7 +69,7 @@ class UnlabeledStream(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
         index = index_at(position, len(self.source), seed=self.seed, stream="unlabeled")
         image = self.source.image(index)
-        rng = _view_rng(self.seed, "unlabeled", position)
+        rng = view_rng(self.seed, "unlabeled", position)
         geometry = draw_geometry(image.shape[:2], self.augment, rng)
         weak = crop_image(image, geometry, self.augment.crop_size)
         return weak, strong_view(weak, self.augment, rng), crop_valid(geometry, self.augment.crop_size)

@@ -80,6 +80,17 @@ class EmaConfig(Section):
     buffers: Buffers = Field(default="average", description="Running statistics: averaged like weights, or copied as published.")
 
 
+class SecondStageConfig(Section):
+    """Training anew on labels made offline, reliable images first (see steps.second_stage)."""
+
+    enabled: bool = Field(default=False, description="Whether there is a second stage.")
+    steps: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Steps of each of its two trainings; null: as many as train.steps, warm-up included."
+    )
+    reliable: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.5, description="Share of the unlabelled images labelled first.")
+    flip: bool = Field(default=True, description="Whether labels are the mean over the image and its mirror image.")
+
+
 class CwBassTerms(Section):
     """Every term of the method, each with its own switch."""
 
@@ -97,6 +108,7 @@ class CwBassTerms(Section):
         default="valid", description="What the confidence-weighted sum is divided by: kept pixels, as published, or all valid ones."
     )
     ignore_padding: bool = Field(default=True, description="Whether padding is left out of every statistic and loss.")
+    second_stage: SecondStageConfig = SecondStageConfig()
     norm: Literal["joint", "separate", "labeled"] = Field(
         default="labeled",
         description="Batch norm. joint: labelled and unlabelled images share a batch. separate: each its own, both remembered, as "
@@ -181,7 +193,7 @@ class CwBass(Method):
         terms = self.terms
         valid = unlabeled.valid if terms.ignore_padding else torch.ones_like(unlabeled.valid)
         with torch.no_grad():
-            confidence, label = confidence_and_label(self.teacher(unlabeled.weak))  # [B, H, W] each
+            confidence, label = self.pseudo_labels(unlabeled)  # [B, H, W] each
             tau = self._threshold(confidence, label, valid)  # [] or [K]
             kept = valid & (confidence > threshold_map(tau, label))
             sums = self._counts(label, kept, valid, confidence)
@@ -222,6 +234,10 @@ class CwBass(Method):
             },
             sums=sums,
         )
+
+    def pseudo_labels(self, unlabeled: UnlabeledBatch) -> tuple[Tensor, Tensor]:
+        """The teacher's confidence and label of each pixel. [B, H, W] float32 and int64."""
+        return confidence_and_label(self.teacher(unlabeled.weak))
 
     def after_optimizer_step(self, progress: Progress) -> None:
         ema = self.terms.ema

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,11 +14,12 @@ from cwbass.methods.cw_bass import CwBassConfig
 from cwbass.models import build_model
 from cwbass.models.base import SegmentationNet
 from cwbass.params import AnyMethodConfig
+from cwbass.steps.second_stage import FIRST_BEST, FIRST_LAST, SecondStage
 from cwbass.steps.training import TrainReport, WarmupParams, start_run
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint
 from cwbass.training.loop import Schedule
 from cwbass.training.optim import build_optimizer
-from cwbass.training.stage import Stage, plan_steps
+from cwbass.training.stage import Run, Stage, plan_steps
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,8 @@ class TrainParams(WarmupParams):
 
 def train(params: TrainParams, *, manifest: Path, warmup: Path, data_root: Path, out_dir: Path) -> TrainReport:
     """Train ``params.method``; writes ``last.pt``, ``best.pt`` (with a selection slice) and ``history.jsonl``.
+
+    With a second stage these are its last training's; those of the stages before lie beside them.
 
     Args:
         params: Sections the step depends on.
@@ -63,11 +67,23 @@ def train(params: TrainParams, *, manifest: Path, warmup: Path, data_root: Path,
 
     out_dir.mkdir(parents=True, exist_ok=True)
     stage = Stage(run, "train", method, params.method.name, optimizer, out_dir=out_dir, history=[], timings=[])
-    stage.train(Schedule(start.step, total, total, epoch_steps, start.step), checkpoint=LAST, best=BEST)
+    schedule = Schedule(start.step, total, total, epoch_steps, start.step)
+    if not (isinstance(params.method, CwBassConfig) and params.method.terms.second_stage.enabled):
+        stage.train(schedule, checkpoint=LAST, best=BEST)
+        return _report(run, [stage], total, out_dir)
+    second = SecondStage(run, params.model, params.method, schedule, steps=total, out_dir=out_dir)
+    stage.train(schedule, checkpoint=FIRST_LAST, best=FIRST_BEST, snapshots=second.snapshots)
+    stages = [stage, *second.retrain(stage, last=LAST, best=BEST)]
+    return _report(run, stages, total + 2 * second.steps, out_dir)
+
+
+def _report(run: Run, stages: Sequence[Stage], steps: int, out_dir: Path) -> TrainReport:
+    """Names the files of the last stage, which are the run's."""
     written = {"last": str(out_dir / LAST)}
-    if stage.best:
+    if stages[-1].best:
         written["best"] = str(out_dir / BEST)
-    return TrainReport("train", total, run.manifest.hash, written, {"train": stage.best.get("miou")})
+    reached = {stage.name: stage.best.get("miou") for stage in stages}
+    return TrainReport("train", steps, run.manifest.hash, written, reached)
 
 
 def _check_warmup(start: Checkpoint, params: TrainParams, split_hash: str, total: int, path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from cwbass.config import AugmentConfig, EvalConfig, TrainConfig
 from cwbass.data.cache import open_source
 from cwbass.data.manifest import Manifest
+from cwbass.data.offline import OfflineStream, collate_offline
 from cwbass.data.streams import LabeledStream, UnlabeledStream, collate_labeled, collate_unlabeled, make_loader
 from cwbass.errors import DataError
 from cwbass.evaluation.evaluate import evaluate
@@ -63,13 +64,14 @@ class Stage:
 
     Args:
         run: What all stages share.
-        name: ``warmup``, ``baseline`` or ``train``.
+        name: ``warmup``, ``baseline``, ``train``, or a retraining of the second stage.
         method: What is trained, on the run's device.
         method_name: Its name in METHODS.
         optimizer: Of the method's student.
         out_dir: Where checkpoints and history go.
         history: Rows of the stages before; this stage's are appended.
         timings: Likewise; apart, so that the history and the checkpoints of two equal runs are equal.
+        offline: Unlabelled crops with labels made before; None takes the run's unlabelled images.
     """
 
     def __init__(
@@ -83,19 +85,24 @@ class Stage:
         out_dir: Path,
         history: list[dict[str, Any]],
         timings: list[dict[str, Any]],
+        offline: OfflineStream | None = None,
     ) -> None:
         self.run, self.name, self.method, self.method_name = run, name, method, method_name
         self.optimizer, self.out_dir, self.history, self.timings = optimizer, out_dir, history, timings
+        self.offline = offline
         self.best: dict[str, Any] = {}
         self.epochs_without_gain = 0
 
-    def train(self, schedule: Schedule, *, checkpoint: str, best: str | None) -> None:
+    def train(
+        self, schedule: Schedule, *, checkpoint: str, best: str | None, snapshots: Mapping[int, str] | None = None
+    ) -> None:
         """Take the steps of ``schedule``.
 
         Args:
             schedule: Which steps.
             checkpoint: File in ``out_dir`` for the newest state, written after every epoch.
             best: File for the state that scores best on the selection slice; None keeps none.
+            snapshots: Steps after which the networks are kept, and the file for each.
         """
         run = self.run
         if self.method.needs_unlabeled and not run.manifest.unlabeled:
@@ -125,6 +132,12 @@ class Stage:
                 return False
             return True
 
+        def on_step(taken: int) -> None:
+            line.step(taken)
+            if snapshots and taken in snapshots:
+                state = self.checkpoint(taken, schedule.epoch_of(taken))
+                save_checkpoint(replace(state, optimizer={}, rng={}), self.out_dir / snapshots[taken])
+
         fit(
             self.method,
             labeled,
@@ -136,7 +149,7 @@ class Stage:
             device=run.device,
             autocast_dtype=run.autocast_dtype,
             on_epoch=on_epoch,
-            on_step=line.step,
+            on_step=on_step,
             accumulate=run.train.accumulate,
             max_grad_norm=run.train.optimizer.max_grad_norm,
             max_nonfinite=run.train.max_nonfinite,
@@ -157,6 +170,8 @@ class Stage:
         labeled = make_loader(stream, collate_labeled, batch_size=train.batch_labeled, **settings)
         if not self.method.needs_unlabeled:
             return labeled, None
+        if self.offline is not None:
+            return labeled, make_loader(self.offline, collate_offline, batch_size=train.batch_unlabeled, **settings)
         views = UnlabeledStream(open_source(run.manifest.unlabeled, run.data_root, spec, cache), run.augment, seed=run.seed)
         return labeled, make_loader(views, collate_unlabeled, batch_size=train.batch_unlabeled, **settings)
 

@@ -86,6 +86,15 @@ def test_a_changed_file_is_decoded_anew(root: Path, samples: list[Sample], tmp_p
         assert not np.array_equal(before.image(2), after.image(2))
 
 
+def test_a_file_changed_at_the_same_length_is_decoded_anew(tmp_path: Path) -> None:
+    sample, values = Sample("a", "a.bmp"), []
+    for value in (1, 2):
+        Image.fromarray(np.full((2, 2, 3), value, dtype=np.uint8)).save(tmp_path / "a.bmp")
+        os.utime(tmp_path / "a.bmp", ns=(0, value))  # a clock as coarse as some disks' must not decide
+        values.append(int(open_source([sample], tmp_path, SPEC, tmp_path / "cache").image(0)[0, 0, 0]))
+    assert values == [1, 2]
+
+
 def test_other_classes_or_another_order_make_another_cache(root: Path, samples: list[Sample], tmp_path: Path) -> None:
     first = open_source(samples, root, SPEC, tmp_path / "cache")
     merged = DatasetSpec(("sky", "rest"), default_palette(2), ids={0: 0, 7: 1, 9: 1, 255: 255})

@@ -81,6 +81,7 @@ def test_scales_positions_and_flips_cover_their_ranges() -> None:
     config = AugmentConfig(crop_size=32, scale=(0.5, 2.0), hflip=0.25)
     drawn = [draw_geometry((100, 100), config, np.random.default_rng(seed)) for seed in range(2000)]
     heights = [g.height for g in drawn]
+    assert abs(np.corrcoef([g.top for g in drawn if g.height < 40], [g.left for g in drawn if g.height < 40])[0, 1]) < 0.1
     assert (min(heights), max(heights)) == (16, 64)
     assert min(g.top for g in drawn) == 0
     assert max(g.top + g.height for g in drawn) == 100

@@ -1,0 +1,228 @@
+"""The second stage of ``train``: the best network labels images offline, and training starts anew on them.
+
+After ST++ (arXiv:2106.05095), with the loss of CW-BASS. The images whose predictions were steady
+throughout the first stage are labelled first; the network retrained on them labels the rest, and
+the last training takes all. Both trainings start from the run's initial weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cwbass.config import ModelConfig
+from cwbass.data.cache import ImageSource, open_source
+from cwbass.data.offline import OfflineStream, PseudoLabels
+from cwbass.errors import ParamsError
+from cwbass.evaluation.evaluate import evaluate
+from cwbass.methods.cw_bass import CwBassConfig
+from cwbass.methods.offline import OfflineCwBass
+from cwbass.models.base import SegmentationNet
+from cwbass.steps.training import network_factory
+from cwbass.training.checkpoint import Checkpoint, load_checkpoint
+from cwbass.training.loop import Schedule
+from cwbass.training.optim import build_optimizer
+from cwbass.training.second_stage import measure_reliability, rank_by_reliability, write_pseudo_labels
+from cwbass.training.seed import seed_everything
+from cwbass.training.stage import Run, Stage, write_rows
+from cwbass.types import Reliability
+
+logger = logging.getLogger(__name__)
+
+FIRST_LAST, FIRST_BEST = "first_stage_last.pt", "first_stage_best.pt"
+RELIABLE_LAST, RELIABLE_BEST = "retrain_reliable_last.pt", "retrain_reliable_best.pt"
+SNAPSHOTS = ("snapshot_1.pt", "snapshot_2.pt")  # after a third and two thirds of the first stage
+PSEUDO_LABELS, RELIABILITY = "pseudo_labels", "reliability.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Labelling:
+    """Images that one network has labelled."""
+
+    chosen: tuple[int, ...]  # of the unlabelled images
+    reliability: Reliability | None  # of the network, on the selection slice; None where there is none
+
+
+class SecondStage:
+    """What the second stage needs, checked before the first one spends any time.
+
+    Args:
+        run: What all stages share.
+        model: Architecture and starting weights.
+        method: The recipe.
+        first: Schedule of the first stage.
+        steps: Optimiser steps of each training, where ``second_stage.steps`` is null.
+        out_dir: Where files go.
+
+    Raises:
+        ParamsError: The first stage is too short to tell reliable images by, or there are too few
+            unlabelled images.
+        WeightsError: The starting weights cannot be had.
+    """
+
+    def __init__(
+        self, run: Run, model: ModelConfig, method: CwBassConfig, first: Schedule, *, steps: int, out_dir: Path
+    ) -> None:
+        self.run, self.method, self.config, self.out_dir = run, method, method.terms.second_stage, out_dir
+        self.steps = self.config.steps or steps
+        self.epoch_steps = first.epoch_steps
+        self.key = f"method.{method.recipe}.second_stage"
+        length, images = first.stop - first.stage_start, len(run.manifest.unlabeled)
+        if length < 3:
+            raise ParamsError(
+                f"{self.key} compares snapshots after a third and two thirds of the first stage, which has {length} steps "
+                f"after the warm-up. Raise train.steps, or set {self.key}.enabled: false."
+            )
+        if images < 2:
+            raise ParamsError(
+                f"{self.key} labels some unlabelled images first and the rest later; the split has {images}. "
+                f"Add images without masks, or set {self.key}.enabled: false."
+            )
+        self.snapshots = {first.stage_start + third * length // 3: name for third, name in enumerate(SNAPSHOTS, start=1)}
+        seed_everything(run.seed)  # as the warm-up did: the same weights
+        self.initial = network_factory(model, run.manifest.spec.num_classes, out_dir / "weights")()
+        self.folder = out_dir / PSEUDO_LABELS
+
+    def retrain(self, first: Stage, *, last: str, best: str) -> list[Stage]:
+        """Label and train twice; writes ``last`` and ``best`` of the second training.
+
+        Args:
+            first: The first stage, done, with its checkpoints under ``FIRST_LAST`` and ``FIRST_BEST``.
+            last: File in ``out_dir`` for the newest state.
+            best: File for the state that scores best on the selection slice.
+
+        Raises:
+            ParamsError: The network did not change during the first stage.
+        """
+        cache = self.run.train.cache
+        unlabeled = self.run.manifest.unlabeled
+        source = open_source(unlabeled, self.run.data_root, self.run.manifest.spec, None if cache is None else Path(cache))
+        order = self._rank(source)
+        count = min(max(1, round(self.config.reliable * len(order))), len(order) - 1)
+
+        teacher = FIRST_BEST if first.best else FIRST_LAST
+        done = [self._label(teacher, source, order[:count])]
+        middle = self._train("retrain_reliable", source, done, first, last=RELIABLE_LAST, best=RELIABLE_BEST)
+        done.append(self._label(RELIABLE_BEST if middle.best else RELIABLE_LAST, source, order[count:]))
+        final = self._train("retrain_all", source, done, middle, last=last, best=best)
+        return [middle, final]
+
+    def _rank(self, source: ImageSource) -> list[int]:
+        """Indices of the unlabelled images, most reliable first."""
+        last = load_checkpoint(self.out_dir / FIRST_LAST)
+        earlier = [snapshot for snapshot in self._read_snapshots() if snapshot.step < last.step]
+        if not earlier:
+            raise ParamsError(
+                f"train.early_stop ended the first stage after {last.step} steps, before its first snapshot at "
+                f"{min(self.snapshots)}: reliable images cannot be told. Raise train.early_stop, or set {self.key}.enabled: false."
+            )
+        final = last.network()
+        before = [snapshot.network() for snapshot in earlier]
+        for snapshot, net in zip(earlier, before, strict=True):
+            if _same_weights(net, final):
+                raise ParamsError(
+                    f"the {last.networks[-1]} is the same after step {snapshot.step} and step {last.step}, so every image would be "
+                    f"perfectly reliable. Check train.optimizer.lr and the method's ema.decay, or set {self.key}.enabled: false."
+                )
+        found = measure_reliability(
+            [self._on_device(net) for net in before],
+            self._on_device(final),
+            source,
+            num_classes=self.run.manifest.spec.num_classes,
+            config=self.run.eval,
+            device=self.run.device,
+            autocast_dtype=self.run.autocast_dtype,
+        )
+        order = rank_by_reliability(found)
+        ids = [sample.id for sample in self.run.manifest.unlabeled]
+        write_rows(self.out_dir / RELIABILITY, [{"id": ids[index], "reliability": found[index]} for index in order])
+        logger.info(
+            "reliability of %d unlabelled images over steps %s and %d: %.3f to %.3f, median %.3f",
+            len(found),
+            ", ".join(str(snapshot.step) for snapshot in earlier),
+            last.step,
+            found[order[-1]],
+            found[order[0]],
+            found[order[len(order) // 2]],
+        )
+        return order
+
+    def _read_snapshots(self) -> list[Checkpoint]:
+        """Those of this run: an earlier run in the same folder may have left its own at other steps."""
+        paths = [self.out_dir / name for name in self.snapshots.values()]
+        return [snapshot for snapshot in map(load_checkpoint, filter(Path.is_file, paths)) if snapshot.step in self.snapshots]
+
+    def _label(self, checkpoint: str, source: ImageSource, chosen: Sequence[int]) -> Labelling:
+        """Let a checkpoint's preferred network label the chosen images."""
+        run = self.run
+        config = run.eval.model_copy(update={"flip": self.config.flip})
+        net = self._on_device(load_checkpoint(self.out_dir / checkpoint).network())
+        settings: dict[str, Any] = {"config": config, "device": run.device, "autocast_dtype": run.autocast_dtype}
+        confidence = write_pseudo_labels(
+            net, source, chosen, self._ids(chosen), self.folder, spec=run.manifest.spec, **settings
+        )
+        logger.info("%s labelled %d images with a mean confidence of %.3f", checkpoint, len(chosen), confidence)
+        if not run.manifest.selection:
+            return Labelling(tuple(chosen), None)
+        scores = evaluate(
+            net, run.manifest.selection, root=run.data_root, spec=run.manifest.spec, boundary=False, **settings
+        )
+        return Labelling(tuple(chosen), scores.reliability)
+
+    def _train(
+        self, name: str, source: ImageSource, done: Sequence[Labelling], before: Stage, *, last: str, best: str
+    ) -> Stage:
+        """Train from the initial weights on all images that are labelled by now."""
+        run, spec = self.run, self.run.manifest.spec
+        method = OfflineCwBass(
+            self.method, lambda: copy.deepcopy(self.initial), num_classes=spec.num_classes, ignore_index=spec.ignore_index
+        )
+        method.calibrate_labels(_pooled(done))
+        method.to(run.device, memory_format=torch.channels_last)
+        batch = run.train.batch_labeled * run.train.accumulate
+        optimizer = build_optimizer(method.student, run.train.optimizer, batch_size=batch)
+        chosen = sorted(index for labelling in done for index in labelling.chosen)
+        labels = PseudoLabels(source, chosen, self._ids(chosen), self.folder)
+        stream = OfflineStream(labels, run.augment, ignore_index=spec.ignore_index, seed=run.seed)
+        stage = Stage(
+            run,
+            name,
+            method,
+            self.method.name,
+            optimizer,
+            out_dir=self.out_dir,
+            history=before.history,
+            timings=before.timings,
+            offline=stream,
+        )
+        stage.train(Schedule(0, self.steps, self.steps, self.epoch_steps, 0), checkpoint=last, best=best)
+        return stage
+
+    def _ids(self, chosen: Sequence[int]) -> list[str]:
+        return [self.run.manifest.unlabeled[index].id for index in chosen]
+
+    def _on_device(self, net: SegmentationNet) -> SegmentationNet:
+        return net.to(self.run.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _pooled(labellings: Sequence[Labelling]) -> Reliability | None:
+    """Reliability of labels of several networks together, each with its share of the images."""
+    images = sum(len(labelling.chosen) for labelling in labellings)
+    correct, total = [], []
+    for labelling in labellings:
+        if labelling.reliability is None:
+            return None
+        share = len(labelling.chosen) / images
+        correct.append(labelling.reliability.correct * share)
+        total.append(labelling.reliability.total * share)
+    return Reliability(correct=torch.stack(correct).sum(0), total=torch.stack(total).sum(0))
+
+
+def _same_weights(one: SegmentationNet, other: SegmentationNet) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))

@@ -1,0 +1,138 @@
+"""Which unlabelled images to trust first, and the labels a network gives them.
+
+Source: ST++ (Yang et al., "ST++: Make Self-training Work Better for Semi-supervised Semantic
+Segmentation", CVPR 2022, arXiv:2106.05095), section 3.3: an image whose prediction hardly changed
+while the network learned is more likely to be predicted right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cwbass.config import EvalConfig
+from cwbass.data.base import DatasetSpec
+from cwbass.data.cache import ImageSource
+from cwbass.data.offline import write_pseudo_label
+from cwbass.evaluation.inference import predict_probs
+
+
+def agreement(one: Tensor, other: Tensor, num_classes: int) -> float:
+    """mIoU of two label maps, over the classes that either of them names.
+
+    Args:
+        one: Class of each pixel. [H, W] integer.
+        other: Likewise.
+        num_classes: C.
+
+    Returns:
+        In [0, 1].
+    """
+    pairs = torch.bincount((one.long() * num_classes + other.long()).flatten(), minlength=num_classes**2)
+    counts = pairs.view(num_classes, num_classes).double()
+    both = counts.diagonal()
+    union = counts.sum(0) + counts.sum(1) - both
+    return (both / union).nanmean().item()  # 0 / 0 where neither names the class
+
+
+def reliability(earlier: Sequence[Tensor], last: Tensor, num_classes: int) -> float:
+    """How little a prediction changed: its mean agreement with earlier ones.
+
+    Args:
+        earlier: Label maps of snapshots of the network, at least one. [H, W] integer each.
+        last: Label map of the network when it was done. [H, W] integer.
+        num_classes: C.
+
+    Returns:
+        In [0, 1]; 1 where no pixel changed.
+    """
+    return sum(agreement(one, last, num_classes) for one in earlier) / len(earlier)
+
+
+def measure_reliability(
+    earlier: Sequence[nn.Module],
+    last: nn.Module,
+    source: ImageSource,
+    *,
+    num_classes: int,
+    config: EvalConfig,
+    device: torch.device,
+    autocast_dtype: torch.dtype | None,
+) -> list[float]:
+    """:func:`reliability` of every image of a source.
+
+    Args:
+        earlier: Snapshots of the network, on ``device``, in eval mode.
+        last: The network when it was done, likewise.
+        source: Images; no mask is asked for.
+        num_classes: C.
+        config: How to predict.
+        device: Where the networks are.
+        autocast_dtype: Lower precision of the networks; None is float32.
+    """
+    found = []
+    for index in range(len(source)):
+        image = source.image(index)
+        *before, after = (_probs(net, image, config, device, autocast_dtype).argmax(0) for net in (*earlier, last))
+        found.append(reliability(before, after, num_classes))
+    return found
+
+
+def rank_by_reliability(reliabilities: Sequence[float]) -> list[int]:
+    """Indices from the most to the least reliable; equals stay in order."""
+    return sorted(range(len(reliabilities)), key=lambda index: -reliabilities[index])
+
+
+def write_pseudo_labels(
+    net: nn.Module,
+    source: ImageSource,
+    chosen: Sequence[int],
+    ids: Sequence[str],
+    out_dir: Path,
+    *,
+    spec: DatasetSpec,
+    config: EvalConfig,
+    device: torch.device,
+    autocast_dtype: torch.dtype | None,
+) -> float:
+    """Label images; see :mod:`cwbass.data.offline` for the files.
+
+    Args:
+        net: On ``device``, in eval mode.
+        source: Images; no mask is asked for.
+        chosen: Which of them, by index.
+        ids: Id of each chosen image.
+        out_dir: Where the files go.
+        spec: Classes and palette.
+        config: How to predict.
+        device: Where the network is.
+        autocast_dtype: Lower precision of the network; None is float32.
+
+    Returns:
+        Mean confidence of the labels, images alike. In [0, 1].
+    """
+    total = 0.0
+    for index, sample_id in zip(chosen, ids, strict=True):
+        confidence, label = _probs(net, source.image(index), config, device, autocast_dtype).max(0)  # [H, W] each
+        total += confidence.mean().item()
+        scaled = (confidence * 255).round().clamp(max=255)  # a mean of probabilities can exceed 1 by a hair
+        write_pseudo_label(out_dir, sample_id, _bytes(label), _bytes(scaled), spec)
+    return total / max(1, len(chosen))
+
+
+def _probs(
+    net: nn.Module, image: NDArray[np.uint8], config: EvalConfig, device: torch.device, autocast_dtype: torch.dtype | None
+) -> Tensor:
+    """Probabilities of an image. [H, W, 3] uint8 -> [C, H, W] float32 on ``device``."""
+    batch = torch.tensor(image, device=device)[None].permute(0, 3, 1, 2)
+    with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
+        return predict_probs(net, batch, config)[0]
+
+
+def _bytes(values: Tensor) -> NDArray[np.uint8]:
+    return values.to(torch.uint8).cpu().numpy()

@@ -1,0 +1,3 @@
+from tiny import shapes, tiny_run
+
+__all__ = ["shapes", "tiny_run"]

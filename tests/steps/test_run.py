@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import TinyRun, run_training, sections, smoke_params
+
+from cwbass.errors import CheckpointError, DataError, ParamsError
+from cwbass.steps.evaluate import evaluate
+from cwbass.steps.predict import predict
+from cwbass.steps.report import report
+from cwbass.steps.train import TrainParams, train
+from cwbass.training.checkpoint import file_sha256, load_checkpoint
+
+
+def rows(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_run_leaves_exactly_these_files(tiny_run: TinyRun) -> None:
+    assert sorted(path.name for path in tiny_run.warmup.iterdir()) == sorted(
+        [f"{name}.pt{end}" for name in ("warmup", "baseline_last", "baseline_best") for end in ("", ".sha256")]
+        + ["history.jsonl", "timings.jsonl"]
+    )
+    assert sorted(path.name for path in tiny_run.train.iterdir()) == sorted(
+        [f"{name}.pt{end}" for name in ("last", "best") for end in ("", ".sha256")] + ["history.jsonl", "timings.jsonl"]
+    )
+
+
+def test_baseline_and_method_take_the_same_number_of_steps(tiny_run: TinyRun) -> None:
+    steps = {path: load_checkpoint(path).step for path in (tiny_run.warmup / "baseline_last.pt", tiny_run.train / "last.pt")}
+    assert set(steps.values()) == {16}
+    assert load_checkpoint(tiny_run.warmup / "warmup.pt").step == 8
+
+
+def test_history_has_a_row_an_epoch_with_what_the_method_did(tiny_run: TinyRun) -> None:
+    history = rows(tiny_run.train / "history.jsonl")
+    assert [row["step"] for row in history] == [12, 16]
+    for row in history:
+        retention = row["retention"]
+        assert isinstance(retention, float) and 0 <= retention <= 1
+        assert isinstance(row["selection_miou"], float)
+        kept = row["retention_per_class"]
+        assert isinstance(kept, list) and len(kept) == 8
+        assert sum(row["pseudo_label_share"]) == pytest.approx(1) or row["retention"] == 0  # type: ignore[arg-type]
+
+
+def test_metrics_hold_the_names_that_others_rely_on(tiny_run: TinyRun) -> None:
+    metrics = json.loads((tiny_run.reports / "metrics.json").read_text())
+    for key in ("miou", "baseline_miou", "boundary_iou", "boundary_f1_3px", "ece", "pixel_accuracy"):
+        assert 0 <= metrics[key] <= 1, key
+    assert metrics["miou_gain"] == pytest.approx(metrics["miou"] - metrics["baseline_miou"])
+    assert metrics["split_hash"] == json.loads(tiny_run.manifest.read_text())["hash"]
+    assert (metrics["protocol"], metrics["seed"], metrics["images"]) == ("whole scale:1", 0, 6)
+    scored = [row["iou"] for row in metrics["per_class"].values() if row["iou"] is not None]
+    assert metrics["miou"] == pytest.approx(sum(scored) / len(scored))
+    assert set(metrics["checkpoints"]) == {
+        f"{prefix}{network} {name}" for prefix in ("", "baseline ") for network in ("student", "teacher") for name in ("selected", "last")
+    }
+
+
+def test_the_same_seed_gives_the_same_bytes(tiny_run: TinyRun, tmp_path: Path) -> None:
+    again = run_training(tmp_path, tiny_run.data, tiny_run.params)
+    for name in ("warmup/warmup.pt", "warmup/baseline_last.pt", "train/last.pt", "train/best.pt", "train/history.jsonl"):
+        assert file_sha256(tmp_path / name) == file_sha256(tiny_run.root / name), name
+    assert (again.reports / "metrics.json").read_bytes() == (tiny_run.reports / "metrics.json").read_bytes()
+
+
+def test_another_seed_gives_other_weights(tiny_run: TinyRun, tmp_path: Path) -> None:
+    params = tiny_run.params.model_copy(update={"seed": 1, "train": tiny_run.params.train.model_copy(update={"baseline": False})})
+    run_dir = tmp_path / "train"
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        train(sections(params, TrainParams), manifest=tiny_run.manifest, warmup=tmp_path / "none.pt", data_root=tiny_run.data, out_dir=run_dir)
+    train(
+        sections(params, TrainParams),
+        manifest=tiny_run.manifest,
+        warmup=tiny_run.warmup / "warmup.pt",
+        data_root=tiny_run.data,
+        out_dir=run_dir,
+    )
+    one, other = load_checkpoint(run_dir / "last.pt"), load_checkpoint(tiny_run.train / "last.pt")
+    assert any(not torch.equal(value, other.method_state[name]) for name, value in one.method_state.items())
+
+
+def test_the_checkpoint_scores_the_same_without_its_params_file(tiny_run: TinyRun) -> None:
+    alone = evaluate(None, checkpoint=tiny_run.train / "best.pt", manifest=tiny_run.manifest)
+    metrics = json.loads((tiny_run.reports / "metrics.json").read_text())
+    assert alone.metrics["miou"] == metrics["miou"]
+    assert alone.metrics["baseline_miou"] is None
+
+
+def test_other_data_is_scored_by_its_folder(tiny_run: TinyRun) -> None:
+    found = evaluate(None, checkpoint=tiny_run.train / "last.pt", data_root=tiny_run.data)
+    assert found.metrics["images"] == 6
+    assert "not on the split" in found.metrics["split"]["notes"][0]
+
+
+def test_a_checkpoint_of_another_split_is_refused(tiny_run: TinyRun, tmp_path: Path) -> None:
+    from cwbass.steps.split import SplitParams, split
+
+    params = tiny_run.params.model_copy(update={"seed": 5})
+    split(sections(params, SplitParams), data_root=tiny_run.data, out_dir=tmp_path)
+    with pytest.raises(CheckpointError, match="was trained on split"):
+        evaluate(None, checkpoint=tiny_run.train, manifest=tmp_path / "manifest.json")
+
+
+def test_data_of_other_classes_is_refused(tiny_run: TinyRun, tmp_path: Path) -> None:
+    from cwbass.data.synthetic import write_shapes
+
+    write_shapes(tmp_path / "data", seed=1, labeled=2, unlabeled=0, test=1, size=(64, 64))
+    names = (tmp_path / "data" / "classes.txt").read_text().replace("star", "starfish")
+    (tmp_path / "data" / "classes.txt").write_text(names)
+    with pytest.raises(DataError, match="starfish"):
+        evaluate(None, checkpoint=tiny_run.train / "last.pt", data_root=tmp_path / "data")
+
+
+def test_training_refuses_a_warmup_of_another_network(tiny_run: TinyRun, tmp_path: Path) -> None:
+    model = tiny_run.params.model.model_copy(update={"arch": "fpn"})
+    params = sections(tiny_run.params.model_copy(update={"model": model}), TrainParams)
+    with pytest.raises(CheckpointError, match=r"model\.arch"):
+        train(params, manifest=tiny_run.manifest, warmup=tiny_run.warmup / "warmup.pt", data_root=tiny_run.data, out_dir=tmp_path)
+
+
+def test_a_gpu_that_is_not_there_is_an_error_at_once(tiny_run: TinyRun, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    changed = tiny_run.params.train.model_copy(update={"device": "cuda"})
+    params = sections(tiny_run.params.model_copy(update={"train": changed}), TrainParams)
+    with pytest.raises(ParamsError, match="sees no GPU"):
+        train(params, manifest=tiny_run.manifest, warmup=tiny_run.warmup / "warmup.pt", data_root=tiny_run.data, out_dir=tmp_path)
+
+
+def test_masks_of_unlabelled_images_are_never_opened(tmp_path: Path) -> None:
+    from cwbass.data.synthetic import write_shapes
+    from cwbass.params import Params, load_params
+
+    data = tmp_path / "data"
+    write_shapes(data, seed=0, labeled=12, unlabeled=4, test=4, size=(64, 64))
+    values = smoke_params().model_dump(mode="json")
+    # Half of the masked images play the unlabelled part: their masks are turned into traps.
+    ids = (data / "train.txt").read_text().split()
+    (tmp_path / "labeled.txt").write_text("\n".join(ids[:6]))
+    for name in ids[6:]:
+        (data / "masks" / f"{name}.png").write_bytes(b"not an image")
+    values["split"] |= {"labeled_list": str(tmp_path / "labeled.txt"), "selection": 0.0}
+    values["data"] |= {"root": str(data)}
+    run = run_training(tmp_path / "run", data, load_params(values, Params))
+    assert math.isfinite(json.loads((run.reports / "metrics.json").read_text())["miou"])
+    # Without a selection slice there is no best checkpoint, and the last one counts.
+    assert not (run.train / "best.pt").exists()
+    assert json.loads((run.reports / "metrics.json").read_text())["checkpoint"] == "last"
+
+
+def test_predict_writes_a_mask_and_an_overlay_for_every_image(tiny_run: TinyRun, tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    Image.new("RGB", (50, 37), (200, 30, 30)).save(tmp_path / "in" / "deep" / "a.png")
+    (tmp_path / "in" / "broken.jpg").write_bytes(b"\xff\xd8")
+    found = predict(checkpoint=tiny_run.train / "last.pt", images=tmp_path / "in", out_dir=tmp_path / "out")
+    assert (found.images, list(found.failed)) == (1, [str(tmp_path / "in" / "broken.jpg")])
+    with Image.open(tmp_path / "out" / "masks" / "deep" / "a.png.png") as mask:
+        assert (mask.mode, mask.size) == ("P", (50, 37))
+    assert (tmp_path / "out" / "overlays" / "deep" / "a.png.jpg").is_file()
+
+
+def test_the_report_is_drawn_again_from_its_files(tiny_run: TinyRun) -> None:
+    before = (tiny_run.reports / "report.html").stat().st_mtime_ns
+    path = report(tiny_run.reports)
+    assert path.stat().st_mtime_ns > before
+    assert "data:image" in path.read_text()
+
+
+def test_a_missing_file_of_the_report_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"metrics\.json: no such file"):
+        report(tmp_path)

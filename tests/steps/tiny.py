@@ -1,0 +1,89 @@
+"""One tiny run of the first four stages, shared by the tests of steps and CLI."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cwbass.data.synthetic import write_shapes
+from cwbass.params import Params, load_params, parse_yaml
+from cwbass.steps.evaluate import EvaluateParams, evaluate
+from cwbass.steps.split import SplitParams, split
+from cwbass.steps.train import TrainParams, train
+from cwbass.steps.training import WarmupParams
+from cwbass.steps.warmup import warmup
+
+SMOKE = Path(__file__).parents[2] / "configs" / "smoke.yaml"
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    """Where the files of the run are, and the parameters that made them."""
+
+    root: Path
+    data: Path
+    params: Params
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "split" / "manifest.json"
+
+    @property
+    def train(self) -> Path:
+        return self.root / "train"
+
+    @property
+    def warmup(self) -> Path:
+        return self.root / "warmup"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
+
+def sections(params: Params, kind: type) -> object:
+    """The smaller parameters of one step."""
+    dumped = params.model_dump(mode="json")
+    return load_params({name: dumped[name] for name in kind.model_fields}, kind)
+
+
+def run_training(root: Path, data: Path, params: Params) -> TinyRun:
+    """Split, warm up, train and evaluate below ``root``."""
+    run = TinyRun(root, data, params)
+    split(sections(params, SplitParams), data_root=data, out_dir=root / "split")
+    warmup(sections(params, WarmupParams), manifest=run.manifest, data_root=data, out_dir=run.warmup)
+    train(
+        sections(params, TrainParams), manifest=run.manifest, warmup=run.warmup / "warmup.pt", data_root=data, out_dir=run.train
+    )
+    evaluate(
+        sections(params, EvaluateParams),
+        checkpoint=run.train,
+        baseline=run.warmup,
+        manifest=run.manifest,
+        data_root=data,
+        out_dir=run.reports,
+    )
+    return run
+
+
+def smoke_params(**train: object) -> Params:
+    """configs/smoke.yaml without its cache on disk, with some of the train section changed."""
+    values = parse_yaml(SMOKE.read_text(), str(SMOKE))
+    values["train"] |= {"cache": None, **train}
+    return load_params(values, Params)
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("shapes") / "data"
+    write_shapes(root, seed=0, labeled=12, unlabeled=16, test=6, size=(64, 64))
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    params = smoke_params()
+    params = params.model_copy(update={"data": params.data.model_copy(update={"root": str(shapes)})})
+    return run_training(tmp_path_factory.mktemp("run"), shapes, params)
