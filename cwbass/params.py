@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union
@@ -16,7 +17,17 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from cwbass.config import AugmentConfig, DataConfig, EvalConfig, ModelConfig, RegistryConfig, Section, SplitConfig, SynthesizeConfig, TrainConfig
+from cwbass.config import (
+    AugmentConfig,
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    RegistryConfig,
+    Section,
+    SplitConfig,
+    SynthesizeConfig,
+    TrainConfig,
+)
 from cwbass.errors import ParamsError
 from cwbass.methods import METHODS
 from cwbass.methods.base import MethodConfig
@@ -24,6 +35,7 @@ from cwbass.methods.cw_bass import CwBassConfig
 from cwbass.methods.supervised import SupervisedConfig
 
 P = TypeVar("P", bound=Section)
+_SCALARS = ("int", "float", "str", "bool")
 if TYPE_CHECKING:
     AnyMethodConfig = MethodConfig
 else:
@@ -87,7 +99,8 @@ def parse_yaml(text: str, name: str) -> dict[str, Any]:
             raise ParamsError(f"{name} holds {type(values).__name__}, not a mapping of sections.")
         plain: dict[str, Any] = json.loads(json.dumps(values, allow_nan=False, ensure_ascii=False).encode())
     except yaml.YAMLError as error:
-        raise ParamsError(f"{name} cannot be read as YAML: {' '.join(str(error).split())}") from error
+        problem = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
+        raise ParamsError(f"{name} cannot be read as YAML: {problem}") from error
     except (TypeError, ValueError, RecursionError, LookupError, AttributeError) as error:  # the last two: `!!bool x`, `!!int ""`
         raise ParamsError(f"{name} holds a value that no parameter takes: {error}.") from error
     return plain
@@ -134,13 +147,13 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 class _UniqueKeyLoader(yaml.SafeLoader):
     """A safe loader that does not let the last of two equal keys win."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"key {key.value!r} is given twice; keep one", problem_mark=key.start_mark)
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else "")
+            seen.add(key.value)
         return node
 
 
@@ -163,18 +176,16 @@ def _explain(item: dict[str, Any], kind: type[Section], values: Any) -> str:
     name = _dotted(place)
     if item["type"] == "extra_forbidden":
         return _unknown(place, kind)
-    message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "value_error":
         return f"{name or 'params'}: {message}"
     if item["type"] == "union_tag_invalid":
         return f"{name}.name is {item['ctx']['tag']!r}; choose one of {item['ctx']['expected_tags']}"
+    if item["type"] == "union_tag_not_found":
+        return f"{name}.name: is required and not given; choose one of {', '.join(map(repr, METHODS))}"
     if item["type"] == "missing":
         return f"{name}: is required and not given"
-    seen = item["input"]
-    hint = ""
-    if isinstance(seen, str) and _is_number(seen) and "number" in message:
-        hint = f" (YAML reads {seen} as text; write {float(seen)!r})"
-    return f"{name}: is {_short(seen)}, should be {message}{hint}"
+    return f"{name}: is {_short(item['input'])}, {message.removeprefix('Input ')}{_text_hint(item['input'], message)}"
 
 
 def _unknown(place: tuple[Any, ...], kind: type[Section]) -> str:
@@ -204,19 +215,22 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
 
 def _is_tag(part: Any) -> bool:
     """Pydantic puts the branch it tried into the place: a method's name, or the type of a union."""
-    return isinstance(part, str) and (part in METHODS or part.startswith("constrained-") or part in ("int", "float", "str", "bool"))
+    return isinstance(part, str) and (part in METHODS or part.startswith(("constrained-", "list[")) or part in _SCALARS)
 
 
 def _dotted(place: Sequence[Any]) -> str:
     return ".".join(str(part) for part in place)
 
 
-def _is_number(text: str) -> bool:
+def _text_hint(seen: Any, message: str) -> str:
+    """YAML 1.1 takes 1e-3 for text, as it does what is in quotes."""
     try:
-        float(text)
+        number = float(seen) if isinstance(seen, str) else math.nan
     except ValueError:
-        return False
-    return True
+        return ""
+    if "integer" in message and number.is_integer():
+        return f" (YAML reads {seen} as text; write {int(number)})"
+    return f" (YAML reads {seen} as text; write {number!r})" if "number" in message and math.isfinite(number) else ""
 
 
 def _short(value: Any) -> str:

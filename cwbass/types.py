@@ -6,7 +6,7 @@ normalises them, so that batches are small and every view costs integer arithmet
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -41,14 +41,20 @@ class UnlabeledBatch:
 
     def to(self, device: torch.device) -> UnlabeledBatch:
         """Copy to ``device`` (asynchronously from pinned memory)."""
-        return UnlabeledBatch(*(None if t is None else t.to(device, non_blocking=True) for t in self._tensors()))
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> UnlabeledBatch:
         """Copy to page-locked memory; called by ``DataLoader(pin_memory=True)``."""
-        return UnlabeledBatch(*(None if t is None else t.pin_memory() for t in self._tensors()))
+        return self._map(Tensor.pin_memory)
 
-    def _tensors(self) -> tuple[Tensor | None, ...]:
-        return (self.weak, self.strong, self.valid, self.pseudo_label, self.confidence)
+    def _map(self, change: Callable[[Tensor], Tensor]) -> UnlabeledBatch:
+        return UnlabeledBatch(
+            weak=change(self.weak),
+            strong=change(self.strong),
+            valid=change(self.valid),
+            pseudo_label=None if self.pseudo_label is None else change(self.pseudo_label),
+            confidence=None if self.confidence is None else change(self.confidence),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,7 @@ def test_server_that_is_away_is_a_service_error(s3: Any, tmp_path: Path, monkeyp
 
 def test_endpoint_that_is_no_url_is_named(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "minio:9000")
-    with pytest.raises(ParamsError, match="minio:9000.*AWS_"):
+    with pytest.raises(ParamsError, match=r"minio:9000.*AWS_"):
         download(URI, tmp_path)
 
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cwbass.config import EvalConfig, Section, SplitConfig, TrainConfig
+from cwbass.config import EvalConfig, Section, SplitConfig
 from cwbass.data import list_dataset
 from cwbass.data.base import DatasetSpec, Sample
 from cwbass.data.manifest import Manifest
@@ -32,7 +32,7 @@ from cwbass.steps.report import RunFiles, write_run_files
 from cwbass.steps.train import BEST, LAST
 from cwbass.steps.warmup import BASELINE_BEST, BASELINE_LAST
 from cwbass.training.checkpoint import Checkpoint, file_sha256, load_checkpoint
-from cwbass.training.device import resolve_device, resolve_precision
+from cwbass.training.device import place, resolve_device, resolve_precision
 from cwbass.training.stage import TIMINGS
 
 logger = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ class _Scorer:
         self.data, self.config, self.device, self.dtype = data, config, device, dtype
 
     def score(self, checkpoint: Checkpoint, network: str, on_image: Any = None, *, boundary: bool = True) -> EvalResult:
-        net = checkpoint.network(network).to(self.device, memory_format=torch.channels_last)
+        net = place(checkpoint.network(network), self.device)
         return score(
             net,
             self.data.samples,

@@ -17,7 +17,7 @@ from cwbass.errors import DataError
 from cwbass.evaluation.inference import predict_probs
 from cwbass.reporting.images import colorize
 from cwbass.training.checkpoint import load_checkpoint
-from cwbass.training.device import resolve_device, resolve_precision
+from cwbass.training.device import place, resolve_device, resolve_precision
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def predict(
     config = eval_config or loaded.run_params.eval
     on = resolve_device(device)
     dtype = resolve_precision("auto", on)
-    net = loaded.network(config.weights).to(on, memory_format=torch.channels_last)
+    net = place(loaded.network(config.weights), on)
     spec = loaded.dataset
     palette = [value for rgb in spec.palette for value in rgb]
     files = [images] if images.is_file() else sorted(p for p in images.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)

@@ -120,15 +120,16 @@ class SecondStage:
         if not earlier:
             raise ParamsError(
                 f"train.early_stop ended the first stage after {last.step} steps, before its first snapshot at "
-                f"{min(self.snapshots)}: reliable images cannot be told. Raise train.early_stop, or set {self.key}.enabled: false."
+                f"{min(self.snapshots)}: reliable images cannot be told. "
+                f"Raise train.early_stop, or set {self.key}.enabled: false."
             )
         final = last.network()
         before = [snapshot.network() for snapshot in earlier]
         for snapshot, net in zip(earlier, before, strict=True):
             if _same_weights(net, final):
                 raise ParamsError(
-                    f"the {last.networks[-1]} is the same after step {snapshot.step} and step {last.step}, so every image would be "
-                    f"perfectly reliable. Check train.optimizer.lr and the method's ema.decay, or set {self.key}.enabled: false."
+                    f"the {last.networks[-1]} is the same after steps {snapshot.step} and {last.step}, so every image would be "
+                    f"perfectly reliable. Check train.optimizer.lr and ema.decay, or set {self.key}.enabled: false."
                 )
         found = measure_reliability(
             [self._on_device(net) for net in before],
@@ -184,7 +185,7 @@ class SecondStage:
             self.method, lambda: copy.deepcopy(self.initial), num_classes=spec.num_classes, ignore_index=spec.ignore_index
         )
         method.calibrate_labels(_pooled(done))
-        method.to(run.device, memory_format=torch.channels_last)
+        method.to(run.device).to(memory_format=torch.channels_last)
         batch = run.train.batch_labeled * run.train.accumulate
         optimizer = build_optimizer(method.student, run.train.optimizer, batch_size=batch)
         chosen = sorted(index for labelling in done for index in labelling.chosen)
@@ -208,7 +209,7 @@ class SecondStage:
         return [self.run.manifest.unlabeled[index].id for index in chosen]
 
     def _on_device(self, net: SegmentationNet) -> SegmentationNet:
-        return net.to(self.run.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return net.to(self.run.device).to(memory_format=torch.channels_last)
 
 
 def _pooled(labellings: Sequence[Labelling]) -> Reliability | None:

@@ -6,8 +6,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from cwbass.errors import CheckpointError, ParamsError
 from cwbass.methods import build_method
 from cwbass.methods.cw_bass import CwBassConfig
@@ -17,6 +15,7 @@ from cwbass.params import AnyMethodConfig
 from cwbass.steps.second_stage import FIRST_BEST, FIRST_LAST, SecondStage
 from cwbass.steps.training import TrainReport, WarmupParams, start_run
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint
+from cwbass.training.device import place
 from cwbass.training.loop import Schedule
 from cwbass.training.optim import build_optimizer
 from cwbass.training.stage import Run, Stage, plan_steps
@@ -60,7 +59,7 @@ def train(params: TrainParams, *, manifest: Path, warmup: Path, data_root: Path,
 
     method = build_method(params.method, build, num_classes=spec.num_classes, ignore_index=spec.ignore_index)
     method.start_from({name: start.network(name) for name in start.networks})
-    method.to(run.device, memory_format=torch.channels_last)
+    place(method, run.device)
     optimizer = build_optimizer(method.student, params.train.optimizer, batch_size=params.train.batch_labeled * params.train.accumulate)
     if start.step:
         optimizer.load_state_dict(dict(start.optimizer))

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from cwbass.methods import build_method
 from cwbass.steps.training import TrainReport, WarmupParams, network_factory, start_run
 from cwbass.training.checkpoint import save_checkpoint
+from cwbass.training.device import place
 from cwbass.training.loop import Schedule
 from cwbass.training.optim import build_optimizer
 from cwbass.training.stage import HISTORY, Stage, plan_steps, write_rows
@@ -39,7 +38,7 @@ def warmup(params: WarmupParams, *, manifest: Path, data_root: Path, out_dir: Pa
     spec = run.manifest.spec
     build = network_factory(params.model, spec.num_classes, out_dir / "weights")
     method = build_method(params.warmup, build, num_classes=spec.num_classes, ignore_index=spec.ignore_index)
-    method.to(run.device, memory_format=torch.channels_last)
+    place(method, run.device)
     optimizer = build_optimizer(method.student, params.train.optimizer, batch_size=params.train.batch_labeled * params.train.accumulate)
 
     out_dir.mkdir(parents=True, exist_ok=True)

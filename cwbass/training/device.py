@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from cwbass.errors import ParamsError
 
+M = TypeVar("M", bound=nn.Module)
 logger = logging.getLogger(__name__)
 
 
@@ -25,6 +28,13 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto" and not seen:
         logger.info("no CUDA device: running on the CPU with %d threads", torch.get_num_threads())
     return torch.device("cuda" if seen and name != "cpu" else "cpu")
+
+
+def place(module: M, device: torch.device) -> M:
+    """Move to a device, with convolutions in channels_last: their fast layout on CPU and GPU."""
+    module.to(device)
+    module.to(memory_format=torch.channels_last)
+    return module
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype | None:

@@ -90,7 +90,7 @@ def test_a_file_changed_at_the_same_length_is_decoded_anew(tmp_path: Path) -> No
     sample, values = Sample("a", "a.bmp"), []
     for value in (1, 2):
         Image.fromarray(np.full((2, 2, 3), value, dtype=np.uint8)).save(tmp_path / "a.bmp")
-        os.utime(tmp_path / "a.bmp", ns=(0, value))  # a clock as coarse as some disks' must not decide
+        os.utime(tmp_path / "a.bmp", ns=(0, value))  # two writes may fall within one tick of the clock
         values.append(int(open_source([sample], tmp_path, SPEC, tmp_path / "cache").image(0)[0, 0, 0]))
     assert values == [1, 2]
 

