@@ -8,8 +8,8 @@ and in params.yaml
     model:
       encoder: tu-tf_efficientnet_lite0
       weights: artifacts/weights/tf_efficientnet_lite0.safetensors
-      mean: [0.5, 0.5, 0.5]  # as timm says of this network
-      std: [0.5, 0.5, 0.5]
+      mean: [0.498, 0.498, 0.498]  # it was trained on (pixel - 127) / 128
+      std: [0.502, 0.502, 0.502]
 
 The package holds the published weights under other names, in the same order.
 """

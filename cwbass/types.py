@@ -66,6 +66,7 @@ class Progress:
     start_step: int  # the step at which this stage began (0 in the warm-up)
     epoch: int  # of this stage, from 0
     generator: torch.Generator  # CPU, seeded from (seed, step): same step, same draws
+    pass_steps: int = 1  # steps of a pass over the unlabelled images: an epoch as papers count it
 
     @property
     def stage_fraction(self) -> float:

@@ -103,7 +103,9 @@ class CwBassTerms(Section):
     decay: DecayConfig = DecayConfig()
     ema: EmaConfig = EmaConfig()
     unsup_weight: NonNegative = Field(default=1.0, description="lambda: weight of the unlabelled loss.")
-    ramp_steps: Annotated[int, Field(ge=0)] = Field(default=0, description="Steps over which lambda rises from 0, from the stage's start.")
+    ramp_epochs: NonNegative = Field(
+        default=0.0, description="Passes over the unlabelled images in which lambda rises from 0, from the stage's start."
+    )
     divide_by: Literal["kept", "valid"] = Field(
         default="valid", description="What the confidence-weighted sum is divided by: kept pixels, as published, or all valid ones."
     )
@@ -125,7 +127,7 @@ PAPER = CwBassTerms(
     decay=DecayConfig(rule="constant", factor=0.9),
     ema=EmaConfig(decay=0.999, ramp=False, buffers="copy"),
     unsup_weight=1.0,
-    ramp_steps=0,
+    ramp_epochs=5.0,
     divide_by="kept",
     ignore_padding=False,
     norm="separate",
@@ -324,5 +326,5 @@ class CwBass(Method):
             return logits_x, self.student(strong)
 
     def _ramp(self, progress: Progress) -> float:
-        steps = self.terms.ramp_steps
+        steps = self.terms.ramp_epochs * progress.pass_steps
         return min(1.0, (progress.step - progress.start_step) / steps) if steps else 1.0

@@ -40,7 +40,7 @@ class SmpNet(SegmentationNet):
             raise ParamsError(f"model.options: {config.arch} has no {', '.join(foreign)}; it has {', '.join(known)}.")
         try:
             self.net: Any = smp.create_model(
-                config.arch, encoder_name=config.encoder, encoder_weights=None, in_channels=3, classes=num_classes, **config.options
+                config.arch, config.encoder, encoder_weights=None, in_channels=3, classes=num_classes, **config.options
             )
         except (AssertionError, KeyError, RuntimeError, ValueError, TypeError) as error:
             raise ParamsError(

@@ -138,7 +138,7 @@ def evaluate(
                 for network in each.networks:
                     if (key := f"{prefix}{network} {name}") not in table:
                         table[key] = _headline(scorer.score(each, network, boundary=False))
-    metrics["checkpoints"] = table
+    metrics["checkpoints"] = dict(sorted(table.items()))
     if out_dir is None:
         return EvalReport(metrics, None)
     files = RunFiles(

@@ -26,6 +26,7 @@ from cwbass.methods.offline import OfflineCwBass
 from cwbass.models.base import SegmentationNet
 from cwbass.steps.training import network_factory
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint
+from cwbass.training.device import place
 from cwbass.training.loop import Schedule
 from cwbass.training.optim import build_optimizer
 from cwbass.training.second_stage import measure_reliability, rank_by_reliability, write_pseudo_labels
@@ -71,7 +72,7 @@ class SecondStage:
     ) -> None:
         self.run, self.method, self.config, self.out_dir = run, method, method.terms.second_stage, out_dir
         self.steps = self.config.steps or steps
-        self.epoch_steps = first.epoch_steps
+        self.first = first
         self.key = f"method.{method.recipe}.second_stage"
         length, images = first.stop - first.stage_start, len(run.manifest.unlabeled)
         if length < 3:
@@ -132,8 +133,8 @@ class SecondStage:
                     f"perfectly reliable. Check train.optimizer.lr and ema.decay, or set {self.key}.enabled: false."
                 )
         found = measure_reliability(
-            [self._on_device(net) for net in before],
-            self._on_device(final),
+            [place(net, self.run.device) for net in before],
+            place(final, self.run.device),
             source,
             num_classes=self.run.manifest.spec.num_classes,
             config=self.run.eval,
@@ -185,7 +186,7 @@ class SecondStage:
             self.method, lambda: copy.deepcopy(self.initial), num_classes=spec.num_classes, ignore_index=spec.ignore_index
         )
         method.calibrate_labels(_pooled(done))
-        method.to(run.device).to(memory_format=torch.channels_last)
+        place(method, run.device)
         batch = run.train.batch_labeled * run.train.accumulate
         optimizer = build_optimizer(method.student, run.train.optimizer, batch_size=batch)
         chosen = sorted(index for labelling in done for index in labelling.chosen)
@@ -202,14 +203,11 @@ class SecondStage:
             timings=before.timings,
             offline=stream,
         )
-        stage.train(Schedule(0, self.steps, self.steps, self.epoch_steps, 0), checkpoint=last, best=best)
+        stage.train(Schedule(0, self.steps, self.steps, self.first.epoch_steps, 0, self.first.pass_steps), checkpoint=last, best=best)
         return stage
 
     def _ids(self, chosen: Sequence[int]) -> list[str]:
         return [self.run.manifest.unlabeled[index].id for index in chosen]
-
-    def _on_device(self, net: SegmentationNet) -> SegmentationNet:
-        return net.to(self.run.device).to(memory_format=torch.channels_last)
 
 
 def _pooled(labellings: Sequence[Labelling]) -> Reliability | None:

@@ -16,7 +16,6 @@ from cwbass.steps.second_stage import FIRST_BEST, FIRST_LAST, SecondStage
 from cwbass.steps.training import TrainReport, WarmupParams, start_run
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint
 from cwbass.training.device import place
-from cwbass.training.loop import Schedule
 from cwbass.training.optim import build_optimizer
 from cwbass.training.stage import Run, Stage, plan_steps
 
@@ -49,9 +48,9 @@ def train(params: TrainParams, *, manifest: Path, warmup: Path, data_root: Path,
         DataError: The manifest or a file of the dataset is wrong.
     """
     run = start_run(params, manifest, data_root)
-    total, epoch_steps = plan_steps(run.train, run.manifest)
+    plan = plan_steps(run.train, run.manifest)
     start = load_checkpoint(warmup)
-    _check_warmup(start, params, run.manifest.hash, total, warmup)
+    _check_warmup(start, params, run.manifest.hash, plan.total, warmup)
     spec = run.manifest.spec
 
     def build() -> SegmentationNet:
@@ -66,14 +65,14 @@ def train(params: TrainParams, *, manifest: Path, warmup: Path, data_root: Path,
 
     out_dir.mkdir(parents=True, exist_ok=True)
     stage = Stage(run, "train", method, params.method.name, optimizer, out_dir=out_dir, history=[], timings=[])
-    schedule = Schedule(start.step, total, total, epoch_steps, start.step)
+    schedule = plan.schedule(start.step, plan.total)
     if not (isinstance(params.method, CwBassConfig) and params.method.terms.second_stage.enabled):
         stage.train(schedule, checkpoint=LAST, best=BEST)
-        return _report(run, [stage], total, out_dir)
-    second = SecondStage(run, params.model, params.method, schedule, steps=total, out_dir=out_dir)
+        return _report(run, [stage], plan.total, out_dir)
+    second = SecondStage(run, params.model, params.method, schedule, steps=plan.total, out_dir=out_dir)
     stage.train(schedule, checkpoint=FIRST_LAST, best=FIRST_BEST, snapshots=second.snapshots)
     stages = [stage, *second.retrain(stage, last=LAST, best=BEST)]
-    return _report(run, stages, total + 2 * second.steps, out_dir)
+    return _report(run, stages, plan.total + 2 * second.steps, out_dir)
 
 
 def _report(run: Run, stages: Sequence[Stage], steps: int, out_dir: Path) -> TrainReport:

@@ -13,7 +13,6 @@ from cwbass.methods import build_method
 from cwbass.steps.training import TrainReport, WarmupParams, network_factory, start_run
 from cwbass.training.checkpoint import save_checkpoint
 from cwbass.training.device import place
-from cwbass.training.loop import Schedule
 from cwbass.training.optim import build_optimizer
 from cwbass.training.stage import HISTORY, Stage, plan_steps, write_rows
 
@@ -34,7 +33,7 @@ def warmup(params: WarmupParams, *, manifest: Path, data_root: Path, out_dir: Pa
         DataError: The manifest or a file of the dataset is.
     """
     run = start_run(params, manifest, data_root)
-    total, epoch_steps = plan_steps(run.train, run.manifest)
+    plan = plan_steps(run.train, run.manifest)
     spec = run.manifest.spec
     build = network_factory(params.model, spec.num_classes, out_dir / "weights")
     method = build_method(params.warmup, build, num_classes=spec.num_classes, ignore_index=spec.ignore_index)
@@ -45,7 +44,7 @@ def warmup(params: WarmupParams, *, manifest: Path, data_root: Path, out_dir: Pa
     steps = params.train.warmup_steps
     first = Stage(run, "warmup", method, "supervised", optimizer, out_dir=out_dir, history=[], timings=[])
     if steps:
-        first.train(Schedule(0, steps, total, epoch_steps, 0), checkpoint=WARMUP, best=None)
+        first.train(plan.schedule(0, steps), checkpoint=WARMUP, best=None)
     else:
         write_rows(out_dir / HISTORY, [])
         save_checkpoint(first.checkpoint(0, 0), out_dir / WARMUP)
@@ -53,9 +52,9 @@ def warmup(params: WarmupParams, *, manifest: Path, data_root: Path, out_dir: Pa
     reached = {"warmup": first.best.get("miou")}
     if params.train.baseline:
         second = Stage(run, "baseline", method, "supervised", optimizer, out_dir=out_dir, history=first.history, timings=first.timings)
-        second.train(Schedule(steps, total, total, epoch_steps, steps), checkpoint=BASELINE_LAST, best=BASELINE_BEST)
+        second.train(plan.schedule(steps, plan.total), checkpoint=BASELINE_LAST, best=BASELINE_BEST)
         written["baseline_last"] = str(out_dir / BASELINE_LAST)
         if second.best:
             written["baseline_best"] = str(out_dir / BASELINE_BEST)
         reached["baseline"] = second.best.get("miou")
-    return TrainReport("warmup", total if params.train.baseline else steps, run.manifest.hash, written, reached)
+    return TrainReport("warmup", plan.total if params.train.baseline else steps, run.manifest.hash, written, reached)

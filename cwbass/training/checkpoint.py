@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -133,7 +132,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # a damaged pickle raises whatever its bytes happen to say
         raise CheckpointError(
             f"{path} is no checkpoint of cwbass, or is torn ({' '.join(str(error).split())[:200]}). Use another file."
         ) from error
@@ -144,10 +143,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path} has schema {content['schema']!r} (written by cwbass {content.get('code_version')}); "
             f"this cwbass {cwbass.__version__} reads {SCHEMA}. Train again, or use that version."
         )
-    try:
-        return Checkpoint(**content)
-    except TypeError as error:
-        raise CheckpointError(f"{path} is no checkpoint of cwbass: {error}.") from error
+    names = {item.name for item in fields(Checkpoint)}
+    if wrong := sorted(map(str, names ^ content.keys())):
+        raise CheckpointError(f"{path} is no whole checkpoint: {', '.join(wrong)} missing or unknown. Use another file.")
+    return Checkpoint(**content)
 
 
 def digest_path(path: Path) -> Path:

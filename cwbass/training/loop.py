@@ -34,6 +34,7 @@ class Schedule:
     total: int  # of the run, warm-up included: what the learning rate falls over
     epoch_steps: int  # steps between two calls of on_epoch
     stage_start: int  # step at which the stage began; before ``start`` when a run is continued
+    pass_steps: int = 1  # steps of a pass over the unlabelled images
 
     def epoch_of(self, step: int) -> int:
         """Epoch of the stage that a step belongs to, from 0."""
@@ -140,7 +141,7 @@ def fit(
 
     for step in range(schedule.start, schedule.stop):
         generator = seed_everything(seed, step=step + 1)
-        progress = Progress(step, schedule.total, schedule.stage_start, schedule.epoch_of(step), generator)
+        progress = Progress(step, schedule.total, schedule.stage_start, schedule.epoch_of(step), generator, schedule.pass_steps)
         learning_rate = set_learning_rate_(optimizer, step=step, total_steps=schedule.total, power=poly_power)
         optimizer.zero_grad(set_to_none=True)
 

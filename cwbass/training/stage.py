@@ -46,17 +46,30 @@ class Run:
     autocast_dtype: torch.dtype | None
 
 
-def plan_steps(train: TrainConfig, manifest: Manifest) -> tuple[int, int]:
-    """Optimiser steps of the whole run, and steps between measurements.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The steps of a run, derived from its parameters and the number of images."""
 
-    An epoch is one pass over the unlabelled images (over the labelled ones where there are none).
+    total: int  # optimiser steps, warm-up included
+    epoch_steps: int  # between measurements
+    pass_steps: int  # of one pass over the unlabelled images
+
+    def schedule(self, start: int, stop: int) -> Schedule:
+        """A stage of the run's one schedule, from ``start`` to ``stop``."""
+        return Schedule(start, stop, self.total, self.epoch_steps, start, self.pass_steps)
+
+
+def plan_steps(train: TrainConfig, manifest: Manifest) -> Plan:
+    """How long the whole run is, and how often it is measured.
+
+    A pass is over the unlabelled images, or over the labelled ones where there are none.
     """
     images, batch = len(manifest.unlabeled), train.batch_unlabeled
     if not images:
         images, batch = len(manifest.labeled), train.batch_labeled
     pass_steps = math.ceil(images / (batch * train.accumulate))
-    epoch_steps = train.epoch_steps or pass_steps
-    return (train.steps if train.steps is not None else (train.epochs or 1) * pass_steps), epoch_steps
+    total = train.steps if train.steps is not None else (train.epochs or 1) * pass_steps
+    return Plan(total, train.epoch_steps or pass_steps, pass_steps)
 
 
 class Stage:

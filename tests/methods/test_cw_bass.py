@@ -22,9 +22,9 @@ KEEP_ALL = {"threshold": {"rule": "strict", "strict": 0.0}}
 
 
 def build(net: Net, recipe: str = "paper", **terms: Any) -> CwBass:
-    """A method whose teacher is not its student; the recipe's terms with ``terms`` laid over them."""
+    """A method whose teacher is not its student; the recipe's terms with ``terms`` laid over them, lambda risen."""
     torch.manual_seed(0)
-    config = CwBassConfig.model_validate({"recipe": recipe, recipe: terms})
+    config = CwBassConfig.model_validate({"recipe": recipe, recipe: {"ramp_epochs": 0.0, **terms}})
     method = CwBass(config, net, num_classes=CLASSES, ignore_index=255)
     for own in method.networks().values():
         for parameter in own.parameters():
@@ -85,7 +85,7 @@ def test_the_paper_recipe_is_the_published_step(
     pixel_net: Net, batches: Batches, progress: Steps, seed: int, decay: bool
 ) -> None:
     batch = batches(seed=seed, side=21)
-    method = build(pixel_net, decay={"rule": "constant" if decay else "none"}, ramp_steps=10)
+    method = build(pixel_net, decay={"rule": "constant" if decay else "none"}, ramp_epochs=10.0)
     with torch.no_grad():
         for parameter in method.teacher.parameters():
             parameter.mul_(0.4)  # less sure of itself: the published threshold drops only what is below about 0.32
@@ -325,7 +325,7 @@ def test_the_sum_is_divided_by_kept_or_by_valid_pixels(pixel_net: Net, batches: 
 def test_lambda_rises_from_the_start_of_the_stage(
     pixel_net: Net, batches: Batches, progress: Steps, step: int, voice: float
 ) -> None:
-    found = means(build(pixel_net, ramp_steps=20, unsup_weight=2.0), batches(), progress(step, start=10))
+    found = means(build(pixel_net, ramp_epochs=20.0, unsup_weight=2.0), batches(), progress(step, start=10))
     assert found["unsup_weight"] == 2 * voice
     assert found["loss"] == pytest.approx(found["loss_sup"] + 2 * voice * found["loss_unsup"], rel=1e-6)
 

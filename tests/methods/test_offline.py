@@ -74,7 +74,7 @@ def test_the_loss_is_that_of_a_teacher_who_says_the_same(
     other = offline.training_step(labeled, labelled(unlabeled), progress(30, start=10))
     one.loss.backward()
     other.loss.backward()
-    assert 0 < int(one.sums["kept"].sum())
+    assert int(one.sums["kept"].sum()) > 0
     assert one.means["loss_boundary"] > 0
     for name in other.means:
         torch.testing.assert_close(one.means[name], other.means[name])
@@ -112,7 +112,8 @@ def test_only_the_student_runs(pixel_net: Net, batches: Batches, progress: Steps
 
 
 def test_thresholds_come_from_the_network_that_made_the_labels(pixel_net: Net, batches: Batches, progress: Steps) -> None:
-    method = build(OfflineCwBass, pixel_net, "cwbass", threshold={"rule": "auto", "strict": 0.9, "target": 0.8, "low": 0.0, "prior": 0.0})
+    rule = {"rule": "auto", "strict": 0.9, "target": 0.8, "low": 0.0, "prior": 0.0}
+    method = build(OfflineCwBass, pixel_net, "cwbass", threshold=rule)
     total = torch.full((CLASSES, 10), 10.0).double()
     correct = torch.zeros(CLASSES, 10).double()
     correct[:, 5:] = 8.0  # right in 8 of 10 from confidence 0.5 on
@@ -120,10 +121,11 @@ def test_thresholds_come_from_the_network_that_made_the_labels(pixel_net: Net, b
     torch.testing.assert_close(method.thresholds, torch.full((CLASSES,), 0.5))
     method.calibrate(Reliability(total, total))  # the network in training is always right: none of the labels' business
     torch.testing.assert_close(method.thresholds, torch.full((CLASSES,), 0.5))
-    output = method.training_step(*(batch if k == 0 else labelled(batch) for k, batch in enumerate(batches())), progress())
+    labeled, unlabeled = batches()
+    output = method.training_step(labeled, labelled(unlabeled), progress())
     assert "threshold" not in output.means
-    label, confidence = answers(batches()[1].weak)
-    kept = label[batches()[1].valid & (confidence > 127)]  # 128 / 255 is the first above 0.5
+    label, confidence = answers(unlabeled.weak)
+    kept = label[unlabeled.valid & (confidence > 127)]  # 128 / 255 is the first above 0.5
     assert output.sums["kept"].tolist() == kept.long().bincount(minlength=CLASSES).tolist()
 
 

@@ -163,7 +163,7 @@ def test_only_a_head_may_be_left_over(key: str, mobilenet: State, tmp_path: Path
 
 def test_prefix_that_not_all_keys_share_is_kept(mobilenet: State, tmp_path: Path) -> None:
     state = {f"encoder.{key}": value for key, value in mobilenet.items()} | {"decoder.weight": torch.zeros(1)}
-    with pytest.raises(WeightsError, match="encoder.features.0.0.weight"):
+    with pytest.raises(WeightsError, match=r"encoder\.features\.0\.0\.weight"):
         load(make_net(), save(state, tmp_path / "w.pth"))
 
 
@@ -323,7 +323,7 @@ def test_weights_come_from_s3(s3: Any, mobilenet: State, tmp_path: Path) -> None
 
 
 def test_missing_object_is_a_weights_error(s3: Any, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="model.weights: s3://models/w.pth: no such object"):
+    with pytest.raises(WeightsError, match=r"model\.weights: s3://models/w\.pth: no such object"):
         load_encoder_weights_(make_net(), "s3://models/w.pth", encoder="mobilenet_v2", cache_dir=tmp_path)
 
 

@@ -1,0 +1,235 @@
+"""A tiny run of both stages: which files, which rows, from which weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cwbass.data.base import Sample, read_image
+from cwbass.data.manifest import Manifest
+from cwbass.data.synthetic import write_shapes
+from cwbass.errors import ParamsError
+from cwbass.params import Params, load_params
+from cwbass.steps.split import SplitParams, split
+from cwbass.steps.train import TrainParams, train
+from cwbass.steps.training import TrainReport, WarmupParams
+from cwbass.steps.warmup import warmup
+from cwbass.training.checkpoint import load_checkpoint
+
+STEPS, WARMUP, RETRAIN = 8, 2, 4
+
+VALUES: dict[str, Any] = {
+    "data": {"layout": "folder"},
+    "split": {"selection": 0.25, "min_selection": 2},
+    "augment": {"crop_size": 32, "scale": [0.7, 1.4]},
+    "model": {"arch": "unet", "encoder": "tu-mobilenetv4_conv_small_050", "options": {"decoder_channels": [16, 16, 8, 8, 8]}},
+    "method": {
+        "name": "cw_bass",
+        "recipe": "cwbass",
+        "cwbass": {"second_stage": {"enabled": True, "steps": RETRAIN, "reliable": 0.25}},
+    },
+    "train": {
+        "steps": STEPS,
+        "warmup_steps": WARMUP,
+        "baseline": False,
+        "batch_labeled": 2,
+        "batch_unlabeled": 2,
+        "epoch_steps": 3,
+        "cache": None,
+        "optimizer": {"lr": 0.01},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A run and where it lies."""
+
+    root: Path
+    data: Path
+    report: TrainReport
+
+    @property
+    def out(self) -> Path:
+        return self.root / "train"
+
+    @property
+    def unlabeled(self) -> tuple[Sample, ...]:
+        return Manifest.read(self.root / "split" / "manifest.json").unlabeled
+
+
+def changed(**sections: dict[str, Any]) -> dict[str, Any]:
+    """VALUES with some keys of some sections replaced."""
+    return {**VALUES, **{name: {**VALUES[name], **values} for name, values in sections.items()}}
+
+
+def params(values: dict[str, Any], kind: Any) -> Any:
+    dumped = load_params(values, Params).model_dump(mode="json")
+    return load_params({name: dumped[name] for name in kind.model_fields}, kind)
+
+
+def run(root: Path, data: Path, values: dict[str, Any]) -> Stages:
+    values = {**values, "split": {**values["split"], "labeled_list": str(data / "labeled.txt")}}
+    manifest = root / "split" / "manifest.json"
+    split(params(values, SplitParams), data_root=data, out_dir=manifest.parent)
+    warmup(params(values, WarmupParams), manifest=manifest, data_root=data, out_dir=root / "warmup")
+    report = train(
+        params(values, TrainParams),
+        manifest=manifest,
+        warmup=root / "warmup" / "warmup.pt",
+        data_root=data,
+        out_dir=root / "train",
+    )
+    return Stages(root, data, report)
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """8 labelled images, and 8 unlabelled ones in whose masks' places lie traps."""
+    data = tmp_path_factory.mktemp("shapes") / "data"
+    write_shapes(data, seed=0, labeled=16, unlabeled=0, test=4, size=(48, 48))
+    ids = (data / "train.txt").read_text().split()
+    (data / "labeled.txt").write_text("\n".join(ids[:8]))
+    for name in ids[8:]:
+        (data / "masks" / f"{name}.png").write_bytes(b"poison")
+    return data
+
+
+@pytest.fixture(scope="module")
+def stages(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Stages:
+    return run(tmp_path_factory.mktemp("run"), shapes, VALUES)
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_it_leaves_exactly_these_files(stages: Stages) -> None:
+    names = ["first_stage_last", "first_stage_best", "retrain_reliable_last", "retrain_reliable_best", "last", "best"]
+    names += ["snapshot_1", "snapshot_2"]
+    assert sorted(path.name for path in stages.out.iterdir()) == sorted(
+        [f"{name}.pt{end}" for name in names for end in ("", ".sha256")]
+        + ["history.jsonl", "timings.jsonl", "reliability.jsonl", "pseudo_labels"]
+    )
+    assert stages.report.steps == STEPS + 2 * RETRAIN
+    assert stages.report.checkpoints == {"last": str(stages.out / "last.pt"), "best": str(stages.out / "best.pt")}
+    assert list(stages.report.selection_miou) == ["train", "retrain_reliable", "retrain_all"]
+
+
+def test_each_stage_has_its_own_steps_and_its_own_decay(stages: Stages) -> None:
+    history = rows(stages.out / "history.jsonl")
+    assert [(row["stage"], row["step"]) for row in history] == [
+        ("train", 5), ("train", 8), ("retrain_reliable", 3), ("retrain_reliable", 4), ("retrain_all", 3), ("retrain_all", 4),
+    ]  # fmt: skip
+    for row in history[2:]:
+        assert row["lr"] == pytest.approx(0.01 * (1 - (row["step"] - 1) / RETRAIN) ** 0.9)
+        assert row["loss"] > 0
+        assert 0 <= row["retention"] <= 1
+        assert "precision" not in row  # it would be that of the network in training, which made none of the labels
+    assert load_checkpoint(stages.out / "last.pt").history == history
+
+
+def test_checkpoints_say_what_they_are(stages: Stages) -> None:
+    expected = {
+        "first_stage_last": ("train", STEPS),
+        "snapshot_1": ("train", 4),  # a third of the six steps after the warm-up
+        "snapshot_2": ("train", 6),
+        "retrain_reliable_last": ("retrain_reliable", RETRAIN),
+        "last": ("retrain_all", RETRAIN),
+    }
+    split_hash = json.loads((stages.root / "split" / "manifest.json").read_text())["hash"]
+    for name, (stage, step) in expected.items():
+        checkpoint = load_checkpoint(stages.out / f"{name}.pt")
+        assert (checkpoint.stage, checkpoint.step) == (stage, step), name
+        assert (checkpoint.method, checkpoint.networks) == ("cw_bass", ("student", "teacher"))
+        assert checkpoint.split_hash == split_hash
+        assert checkpoint.network()(torch.zeros(1, 3, 40, 33)).shape == (1, 8, 40, 33)
+
+
+def test_every_unlabelled_image_is_ranked_and_labelled_once(stages: Stages) -> None:
+    ranked = rows(stages.out / "reliability.jsonl")
+    ids = {sample.id for sample in stages.unlabeled}
+    values = [row["reliability"] for row in ranked]
+    assert len(ranked) == len(ids) == 8
+    assert {row["id"] for row in ranked} == ids
+    assert values == sorted(values, reverse=True)
+    assert 0 <= values[-1] < 1
+    for kind in ("label", "confidence"):
+        assert {path.stem for path in (stages.out / "pseudo_labels" / kind).iterdir()} == ids
+    # The reliable quarter was labelled before the others.
+    times = {row["id"]: (stages.out / "pseudo_labels" / "label" / f"{row['id']}.png").stat().st_mtime_ns for row in ranked}
+    first, rest = [times[row["id"]] for row in ranked[:2]], [times[row["id"]] for row in ranked[2:]]
+    assert max(first) < (stages.out / "retrain_reliable_last.pt").stat().st_mtime_ns < min(rest)
+
+
+def test_labels_are_the_best_teachers(stages: Stages) -> None:
+    ranked, images = rows(stages.out / "reliability.jsonl"), {sample.id: sample.image for sample in stages.unlabeled}
+    for checkpoint, row in (("first_stage_best", ranked[0]), ("retrain_reliable_best", ranked[-1])):
+        net = load_checkpoint(stages.out / f"{checkpoint}.pt").network()
+        image = torch.tensor(read_image(stages.data / images[row["id"]]))[None].permute(0, 3, 1, 2)
+        with torch.no_grad():
+            probs = (net(image).softmax(1) + net(image.flip(-1)).softmax(1).flip(-1)) / 2
+        confidence, label = probs[0].max(0)
+        folder = stages.out / "pseudo_labels"
+        with Image.open(folder / "label" / f"{row['id']}.png") as file:
+            assert (torch.tensor(np.array(file)) == label).float().mean() > 0.99
+        with Image.open(folder / "confidence" / f"{row['id']}.png") as file:
+            assert (torch.tensor(np.array(file)) - confidence * 255).abs().max() < 1
+
+
+def test_the_same_seed_gives_the_same_weights(stages: Stages, tmp_path: Path) -> None:
+    again = run(tmp_path, stages.data, VALUES)
+    one, other = (load_checkpoint(each.out / "last.pt").method_state for each in (stages, again))
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def test_retraining_starts_from_the_runs_initial_weights(shapes: Path, tmp_path: Path) -> None:
+    # Rates of nearly nothing leave the weights where they were; so a warm-up of no steps shows the run's first ones.
+    second = {"enabled": True, "steps": 1}
+    method = {"name": "cw_bass", "recipe": "cwbass", "cwbass": {"second_stage": second, "ema": {"decay": 0.0}}}
+    values = changed(
+        method=method, train={"warmup_steps": 0, "steps": 3, "epoch_steps": 3, "optimizer": {"lr": 1e-6, "weight_decay": 0.0}}
+    )
+    done = run(tmp_path, shapes, values)
+    initial = load_checkpoint(tmp_path / "warmup" / "warmup.pt").network("student")
+    for name in ("retrain_reliable_last", "last"):
+        student = load_checkpoint(done.out / f"{name}.pt").network("student")
+        for (key, a), b in zip(initial.named_parameters(), student.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-5, msg=f"{name}: {key}")
+
+
+def test_without_a_selection_slice_the_last_checkpoints_count(shapes: Path, tmp_path: Path) -> None:
+    done = run(tmp_path, shapes, changed(split={"selection": 0.0}, train={"steps": 5}))
+    assert {path.stem for path in done.out.glob("*.pt")} == {
+        "first_stage_last", "retrain_reliable_last", "last", "snapshot_1", "snapshot_2",
+    }  # fmt: skip
+    assert done.report.checkpoints == {"last": str(done.out / "last.pt")}
+
+
+def test_off_by_default_it_leaves_nothing_behind(shapes: Path, tmp_path: Path) -> None:
+    done = run(tmp_path, shapes, changed(method={"cwbass": {}}, train={"steps": 4}))
+    assert {path.name for path in done.out.iterdir()} == {
+        "last.pt", "last.pt.sha256", "best.pt", "best.pt.sha256", "history.jsonl", "timings.jsonl",
+    }  # fmt: skip
+
+
+def test_a_stage_too_short_to_tell_is_refused_before_it_begins(shapes: Path, tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"method\.cwbass\.second_stage compares.*has 2 steps after the warm-up"):
+        run(tmp_path, shapes, changed(train={"steps": 4}))
+    assert list((tmp_path / "train").glob("*.pt")) == []
+
+
+def test_a_teacher_that_never_moved_is_no_proof_of_reliability(shapes: Path, tmp_path: Path) -> None:
+    second = {"enabled": True, "steps": 1}
+    still = {"cwbass": {"second_stage": second, "ema": {"decay": 1.0, "ramp": False}}}
+    with pytest.raises(ParamsError, match="the teacher is the same after steps 3 and 5"):
+        run(tmp_path, shapes, changed(method=still, train={"steps": 5, "epoch_steps": 5}))
+    assert (tmp_path / "train" / "first_stage_last.pt").is_file()
