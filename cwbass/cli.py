@@ -16,7 +16,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from cwbass import __version__
-from cwbass.errors import CwbassError, DataError
+from cwbass.errors import CwbassError, DataError, ParamsError
 
 app = typer.Typer(
     name="cwbass",
@@ -245,9 +245,19 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, not a table.")] = False,
 ) -> None:
     """Say what this machine has, and what it lacks; exit code 3 where training could not run."""
-    from cwbass.steps.doctor import doctor
+    from cwbass.doctor import diagnose
+    from cwbass.params import Params
 
-    raise typer.Exit(doctor(params, s3=s3, as_json=as_json))
+    loaded = _load(Params, params, None) if params.is_file() else None
+    found = diagnose(loaded, s3=s3)
+    if as_json:
+        _print(found.to_dict())
+    else:
+        from cwbass.console import print_diagnosis
+
+        print_diagnosis(found)
+    if found.errors:
+        raise ParamsError(f"{len(found.errors)} things would stop a run here; see above.")
 
 
 @config_app.command("show")

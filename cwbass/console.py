@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cwbass.data.check import CheckReport
+if TYPE_CHECKING:  # torch takes seconds to load, and a table does not need it
+    from cwbass.data.check import CheckReport
+    from cwbass.doctor import Diagnosis
 
 DASH = "-"
 
@@ -56,6 +58,14 @@ def print_findings(report: CheckReport, root: Path) -> None:
     for finding in (*report.errors, *report.warnings):
         table.add_row(finding.severity, finding.kind, Text(finding.file or DASH), Text(finding.message))
     console.print(table)
+
+
+def print_diagnosis(diagnosis: Diagnosis) -> None:
+    """What this machine has, and how to mend what it lacks."""
+    table = Table("", "what", "seen", "mend")
+    for check in diagnosis.checks:
+        table.add_row(check.status, check.name, Text(check.value), Text(check.mend))
+    Console().print(table)
 
 
 def _row(table: Table, name: str, before: float | None, after: float | None, compared: bool) -> None:

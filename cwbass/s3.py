@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,4 +98,5 @@ def _fetch(client: Any, bucket: str, key: str, path: Path, size: int) -> None:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    text = re.sub(r"//[^/@\s]*@", "//", " ".join(str(error).split()))  # an endpoint may hold a password
+    return text[:300] or type(error).__name__

@@ -75,7 +75,7 @@ class DecayConfig(Section):
 class EmaConfig(Section):
     """The teacher."""
 
-    decay: Fraction = Field(default=0.996, description="Share of itself that the teacher keeps at a step.")
+    decay: Fraction = Field(default=0.99, description="Share of itself that the teacher keeps at a step.")
     ramp: bool = Field(default=True, description="Whether early steps keep less: min(1 - 1/(t+1), decay).")
     buffers: Buffers = Field(default="average", description="Running statistics: averaged like weights, or copied as published.")
 
@@ -95,8 +95,8 @@ class CwBassTerms(Section):
     """Every term of the method, each with its own switch."""
 
     views: Literal["same", "strong"] = Field(default="strong", description="What the student sees: the teacher's view, or a strong one.")
-    cutmix: Fraction = Field(default=0.5, description="Probability of CutMix for an unlabelled image; 0 switches it off.")
-    cutmix_labeled: Fraction = Field(default=0.0, description="Share of the pastes that come from a labelled image, with its mask.")
+    cutmix: Fraction = Field(default=1.0, description="Probability of CutMix for an unlabelled image; 0 switches it off.")
+    cutmix_labeled: Fraction = Field(default=0.5, description="Share of the pastes that come from a labelled image, with its mask.")
     gamma: NonNegative = Field(default=1.0, description="Exponent of the confidence weight; 0 weighs all kept pixels alike.")
     threshold: ThresholdConfig
     boundary: BoundaryConfig = BoundaryConfig()
@@ -121,6 +121,7 @@ class CwBassTerms(Section):
 PAPER = CwBassTerms(
     views="same",
     cutmix=0.0,
+    cutmix_labeled=0.0,
     gamma=1.0,
     threshold=ThresholdConfig(rule="logistic", base=0.6, beta=0.5, low=0.3, high=0.8),
     boundary=BoundaryConfig(weight=0.5, frame="zero", confidence_weighted=False),

@@ -164,7 +164,7 @@ class SecondStage:
         """Let a checkpoint's preferred network label the chosen images."""
         run = self.run
         config = run.eval.model_copy(update={"flip": self.config.flip})
-        net = self._on_device(load_checkpoint(self.out_dir / checkpoint).network())
+        net = place(load_checkpoint(self.out_dir / checkpoint).network(), run.device)
         settings: dict[str, Any] = {"config": config, "device": run.device, "autocast_dtype": run.autocast_dtype}
         confidence = write_pseudo_labels(
             net, source, chosen, self._ids(chosen), self.folder, spec=run.manifest.spec, **settings
@@ -203,7 +203,8 @@ class SecondStage:
             timings=before.timings,
             offline=stream,
         )
-        stage.train(Schedule(0, self.steps, self.steps, self.first.epoch_steps, 0, self.first.pass_steps), checkpoint=last, best=best)
+        schedule = Schedule(0, self.steps, self.steps, self.first.epoch_steps, 0, self.first.pass_steps)
+        stage.train(schedule, checkpoint=last, best=best)
         return stage
 
     def _ids(self, chosen: Sequence[int]) -> list[str]:

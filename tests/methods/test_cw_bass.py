@@ -173,6 +173,20 @@ def test_cutmix_pastes_the_partner_and_its_label(pixel_net: Net, batches: Batche
     assert means(mixed, (labeled, unlabeled), progress(seed=4))["loss"] != loss
 
 
+def test_cutmix_pastes_padding_as_padding(pixel_net: Net, batches: Batches, progress: Steps) -> None:
+    labeled, unlabeled = batches(size=4)  # every other crop has padded columns
+    terms: dict[str, Any] = {"ignore_padding": True, "divide_by": "valid", "boundary": {"frame": "replicate"}, **KEEP_ALL}
+    mixed, plain = build(pixel_net, cutmix=1.0, **terms), build(pixel_net, cutmix=0.0, **terms)
+    seen: list[Tensor] = []
+    mixed.student.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    loss = means(mixed, (labeled, unlabeled), progress())["loss"]
+    pasted = (seen[1] != unlabeled.weak).any(1)
+    valid = torch.where(pasted, unlabeled.valid.roll(1, 0), unlabeled.valid)
+    assert int(valid.sum()) != int(unlabeled.valid.sum())
+    again = means(plain, (labeled, replace(unlabeled, weak=seen[1], valid=valid)), progress())["loss"]
+    assert loss == pytest.approx(again, rel=1e-6)
+
+
 def test_labelled_pastes_bring_the_ground_truth(pixel_net: Net, batches: Batches, progress: Steps) -> None:
     labeled, unlabeled = batches(size=2)
     terms: dict[str, Any] = {"cutmix": 1.0, "cutmix_labeled": 1.0, "boundary": {"weight": 0.0}, "ignore_padding": True}

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ IGNORE = 255
 Batches = Callable[..., tuple[LabeledBatch, UnlabeledBatch]]
 Steps = Callable[..., Progress]
 Net = type[SegmentationNet]
+M = TypeVar("M", bound=CwBass)
 
 
 class Oracle(SegmentationNet):
@@ -55,7 +56,7 @@ def labelled(unlabeled: UnlabeledBatch) -> UnlabeledBatch:
     return replace(unlabeled, pseudo_label=label.where(inside, IGNORE), confidence=confidence.where(inside, 0))
 
 
-def build(kind: type[CwBass], net: Net, recipe: str, **terms: Any) -> CwBass:
+def build(kind: type[M], net: Net, recipe: str, **terms: Any) -> M:
     torch.manual_seed(0)
     return kind(CwBassConfig.model_validate({"recipe": recipe, recipe: terms}), net, num_classes=CLASSES, ignore_index=IGNORE)
 
@@ -133,7 +134,7 @@ def test_the_average_of_weights_forgets_the_start(pixel_net: Net, progress: Step
     method = build(OfflineCwBass, pixel_net, "paper")  # 0.999 from the first step on
     with torch.no_grad():
         for parameter in method.student.parameters():
-            parameter += 1.0
+            parameter.add_(1.0)
     method.after_optimizer_step(progress(0))
     for own, student in zip(method.teacher.parameters(), method.student.parameters(), strict=True):
         assert torch.equal(own, student)

@@ -23,11 +23,10 @@ from cwbass.steps.training import TrainReport, WarmupParams
 from cwbass.steps.warmup import warmup
 from cwbass.training.checkpoint import load_checkpoint
 
-STEPS, WARMUP, RETRAIN = 8, 2, 4
+STEPS, WARMUP, RETRAIN = 7, 1, 2
 
 VALUES: dict[str, Any] = {
-    "data": {"layout": "folder"},
-    "split": {"selection": 0.25, "min_selection": 2},
+    "split": {"selection": 0.25, "min_selection": 2, "labeled_list": "labeled.txt"},
     "augment": {"crop_size": 32, "scale": [0.7, 1.4]},
     "model": {"arch": "unet", "encoder": "tu-mobilenetv4_conv_small_050", "options": {"decoder_channels": [16, 16, 8, 8, 8]}},
     "method": {
@@ -54,11 +53,8 @@ class Stages:
 
     root: Path
     data: Path
+    out: Path
     report: TrainReport
-
-    @property
-    def out(self) -> Path:
-        return self.root / "train"
 
     @property
     def unlabeled(self) -> tuple[Sample, ...]:
@@ -71,23 +67,23 @@ def changed(**sections: dict[str, Any]) -> dict[str, Any]:
 
 
 def params(values: dict[str, Any], kind: Any) -> Any:
+    """What one step takes of VALUES."""
     dumped = load_params(values, Params).model_dump(mode="json")
     return load_params({name: dumped[name] for name in kind.model_fields}, kind)
 
 
-def run(root: Path, data: Path, values: dict[str, Any]) -> Stages:
-    values = {**values, "split": {**values["split"], "labeled_list": str(data / "labeled.txt")}}
-    manifest = root / "split" / "manifest.json"
-    split(params(values, SplitParams), data_root=data, out_dir=manifest.parent)
-    warmup(params(values, WarmupParams), manifest=manifest, data_root=data, out_dir=root / "warmup")
-    report = train(
-        params(values, TrainParams),
-        manifest=manifest,
-        warmup=root / "warmup" / "warmup.pt",
-        data_root=data,
-        out_dir=root / "train",
-    )
-    return Stages(root, data, report)
+def prepare(root: Path, data: Path, values: dict[str, Any]) -> Path:
+    """Split and warm up below ``root``."""
+    split(params(values, SplitParams), data_root=data, out_dir=root / "split")
+    warmup(params(values, WarmupParams), manifest=root / "split" / "manifest.json", data_root=data, out_dir=root / "warmup")
+    return root
+
+
+def run(root: Path, data: Path, values: dict[str, Any], out: Path) -> Stages:
+    """Train from what :func:`prepare` left below ``root``."""
+    manifest, start = root / "split" / "manifest.json", root / "warmup" / "warmup.pt"
+    report = train(params(values, TrainParams), manifest=manifest, warmup=start, data_root=data, out_dir=out)
+    return Stages(root, data, out, report)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +100,8 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stages(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Stages:
-    return run(tmp_path_factory.mktemp("run"), shapes, VALUES)
+    root = tmp_path_factory.mktemp("run")
+    return run(prepare(root, shapes, VALUES), shapes, VALUES, root / "train")
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -126,8 +123,11 @@ def test_it_leaves_exactly_these_files(stages: Stages) -> None:
 def test_each_stage_has_its_own_steps_and_its_own_decay(stages: Stages) -> None:
     history = rows(stages.out / "history.jsonl")
     assert [(row["stage"], row["step"]) for row in history] == [
-        ("train", 5), ("train", 8), ("retrain_reliable", 3), ("retrain_reliable", 4), ("retrain_all", 3), ("retrain_all", 4),
-    ]  # fmt: skip
+        ("train", 4),
+        ("train", 7),
+        ("retrain_reliable", 2),
+        ("retrain_all", 2),
+    ]
     for row in history[2:]:
         assert row["lr"] == pytest.approx(0.01 * (1 - (row["step"] - 1) / RETRAIN) ** 0.9)
         assert row["loss"] > 0
@@ -139,8 +139,8 @@ def test_each_stage_has_its_own_steps_and_its_own_decay(stages: Stages) -> None:
 def test_checkpoints_say_what_they_are(stages: Stages) -> None:
     expected = {
         "first_stage_last": ("train", STEPS),
-        "snapshot_1": ("train", 4),  # a third of the six steps after the warm-up
-        "snapshot_2": ("train", 6),
+        "snapshot_1": ("train", 3),  # a third of the six steps after the warm-up
+        "snapshot_2": ("train", 5),
         "retrain_reliable_last": ("retrain_reliable", RETRAIN),
         "last": ("retrain_all", RETRAIN),
     }
@@ -185,51 +185,51 @@ def test_labels_are_the_best_teachers(stages: Stages) -> None:
 
 
 def test_the_same_seed_gives_the_same_weights(stages: Stages, tmp_path: Path) -> None:
-    again = run(tmp_path, stages.data, VALUES)
+    again = run(stages.root, stages.data, VALUES, tmp_path)
     one, other = (load_checkpoint(each.out / "last.pt").method_state for each in (stages, again))
     for name, value in one.items():
         assert torch.equal(value, other[name]), name
 
 
 def test_retraining_starts_from_the_runs_initial_weights(shapes: Path, tmp_path: Path) -> None:
-    # Rates of nearly nothing leave the weights where they were; so a warm-up of no steps shows the run's first ones.
+    # Rates of nearly nothing leave the weights where they were, and a warm-up of no steps shows the run's first ones.
     second = {"enabled": True, "steps": 1}
-    method = {"name": "cw_bass", "recipe": "cwbass", "cwbass": {"second_stage": second, "ema": {"decay": 0.0}}}
     values = changed(
-        method=method, train={"warmup_steps": 0, "steps": 3, "epoch_steps": 3, "optimizer": {"lr": 1e-6, "weight_decay": 0.0}}
+        split={"selection": 0.0},
+        method={"cwbass": {"second_stage": second, "ema": {"decay": 0.0}}},
+        train={"warmup_steps": 0, "steps": 3, "optimizer": {"lr": 1e-6, "weight_decay": 0.0}},
     )
-    done = run(tmp_path, shapes, values)
+    done = run(prepare(tmp_path, shapes, values), shapes, values, tmp_path / "train")
     initial = load_checkpoint(tmp_path / "warmup" / "warmup.pt").network("student")
     for name in ("retrain_reliable_last", "last"):
         student = load_checkpoint(done.out / f"{name}.pt").network("student")
         for (key, a), b in zip(initial.named_parameters(), student.parameters(), strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-5, msg=f"{name}: {key}")
-
-
-def test_without_a_selection_slice_the_last_checkpoints_count(shapes: Path, tmp_path: Path) -> None:
-    done = run(tmp_path, shapes, changed(split={"selection": 0.0}, train={"steps": 5}))
+    # Nor is there a selection slice: the last checkpoints count.
     assert {path.stem for path in done.out.glob("*.pt")} == {
         "first_stage_last", "retrain_reliable_last", "last", "snapshot_1", "snapshot_2",
     }  # fmt: skip
     assert done.report.checkpoints == {"last": str(done.out / "last.pt")}
 
 
-def test_off_by_default_it_leaves_nothing_behind(shapes: Path, tmp_path: Path) -> None:
-    done = run(tmp_path, shapes, changed(method={"cwbass": {}}, train={"steps": 4}))
-    assert {path.name for path in done.out.iterdir()} == {
-        "last.pt", "last.pt.sha256", "best.pt", "best.pt.sha256", "history.jsonl", "timings.jsonl",
-    }  # fmt: skip
-
-
-def test_a_stage_too_short_to_tell_is_refused_before_it_begins(shapes: Path, tmp_path: Path) -> None:
+def test_a_stage_too_short_to_tell_is_refused_before_it_begins(stages: Stages, tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"method\.cwbass\.second_stage compares.*has 2 steps after the warm-up"):
-        run(tmp_path, shapes, changed(train={"steps": 4}))
+        run(stages.root, stages.data, changed(train={"steps": WARMUP + 2}), tmp_path / "train")
     assert list((tmp_path / "train").glob("*.pt")) == []
 
 
-def test_a_teacher_that_never_moved_is_no_proof_of_reliability(shapes: Path, tmp_path: Path) -> None:
-    second = {"enabled": True, "steps": 1}
-    still = {"cwbass": {"second_stage": second, "ema": {"decay": 1.0, "ramp": False}}}
-    with pytest.raises(ParamsError, match="the teacher is the same after steps 3 and 5"):
-        run(tmp_path, shapes, changed(method=still, train={"steps": 5, "epoch_steps": 5}))
-    assert (tmp_path / "train" / "first_stage_last.pt").is_file()
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": WARMUP + 3, "epoch_steps": 9}, "the teacher is the same after steps 2 and 4"),
+        ({"steps": WARMUP + 9, "epoch_steps": 1, "early_stop": 1}, "after 3 steps, before its first snapshot at 4"),
+    ],
+)
+def test_a_teacher_that_never_moved_is_no_proof_of_reliability(
+    stages: Stages, tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    still = {"cwbass": {"second_stage": {"enabled": True}, "ema": {"decay": 1.0, "ramp": False}}}
+    with pytest.raises(ParamsError, match=message):
+        run(stages.root, stages.data, changed(method=still, train=settings), tmp_path)
+    assert (tmp_path / "first_stage_last.pt").is_file()
+    assert not (tmp_path / "last.pt").exists()

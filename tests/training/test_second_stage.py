@@ -176,9 +176,8 @@ def test_the_labels_of_an_image_are_its_own(stream: OfflineStream) -> None:
         *_, valid, label, _ = stream[position]
         assert int(label[valid].max()) < rows[index]
     for index in range(3):
-        label = stream.labels.label(index)
-        assert label.shape == stream.labels.image(index).shape[:2]
-        assert np.array_equal(label, stream.labels.image(index)[..., 0])
+        assert np.array_equal(stream.labels.label(index), stream.labels.image(index)[..., 0])
+        assert np.array_equal(stream.labels.confidence(index), stream.labels.image(index)[..., 1])
 
 
 def test_the_views_are_those_of_the_stream_without_labels(tmp_path: Path) -> None:

@@ -1,0 +1,247 @@
+"""What this machine has, what a run would lack on it, and how to mend that."""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import cwbass
+from cwbass.config import TrainConfig
+from cwbass.errors import CwbassError
+from cwbass.params import Params
+from cwbass.s3 import s3_client, s3_failures, split_uri
+from cwbass.training.device import resolve_device, resolve_precision
+
+REQUIRED = ("torch", "torchvision", "segmentation-models-pytorch", "timm", "torchmetrics", "boto3")
+OPTIONAL = {"kfp": "pipeline", "kfp-kubernetes": "pipeline", "dvc": "dvc"}  # package -> extra of cwbass
+GIB = 1 << 30
+LOW_MEMORY, LOW_DISK = 2 * GIB, 5 * GIB
+_PREFETCH = 4  # batches that each worker of make_loader holds ready
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    status: Literal["ok", "warning", "error"]
+    value: str  # what was seen
+    mend: str = ""  # what to do; empty where nothing need be done
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Everything that was looked at."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def errors(self) -> tuple[Check, ...]:
+        """What a run would fail on."""
+        return tuple(check for check in self.checks if check.status == "error")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"ok": not self.errors, "checks": [asdict(check) for check in self.checks]}
+
+
+def diagnose(params: Params | None = None, *, data_root: Path | None = None, s3: str | None = None) -> Diagnosis:
+    """Look at software, hardware and data; changes nothing but for one object with ``s3``.
+
+    Args:
+        params: The run that is planned; its defaults where there is none.
+        data_root: Folder of the dataset, in place of ``data.root``.
+        s3: ``s3://bucket/prefix`` below which an object is written, read and deleted again.
+    """
+    planned = params or Params()
+    return Diagnosis(
+        (
+            *_software(),
+            *_compute(planned.train),
+            memory(_read(Path("/proc/meminfo")), _read(_CGROUP / "memory.max")),
+            disk(Path.cwd(), shutil.disk_usage(Path.cwd()).free),
+            shared_memory(shared_memory_need(planned.train, planned.augment.crop_size), _free(Path("/dev/shm"))),
+            data(data_root or Path(planned.data.root), generated=planned.synthesize is not None),
+            *([s3_round_trip(s3)] if s3 else []),
+        )
+    )
+
+
+def _software() -> Iterator[Check]:
+    yield Check("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    revision = git_revision(Path(cwbass.__file__).parents[1])
+    yield Check("cwbass", "ok", cwbass.__version__ + (f", git {revision}" if revision else ""))
+    for name in REQUIRED:
+        yield package(name)
+    for name, extra in OPTIONAL.items():
+        yield package(name, extra)
+
+
+def package(name: str, extra: str | None = None) -> Check:
+    """Version of an installed package; it is not imported.
+
+    Args:
+        name: On PyPI.
+        extra: The extra of cwbass that it belongs to; None: cwbass does not work without it.
+    """
+    try:
+        return Check(name, "ok", metadata.version(name))
+    except metadata.PackageNotFoundError:
+        if extra is None:
+            return Check(name, "error", "not installed", "pip install cwbass, in this environment")
+        return Check(name, "ok", f"not installed; only needed for cwbass[{extra}]")
+
+
+def git_revision(root: Path) -> str | None:
+    """Commit of a checkout, ``-dirty`` with changes; None where ``root`` is none."""
+    if not (root / ".git").exists():  # a parent's repository is not ours
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _compute(train: TrainConfig) -> Iterator[Check]:
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    yield gpu(names, wanted=train.device, cuda=torch.version.cuda)
+    if names or train.device != "cuda":
+        dtype = resolve_precision(train.precision, resolve_device(train.device))
+        yield Check("precision", "ok", f"{train.precision}: {str(dtype or torch.float32).removeprefix('torch.')}")
+    yield cpu(len(os.sched_getaffinity(0)), torch.get_num_threads(), _read(_CGROUP / "cpu.max"))
+
+
+def gpu(names: list[str], *, wanted: str, cuda: str | None) -> Check:
+    """The GPUs that torch sees.
+
+    Args:
+        names: Of the devices.
+        wanted: ``train.device``.
+        cuda: Version that torch is built for; None: a CPU build.
+    """
+    build = f"torch is built for CUDA {cuda}" if cuda else "torch is built without CUDA"
+    if names:
+        return Check("gpu", "ok", f"{', '.join(names)}; {build}")
+    if wanted == "cuda":
+        return Check("gpu", "error", f"none seen; {build}", "check driver and nvidia.com/gpu limit, or set train.device: auto")
+    return Check("gpu", "ok", f"none seen, training runs on the CPU; {build}")
+
+
+def cpu(cores: int, threads: int, cgroup: str | None) -> Check:
+    """Cores against threads; threads beyond a container's share wait for each other.
+
+    Args:
+        cores: That this process may run on.
+        threads: That torch starts.
+        cgroup: Content of ``cpu.max``: microseconds in a period, or ``max``, and the period.
+    """
+    quota, _, period = (cgroup or "max").partition(" ")
+    limit = float(cores) if quota == "max" else min(cores, int(quota) / int(period))
+    value = f"{limit:g} of {cores} cores, {threads} threads"
+    if threads > max(1.0, limit):
+        return Check("cpu", "warning", value, f"set OMP_NUM_THREADS={max(1, int(limit))}")
+    return Check("cpu", "ok", value)
+
+
+def memory(meminfo: str | None, cgroup: str | None) -> Check:
+    """Memory of the machine, or of the container where that is less.
+
+    Args:
+        meminfo: Content of ``/proc/meminfo``.
+        cgroup: Content of ``memory.max``: bytes, or ``max``.
+    """
+    lines = (line.split() for line in (meminfo or "").splitlines())
+    sizes = {line[0].rstrip(":"): int(line[1]) * 1024 for line in lines if len(line) == 3}
+    if "MemAvailable" not in sizes:
+        return Check("memory", "ok", "unknown")
+    total, available = sizes["MemTotal"], sizes["MemAvailable"]
+    if cgroup is not None and cgroup.strip() != "max":
+        total, available = min(total, int(cgroup)), min(available, int(cgroup))
+    value = f"{available / GIB:.1f} of {total / GIB:.1f} GiB available"
+    if available < LOW_MEMORY:
+        return Check("memory", "warning", value, "free memory or raise the pod's limit; a small run takes 2 GiB")
+    return Check("memory", "ok", value)
+
+
+def disk(folder: Path, free: int) -> Check:
+    """Room for checkpoints and the image cache."""
+    value = f"{free / GIB:.1f} GiB free at {folder}"
+    if free < LOW_DISK:
+        return Check("disk", "warning", value, "free some; checkpoints and the cache of decoded images (train.cache) take GiB")
+    return Check("disk", "ok", value)
+
+
+def shared_memory_need(train: TrainConfig, crop_size: int) -> int:
+    """Bytes of /dev/shm that the loader processes fill at most.
+
+    A labelled crop has four bytes a pixel (RGB, mask), an unlabelled one seven (two views, valid).
+    """
+    pixels = crop_size * crop_size
+    return train.workers * _PREFETCH * pixels * (4 * train.batch_labeled + 7 * train.batch_unlabeled)
+
+
+def shared_memory(need: int, free: int | None) -> Check:
+    """Loader processes hand batches over in /dev/shm, of which a container has 64 MiB by default."""
+    name = "/dev/shm"
+    if need == 0:
+        return Check(name, "ok", "not used: train.workers is 0")
+    if free is None:
+        return Check(name, "warning", "cannot be read", "mount one, or set train.workers: 0")
+    value = f"{free / GIB:.2f} GiB free, {need / GIB:.2f} needed"
+    if free < need:
+        return Check(name, "error", value, "mount an emptyDir with medium: Memory (docker: --shm-size), or lower train.workers")
+    return Check(name, "ok", value)
+
+
+def data(root: Path, *, generated: bool) -> Check:
+    """The dataset's folder; what is in it, `cwbass check` says."""
+    if root.is_dir() and any(root.iterdir()):
+        return Check("data", "ok", str(root))
+    if generated:
+        return Check("data", "ok", f"{root} does not exist yet; `cwbass synthesize` makes it")
+    return Check("data", "error", f"{root} is no folder, or empty", "set data.root, or mount the dataset there")
+
+
+def s3_round_trip(uri: str) -> Check:
+    """Write, read and delete an object below ``uri``."""
+    content = secrets.token_bytes(32)
+    try:
+        with s3_failures(uri):
+            bucket, key = split_uri(f"{uri.rstrip('/')}/.cwbass-doctor-{secrets.token_hex(8)}")
+            client = s3_client()
+            client.put_object(Bucket=bucket, Key=key, Body=content)
+            try:
+                same = client.get_object(Bucket=bucket, Key=key)["Body"].read() == content
+            finally:
+                client.delete_object(Bucket=bucket, Key=key)
+    except CwbassError as error:
+        return Check("s3", "error", str(error), "let the credentials put, get and delete objects there; AWS_ENDPOINT_URL names the store")
+    if not same:
+        return Check("s3", "error", f"{uri}: what was read is not what was written", "use a store with read-after-write consistency")
+    return Check("s3", "ok", f"{uri}: wrote, read and deleted an object")
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _free(path: Path) -> int | None:
+    try:
+        return shutil.disk_usage(path).free
+    except OSError:
+        return None
