@@ -244,7 +244,7 @@ class CwBass(Method):
 
     def after_optimizer_step(self, progress: Progress) -> None:
         ema = self.terms.ema
-        decay = ema_decay_at(progress.step - progress.start_step, decay=ema.decay, ramp=ema.ramp)
+        decay = ema_decay_at(progress.step, decay=ema.decay, ramp=ema.ramp)
         update_ema_(self.teacher, self.student, decay=decay, buffers=ema.buffers)
 
     def networks(self) -> dict[str, SegmentationNet]:

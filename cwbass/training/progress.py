@@ -49,7 +49,9 @@ class ProgressLine:
     def epoch(self, row: Mapping[str, Any]) -> None:
         """Called with each row of the history."""
         left = (self.schedule.stop - row["step"]) * row["step_seconds"]
-        parts = [f"step {row['step']}/{self.schedule.stop}", f"loss {row['loss']:.3f}"]
+        parts = [f"step {row['step']}/{self.schedule.stop}"]
+        if "loss" in row:  # an epoch may have skipped every step
+            parts.append(f"loss {row['loss']:.3f}")
         for key, name in (("selection_miou", "selection mIoU"), ("retention", "kept"), ("precision", "precision")):
             if row.get(key) is not None:
                 parts.append(f"{name} {100 * row[key]:.1f} %")
