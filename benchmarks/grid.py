@@ -67,8 +67,10 @@ def run_cell(params: Path, seed: int, name: str, overrides: Sequence[str], out: 
         ),
         (
             cell / "reports" / "metrics.json",
-            ["eval", *common, "--checkpoint", str(cell), "--baseline", str(shared / "warmup"), "--manifest", str(manifest)]
-            + ["--out", str(cell / "reports")],
+            [
+                *("eval", *common, "--checkpoint", str(cell), "--baseline", str(shared / "warmup")),
+                *("--manifest", str(manifest), "--out", str(cell / "reports")),
+            ],
         ),
     ]
     for result, command in steps:
@@ -108,7 +110,10 @@ def print_table(out: Path, seeds: Sequence[int], variants: Mapping[str, Any]) ->
             continue
         prefix = "baseline " if name == "supervised" else ""
         key = "baseline_" if name == "supervised" else ""
-        cells = [spread([m["checkpoints"][f"{prefix}{column}"]["miou"] for m in group if f"{prefix}{column}" in m["checkpoints"]]) for column in columns]
+        cells = [
+            spread([m["checkpoints"][f"{prefix}{column}"]["miou"] for m in group if f"{prefix}{column}" in m["checkpoints"]])
+            for column in columns
+        ]
         cells += [spread([m[f"{key}boundary_iou"] for m in group]), spread([m[f"{key}boundary_f1_3px"] for m in group])]
         gains = "" if name == "supervised" else ", ".join(f"{100 * m['miou_gain']:+.1f}" for m in group)
         print(f"| {name} | {len(group)} | {' | '.join(cells)} | {gains} |")

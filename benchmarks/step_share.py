@@ -65,7 +65,9 @@ def main() -> None:
     ratios = [a / b for a, b in zip(*times, strict=True)]
     middle = statistics.median(ratios)
     low, high = statistics.quantiles(ratios, n=4)[::2]
-    print(f"{params.model.arch}, {params.model.encoder}, {classes} classes, {size} px, {x}+{u} images, {torch.get_num_threads()} threads")
+    print(
+        f"{params.model.arch}, {params.model.encoder}, {classes} classes, {size} px, {x}+{u} images, {torch.get_num_threads()} threads"
+    )
     print(f"training_step and backward against its network passes alone: {middle:.3f} (quartiles {low:.3f} to {high:.3f})")
     print(f"share of losses and pseudo-labels: {100 * (1 - 1 / middle):.1f} % of the step")
 

@@ -29,9 +29,13 @@ config_app = typer.Typer(help="Show and check parameters.", no_args_is_help=True
 app.add_typer(config_app, name="config")
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="File of parameters.", dir_okay=False)]
-Overrides = Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter: dotted.key=value.")]
+Overrides = Annotated[
+    Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter: dotted.key=value.")
+]
 Manifest = Annotated[Path, typer.Option("--manifest", help="Split, written by `cwbass split`.", dir_okay=False)]
-DataRoot = Annotated[Optional[Path], typer.Option("--data", help="Folder of the dataset, in place of data.root.", file_okay=False)]
+DataRoot = Annotated[
+    Optional[Path], typer.Option("--data", help="Folder of the dataset, in place of data.root.", file_okay=False)
+]
 
 PARAMS = Path("params.yaml")
 SPLIT_DIR, WARMUP_DIR, TRAIN_DIR = Path("artifacts/split"), Path("artifacts/warmup"), Path("artifacts/train")
@@ -47,11 +51,16 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and stop.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and stop.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors alone.")] = False,
 ) -> None:
     logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING if quiet else logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
+        stream=sys.stderr,
+        level=logging.WARNING if quiet else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
     )
     for noisy in ("httpx", "botocore", "PIL", "torch", "timm"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -142,7 +151,8 @@ def train(
     overrides: Overrides = None,
     data: DataRoot = None,
     manifest: Manifest = MANIFEST,
-    warmup: Annotated[Path, typer.Option(help="Checkpoint to start from, written by `cwbass warmup`.")] = WARMUP_DIR / "warmup.pt",
+    warmup: Annotated[Path, typer.Option(help="Checkpoint to start from, written by `cwbass warmup`.")] = WARMUP_DIR
+    / "warmup.pt",
     out: Annotated[Path, typer.Option(help="Folder for checkpoints.")] = TRAIN_DIR,
 ) -> None:
     """Train semi-supervised, from the warm-up's checkpoint on."""
@@ -156,10 +166,14 @@ def train(
 def eval_(
     checkpoint: Annotated[Path, typer.Option(help="Checkpoint, or the folder of a training: its selected checkpoint counts.")],
     baseline: Annotated[Optional[Path], typer.Option(help="Checkpoint or folder of the supervised baseline.")] = None,
-    params: Annotated[Optional[Path], typer.Option("--params", help="Takes the eval section from here, not from the checkpoint.")] = None,
+    params: Annotated[
+        Optional[Path], typer.Option("--params", help="Takes the eval section from here, not from the checkpoint.")
+    ] = None,
     overrides: Overrides = None,
     manifest: Annotated[Optional[Path], typer.Option(help="Split to score the test images of.")] = None,
-    data: Annotated[Optional[Path], typer.Option("--data", help="Folder of a dataset; without --manifest, all its masked images.")] = None,
+    data: Annotated[
+        Optional[Path], typer.Option("--data", help="Folder of a dataset; without --manifest, all its masked images.")
+    ] = None,
     out: Annotated[Optional[Path], typer.Option(help="Folder for metrics.json, the report and the plots.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="All scores as JSON on stdout, not a table.")] = False,
@@ -219,9 +233,7 @@ def register(
     page = report or (metrics.parent / "report.html")
     loaded = _load(RegisterParams, params, overrides)
     _print(
-        register(
-            loaded, checkpoint=checkpoint, metrics=metrics, report=page if page.is_file() else None, out_dir=out
-        ).to_dict()
+        register(loaded, checkpoint=checkpoint, metrics=metrics, report=page if page.is_file() else None, out_dir=out).to_dict()
     )
 
 

@@ -22,7 +22,9 @@ def print_scores(metrics: Mapping[str, Any], report: Path | None) -> None:
     console = Console()
     compared = metrics.get("baseline_miou") is not None
     columns = ["", *(["supervised"] if compared else []), "cwbass" if compared else "model", *(["gain"] if compared else [])]
-    table = Table(*columns, title=f"Test split {str(metrics['split_hash'])[:12]}, {metrics['images']} images, {metrics['protocol']}")
+    table = Table(
+        *columns, title=f"Test split {str(metrics['split_hash'])[:12]}, {metrics['images']} images, {metrics['protocol']}"
+    )
     for column in table.columns[1:]:
         column.justify = "right"
     for key, name in (

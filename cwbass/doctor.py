@@ -227,9 +227,13 @@ def s3_round_trip(uri: str) -> Check:
             finally:
                 client.delete_object(Bucket=bucket, Key=key)
     except CwbassError as error:
-        return Check("s3", "error", str(error), "let the credentials put, get and delete objects there; AWS_ENDPOINT_URL names the store")
+        return Check(
+            "s3", "error", str(error), "let the credentials put, get and delete objects there; AWS_ENDPOINT_URL names the store"
+        )
     if not same:
-        return Check("s3", "error", f"{uri}: what was read is not what was written", "use a store with read-after-write consistency")
+        return Check(
+            "s3", "error", f"{uri}: what was read is not what was written", "use a store with read-after-write consistency"
+        )
     return Check("s3", "ok", f"{uri}: wrote, read and deleted an object")
 
 

@@ -44,7 +44,9 @@ def call(*arguments: str | Path) -> Done:
 
 
 def test_it_runs_as_a_program_with_results_on_stdout_alone() -> None:
-    done = subprocess.run([sys.executable, "-m", "cwbass", "config", "show"], capture_output=True, text=True, cwd=TOP, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "cwbass", "config", "show"], capture_output=True, text=True, cwd=TOP, check=False
+    )
     assert done.returncode == 0
     assert yaml.safe_load(done.stdout)["method"]["recipe"] == "cwbass"
 
@@ -102,7 +104,17 @@ def test_eval_prints_the_scores_as_json_and_nothing_else_on_stdout(tiny_run: Tin
     done = call("eval", "--checkpoint", tiny_run.train / "last.pt", "--manifest", tiny_run.manifest, "--json")
     assert done.returncode == 0, done.stderr
     scores = json.loads(done.stdout)
-    assert {"miou", "boundary_iou", "boundary_f1_3px", "ece", "pixel_accuracy", "per_class", "split_hash", "protocol", "seed"} <= scores.keys()
+    assert {
+        "miou",
+        "boundary_iou",
+        "boundary_f1_3px",
+        "ece",
+        "pixel_accuracy",
+        "per_class",
+        "split_hash",
+        "protocol",
+        "seed",
+    } <= scores.keys()
 
 
 def test_a_broken_checkpoint_is_exit_code_4(tmp_path: Path) -> None:
@@ -115,7 +127,14 @@ def test_a_broken_checkpoint_is_exit_code_4(tmp_path: Path) -> None:
 def test_a_model_below_the_floor_is_refused_with_exit_code_5(tiny_run: TinyRun, tmp_path: Path) -> None:
     done = call(
         "register",
-        *("--params", TOP / "configs/smoke.yaml", "--set", "registry.min_miou=0.99", "--set", f"registry.store={tmp_path / 'store'}"),
+        *(
+            "--params",
+            TOP / "configs/smoke.yaml",
+            "--set",
+            "registry.min_miou=0.99",
+            "--set",
+            f"registry.store={tmp_path / 'store'}",
+        ),
         *("--checkpoint", tiny_run.train, "--metrics", tiny_run.reports / "metrics.json", "--out", tmp_path / "out"),
     )
     assert done.returncode == 5, done.stderr
@@ -132,10 +151,14 @@ def test_a_registered_version_is_whole(tiny_run: TinyRun, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["decision"] == "registered"
     version = tmp_path / "store" / "models" / "cwbass-smoke" / "versions" / "1.0.0"
-    assert {"model.safetensors", "metrics.json", "report.html", "SHA256SUMS", "MANIFEST.json"} <= {p.name for p in version.iterdir()}
+    assert {"model.safetensors", "metrics.json", "report.html", "SHA256SUMS", "MANIFEST.json"} <= {
+        p.name for p in version.iterdir()
+    }
 
 
-@pytest.mark.parametrize("verb", ["split", "check", "warmup", "train", "eval", "predict", "register", "report", "doctor", "config"])
+@pytest.mark.parametrize(
+    "verb", ["split", "check", "warmup", "train", "eval", "predict", "register", "report", "doctor", "config"]
+)
 def test_every_verb_has_help(verb: str) -> None:
     from typer.testing import CliRunner
 

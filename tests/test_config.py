@@ -43,12 +43,19 @@ BOUNDS: list[tuple[type[Section], str, tuple[list[Any], list[Any]]]] = [
     (SplitConfig, "min_selection", COUNT),
     (ModelConfig, "mean", ([(0.0, 0.5, 1.0)], [(0.5, 0.5), (0.5, 0.5, 1.5), (124, 116, 104)])),
     (ModelConfig, "std", ([(0.2, 0.2, 58.0)], [(0.2, 0.0, 0.2), (0.2, -0.2, 0.2), (0.2, INF, 0.2)])),
-    (ModelConfig, "options", ([{}, {"encoder_output_stride": 8, "dropout": 0.1, "sizes": [1, 2]}], [{"a": None}, {"a": {"b": 1}}])),
+    (
+        ModelConfig,
+        "options",
+        ([{}, {"encoder_output_stride": 8, "dropout": 0.1, "sizes": [1, 2]}], [{"a": None}, {"a": {"b": 1}}]),
+    ),
     (AugmentConfig, "crop_size", ([8, 769], [7, 321.0])),
     (AugmentConfig, "scale", ([(0.5, 2.0), (1.0, 1.0)], [(0.0, 1.0), (2.0, 0.5), (1.0,)])),
     (AugmentConfig, "blur_sigma", ([(0.1, 2.0)], [(0.0, 2.0), (2.0, 0.1)])),
     (AugmentConfig, "hue", ([0.0, 0.5], [-0.1, 0.51])),
-    *((AugmentConfig, name, FRACTION) for name in ("hflip", "jitter", "brightness", "contrast", "saturation", "grayscale", "blur")),
+    *(
+        (AugmentConfig, name, FRACTION)
+        for name in ("hflip", "jitter", "brightness", "contrast", "saturation", "grayscale", "blur")
+    ),
     (OptimizerConfig, "name", (["sgd", "adamw"], ["adam", "SGD"])),
     (OptimizerConfig, "lr", POSITIVE),
     (OptimizerConfig, "encoder_lr_factor", NOT_NEGATIVE),
@@ -140,7 +147,9 @@ def test_every_field_says_what_it_is() -> None:
         return names
 
     kinds = {kind for kind, *_ in BOUNDS} | {TrainConfig}
-    assert [name for kind in sorted(kinds, key=lambda kind: kind.__name__) for name in walk(kind) if not name.endswith(".name")] == []
+    assert [
+        name for kind in sorted(kinds, key=lambda kind: kind.__name__) for name in walk(kind) if not name.endswith(".name")
+    ] == []
 
 
 def test_methods_published_numbers_stay_beside_the_projects_own() -> None:

@@ -39,7 +39,9 @@ def test_installed_package_has_its_version() -> None:
 
 
 def test_missing_package_is_an_error_only_where_it_is_needed() -> None:
-    assert package("no-such-package") == Check("no-such-package", "error", "not installed", "pip install cwbass, in this environment")
+    assert package("no-such-package") == Check(
+        "no-such-package", "error", "not installed", "pip install cwbass, in this environment"
+    )
     assert package("no-such-package", "pipeline").status == "ok"
     assert package("no-such-package", "pipeline").value == "not installed; only needed for cwbass[pipeline]"
 

@@ -57,7 +57,10 @@ def test_block_of_a_recipe_may_set_one_term_alone() -> None:
         ("trian: {steps: 3}", "trian: unknown key; did you mean 'train'?"),
         ("train: {stpes: 3, steps: 3}", "train.stpes: unknown key; did you mean 'steps'?"),
         ("train: {steps: 3, optimizer: {leraning_rate: 1}}", "train.optimizer.leraning_rate: unknown key"),
-        ("train: {steps: 3, optimizer: {weigth_decay: 1}}", "train.optimizer.weigth_decay: unknown key; did you mean 'weight_decay'?"),
+        (
+            "train: {steps: 3, optimizer: {weigth_decay: 1}}",
+            "train.optimizer.weigth_decay: unknown key; did you mean 'weight_decay'?",
+        ),
         (CW_BASS + "recipie: paper}", "method.recipie: unknown key; did you mean 'recipe'?"),
         (CW_BASS + "cwbass: {gama: 1}}", "method.cwbass.gama: unknown key; did you mean 'gamma'?"),
         (CW_BASS + "cwbass: {threshold: {rul: strict}}}", "method.cwbass.threshold.rul: unknown key; did you mean 'rule'?"),
@@ -138,7 +141,9 @@ def test_step_takes_its_sections_alone_but_knows_all_names() -> None:
     [("seed: 1\nmodel: {}\nseed: 2", "seed", 3), ("train:\n  steps: 5\n  steps: 6", "steps", 3), ("a: [{b: 1, b: 1}]", "b", 1)],
 )
 def test_key_given_twice_is_refused_with_its_line(text: str, key: str, line: int) -> None:
-    with pytest.raises(ParamsError, match=rf"^p\.yaml cannot be read as YAML: key '{key}' is given twice; keep one at line {line},"):
+    with pytest.raises(
+        ParamsError, match=rf"^p\.yaml cannot be read as YAML: key '{key}' is given twice; keep one at line {line},"
+    ):
         parse_yaml(text, "p.yaml")
 
 
@@ -245,7 +250,9 @@ def test_every_resolved_key_can_be_overridden_with_its_own_value() -> None:
 
 DEFAULTS: dict[str, Any] = Params().model_dump(mode="json")
 PLACES = [tuple(key.split(".")) for key in flatten(DEFAULTS)] + [(name,) for name in DEFAULTS]
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["1e-3", "auto", ".", "255"])
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["1e-3", "auto", ".", "255"])
+)
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=5
 )

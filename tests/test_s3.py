@@ -25,7 +25,9 @@ def test_uri_is_bucket_and_key(uri: str, expected: tuple[str, str]) -> None:
     assert split_uri(uri) == expected
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket", "s3://bucket/", "s3:///key", "s3:/bucket/key", "gs://bucket/key", "bucket/key", "s3://[a/"])
+@pytest.mark.parametrize(
+    "uri", ["s3://bucket", "s3://bucket/", "s3:///key", "s3:/bucket/key", "gs://bucket/key", "bucket/key", "s3://[a/"]
+)
 def test_uri_of_another_form_is_refused(uri: str) -> None:
     with pytest.raises(ParamsError, match="not of the form s3://bucket/key"):
         split_uri(uri)

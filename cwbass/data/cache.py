@@ -181,9 +181,7 @@ def _decode(source: FileSource, index: int) -> list[NDArray[np.uint8]]:
     return [image, source.mask(index)]
 
 
-def _bounded_map(
-    pool: ThreadPoolExecutor, task: Callable[[int], T], count: int, ahead: int = 32
-) -> Iterator[T]:
+def _bounded_map(pool: ThreadPoolExecutor, task: Callable[[int], T], count: int, ahead: int = 32) -> Iterator[T]:
     """Results in order, with at most ``ahead`` of them waiting in memory."""
     pending = [pool.submit(task, index) for index in range(min(ahead, count))]
     for index in range(count):

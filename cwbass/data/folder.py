@@ -1,12 +1,12 @@
 """The plain layout: a folder of images, one of masks, and a list of class names.
 
-    images/        any depth; those without a mask count as unlabelled
-    masks/         PNG, same path below the folder as the image
-    unlabeled/     optional: more images without masks; they always take part in training
-    classes.txt    one name a line, in the order of the mask values; ``name r g b`` adds colours
-    labelmap.txt   optional: CVAT's colour map for RGB masks
-    train.txt      optional: ids to train on
-    test.txt       optional: ids to test on
+images/        any depth; those without a mask count as unlabelled
+masks/         PNG, same path below the folder as the image
+unlabeled/     optional: more images without masks; they always take part in training
+classes.txt    one name a line, in the order of the mask values; ``name r g b`` adds colours
+labelmap.txt   optional: CVAT's colour map for RGB masks
+train.txt      optional: ids to train on
+test.txt       optional: ids to test on
 """
 
 from __future__ import annotations

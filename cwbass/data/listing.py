@@ -70,9 +70,7 @@ def scan_images(root: Path, folder: str) -> dict[str, str]:
         if f"{dot}{suffix}".lower() not in IMAGE_SUFFIXES:
             continue
         if stem in found:
-            raise DataError(
-                f"{root}: {found[stem]} and {folder}/{name} have the same id {stem!r}. Rename or remove one of them."
-            )
+            raise DataError(f"{root}: {found[stem]} and {folder}/{name} have the same id {stem!r}. Rename or remove one of them.")
         found[stem] = f"{folder}/{name}"
     return found
 

@@ -1,10 +1,10 @@
 """The layout of PASCAL VOC.
 
-    JPEGImages/                     images
-    SegmentationClass/              palette PNG masks
-    SegmentationClassAug/           optional: masks for the images that SegmentationClass has none of
-    ImageSets/Segmentation/*.txt    train, and test or val
-    classes.txt                     one name a line, in the order of the mask values; or data.classes
+JPEGImages/                     images
+SegmentationClass/              palette PNG masks
+SegmentationClassAug/           optional: masks for the images that SegmentationClass has none of
+ImageSets/Segmentation/*.txt    train, and test or val
+classes.txt                     one name a line, in the order of the mask values; or data.classes
 """
 
 from __future__ import annotations

@@ -182,9 +182,7 @@ def _read_train_ids(name: str | None, key: str, listing: Listing, root: Path) ->
     return ids
 
 
-def _carve_test(
-    pool: Sequence[Sample], config: SplitConfig, seed: int, pattern: re.Pattern[str] | None
-) -> tuple[Sample, ...]:
+def _carve_test(pool: Sequence[Sample], config: SplitConfig, seed: int, pattern: re.Pattern[str] | None) -> tuple[Sample, ...]:
     if config.test == 0:
         raise ParamsError("split.test is 0 and the dataset names no test images. Give a share, or split.test_list.")
     smallest = min(Counter(group_of(sample.id, pattern) for sample in pool).values(), default=1)
@@ -198,9 +196,7 @@ def _carve_test(
     return test
 
 
-def _draw_labeled(
-    pool: Sequence[Sample], config: SplitConfig, seed: int, pattern: re.Pattern[str] | None
-) -> tuple[Sample, ...]:
+def _draw_labeled(pool: Sequence[Sample], config: SplitConfig, seed: int, pattern: re.Pattern[str] | None) -> tuple[Sample, ...]:
     if not pool:
         raise DataError("no image with a mask is left to be labelled. Add masks, or check that they are named as the images.")
     if config.labeled is None:

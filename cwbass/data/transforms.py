@@ -124,9 +124,11 @@ def strong_view(image: Tensor, config: AugmentConfig, rng: np.random.Generator) 
 
 def _jitter(image: Tensor, which: int, draw: float, config: AugmentConfig) -> Tensor:
     if which == 0:
-        return F.adjust_brightness(image, 1 + draw * config.brightness)
-    if which == 1:
-        return F.adjust_contrast(image, 1 + draw * config.contrast)
-    if which == 2:
-        return F.adjust_saturation(image, 1 + draw * config.saturation)
-    return F.adjust_hue(image, draw * config.hue)
+        changed: Tensor = F.adjust_brightness(image, 1 + draw * config.brightness)
+    elif which == 1:
+        changed = F.adjust_contrast(image, 1 + draw * config.contrast)
+    elif which == 2:
+        changed = F.adjust_saturation(image, 1 + draw * config.saturation)
+    else:
+        changed = F.adjust_hue(image, draw * config.hue)
+    return changed

@@ -48,9 +48,7 @@ def boundary_mask(label: Tensor, *, frame: Frame, width: int = 1, valid: Tensor 
     return edge
 
 
-def boundary_mean(
-    pixel_loss: Tensor, boundary: Tensor, confidence: Tensor | None = None, *, gamma: float = 1.0
-) -> Tensor:
+def boundary_mean(pixel_loss: Tensor, boundary: Tensor, confidence: Tensor | None = None, *, gamma: float = 1.0) -> Tensor:
     """Mean pixel loss over the boundary, weighted by confidence where it is given.
 
     Args:

@@ -45,7 +45,9 @@ class ThresholdConfig(Section):
         "floor: CW-BASS v2's self-adaptive floor. auto: the lowest tau whose kept labels are as precise as target, "
         "per class, measured on the selection slice."
     )
-    strict: Fraction = Field(default=0.95, description="strict: tau. Other rules: tau until they have seen data, where they need some.")
+    strict: Fraction = Field(
+        default=0.95, description="strict: tau. Other rules: tau until they have seen data, where they need some."
+    )
     base: Fraction = Field(default=0.6, description="logistic: supremum of tau.")
     beta: NonNegative = Field(default=0.5, description="logistic: steepness.")
     low: Fraction = Field(default=0.3, description="Lowest tau of every rule but strict.")
@@ -60,7 +62,9 @@ class BoundaryConfig(Section):
     """The boundary-aware term."""
 
     weight: NonNegative = Field(default=0.5, description="Weight of the term; 0 switches it off.")
-    frame: Frame = Field(default="replicate", description="zero: the image's frame is a boundary, as published. replicate: it is not.")
+    frame: Frame = Field(
+        default="replicate", description="zero: the image's frame is a boundary, as published. replicate: it is not."
+    )
     width: Annotated[int, Field(ge=1)] = Field(default=1, description="Pixels that a boundary reaches on each side.")
     confidence_weighted: bool = Field(default=True, description="Whether boundary pixels are weighted by confidence.")
 
@@ -87,16 +91,22 @@ class SecondStageConfig(Section):
     steps: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Steps of each of its two trainings; null: as many as train.steps, warm-up included."
     )
-    reliable: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.5, description="Share of the unlabelled images labelled first.")
+    reliable: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.5, description="Share of the unlabelled images labelled first."
+    )
     flip: bool = Field(default=True, description="Whether labels are the mean over the image and its mirror image.")
 
 
 class CwBassTerms(Section):
     """Every term of the method, each with its own switch."""
 
-    views: Literal["same", "strong"] = Field(default="strong", description="What the student sees: the teacher's view, or a strong one.")
+    views: Literal["same", "strong"] = Field(
+        default="strong", description="What the student sees: the teacher's view, or a strong one."
+    )
     cutmix: Fraction = Field(default=1.0, description="Probability of CutMix for an unlabelled image; 0 switches it off.")
-    cutmix_labeled: Fraction = Field(default=0.5, description="Share of the pastes that come from a labelled image, with its mask.")
+    cutmix_labeled: Fraction = Field(
+        default=0.5, description="Share of the pastes that come from a labelled image, with its mask."
+    )
     gamma: NonNegative = Field(default=1.0, description="Exponent of the confidence weight; 0 weighs all kept pixels alike.")
     threshold: ThresholdConfig
     boundary: BoundaryConfig = BoundaryConfig()
@@ -107,7 +117,8 @@ class CwBassTerms(Section):
         default=0.0, description="Passes over the unlabelled images in which lambda rises from 0, from the stage's start."
     )
     divide_by: Literal["kept", "valid"] = Field(
-        default="valid", description="What the confidence-weighted sum is divided by: kept pixels, as published, or all valid ones."
+        default="valid",
+        description="What the confidence-weighted sum is divided by: kept pixels, as published, or all valid ones.",
     )
     ignore_padding: bool = Field(default=True, description="Whether padding is left out of every statistic and loss.")
     second_stage: SecondStageConfig = SecondStageConfig()
@@ -206,9 +217,7 @@ class CwBass(Method):
                     labeled, strong, label, confidence, kept, valid, progress.generator
                 )
             target = torch.where(kept, label, self.ignore_index)
-            weight = confidence * decay_factor(
-                terms.decay.rule, factor=terms.decay.factor, fraction=progress.stage_fraction
-            )
+            weight = confidence * decay_factor(terms.decay.rule, factor=terms.decay.factor, fraction=progress.stage_fraction)
 
         logits_x, logits_u = self._student(labeled.image, strong)
         loss_sup = supervised_cross_entropy(logits_x, labeled.mask.long(), ignore_index=self.ignore_index)
@@ -298,9 +307,9 @@ class CwBass(Method):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """CutMix: image, label, confidence, kept and valid of another image inside a box."""
         batch, height, width = label.shape
-        boxes = draw_boxes(
-            batch, height, width, probability=self.terms.cutmix, area=(0.02, 0.4), generator=generator
-        ).to(label.device)
+        boxes = draw_boxes(batch, height, width, probability=self.terms.cutmix, area=(0.02, 0.4), generator=generator).to(
+            label.device
+        )
         sources = [partner(strong), partner(label), partner(confidence), partner(kept), partner(valid)]
         if self.terms.cutmix_labeled > 0:
             use = (torch.rand(batch, generator=generator) < self.terms.cutmix_labeled).to(label.device)

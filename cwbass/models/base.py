@@ -19,6 +19,9 @@ class SegmentationNet(nn.Module, ABC):
         std: RGB deviation of images scaled to [0, 1].
     """
 
+    pixel_mean: Tensor  # [1, 3, 1, 1], 0 to 255
+    pixel_std: Tensor
+
     def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
         super().__init__()
         self.register_buffer("pixel_mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)

@@ -224,7 +224,9 @@ def _candidates(path: Path, best: str, last: str) -> dict[str, Checkpoint]:
         return {path.stem: load_checkpoint(path)}
     found = {name: load_checkpoint(path / file) for name, file in (("selected", best), ("last", last)) if (path / file).is_file()}
     if not found:
-        raise CheckpointError(f"{path} holds neither {best} nor {last}. Pass a folder of `cwbass train` or `cwbass warmup`, or a file.")
+        raise CheckpointError(
+            f"{path} holds neither {best} nor {last}. Pass a folder of `cwbass train` or `cwbass warmup`, or a file."
+        )
     return found
 
 

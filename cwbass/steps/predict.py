@@ -38,7 +38,13 @@ class PredictReport:
 
 
 def predict(
-    *, checkpoint: Path, images: Path, out_dir: Path, eval_config: EvalConfig | None = None, overlays: bool = True, device: str = "auto"
+    *,
+    checkpoint: Path,
+    images: Path,
+    out_dir: Path,
+    eval_config: EvalConfig | None = None,
+    overlays: bool = True,
+    device: str = "auto",
 ) -> PredictReport:
     """Write ``masks/<id>.png`` (palette, class indices) and ``overlays/<id>.jpg`` for every image.
 

@@ -19,7 +19,18 @@ from cwbass.reporting.gallery import GalleryItem
 from cwbass.reporting.html import write_report
 from cwbass.training.stage import HISTORY, write_rows
 
-CURVES = ("stage", "step", "loss", "loss_sup", "loss_unsup", "selection_miou", "retention", "precision", "mean_confidence", "data_wait")
+CURVES = (
+    "stage",
+    "step",
+    "loss",
+    "loss_sup",
+    "loss_unsup",
+    "selection_miou",
+    "retention",
+    "precision",
+    "mean_confidence",
+    "data_wait",
+)
 CONFUSION_ROWS = 20_000  # DVC counts rows: pixels are scaled down to about this many
 
 

@@ -67,9 +67,7 @@ class SecondStage:
         WeightsError: The starting weights cannot be had.
     """
 
-    def __init__(
-        self, run: Run, model: ModelConfig, method: CwBassConfig, first: Schedule, *, steps: int, out_dir: Path
-    ) -> None:
+    def __init__(self, run: Run, model: ModelConfig, method: CwBassConfig, first: Schedule, *, steps: int, out_dir: Path) -> None:
         self.run, self.method, self.config, self.out_dir = run, method, method.terms.second_stage, out_dir
         self.steps = self.config.steps or steps
         self.first = first
@@ -166,20 +164,14 @@ class SecondStage:
         config = run.eval.model_copy(update={"flip": self.config.flip})
         net = place(load_checkpoint(self.out_dir / checkpoint).network(), run.device)
         settings: dict[str, Any] = {"config": config, "device": run.device, "autocast_dtype": run.autocast_dtype}
-        confidence = write_pseudo_labels(
-            net, source, chosen, self._ids(chosen), self.folder, spec=run.manifest.spec, **settings
-        )
+        confidence = write_pseudo_labels(net, source, chosen, self._ids(chosen), self.folder, spec=run.manifest.spec, **settings)
         logger.info("%s labelled %d images with a mean confidence of %.3f", checkpoint, len(chosen), confidence)
         if not run.manifest.selection:
             return Labelling(tuple(chosen), None)
-        scores = evaluate(
-            net, run.manifest.selection, root=run.data_root, spec=run.manifest.spec, boundary=False, **settings
-        )
+        scores = evaluate(net, run.manifest.selection, root=run.data_root, spec=run.manifest.spec, boundary=False, **settings)
         return Labelling(tuple(chosen), scores.reliability)
 
-    def _train(
-        self, name: str, source: ImageSource, done: Sequence[Labelling], before: Stage, *, last: str, best: str
-    ) -> Stage:
+    def _train(self, name: str, source: ImageSource, done: Sequence[Labelling], before: Stage, *, last: str, best: str) -> Stage:
         """Train from the initial weights on all images that are labelled by now."""
         run, spec = self.run, self.run.manifest.spec
         method = OfflineCwBass(

@@ -31,6 +31,11 @@ def synthesize(params: SynthesizeParams) -> dict[str, Any]:
         return {"root": str(root), "generated": False}
     existed = (root / MARKER).exists()
     write_shapes(
-        root, seed=config.seed, labeled=config.labeled, unlabeled=config.unlabeled, test=config.test, size=(config.height, config.width)
+        root,
+        seed=config.seed,
+        labeled=config.labeled,
+        unlabeled=config.unlabeled,
+        test=config.test,
+        size=(config.height, config.width),
     )
     return {"root": str(root), "generated": not existed}

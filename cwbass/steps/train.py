@@ -59,7 +59,9 @@ def train(params: TrainParams, *, manifest: Path, warmup: Path, data_root: Path,
     method = build_method(params.method, build, num_classes=spec.num_classes, ignore_index=spec.ignore_index)
     method.start_from({name: start.network(name) for name in start.networks})
     place(method, run.device)
-    optimizer = build_optimizer(method.student, params.train.optimizer, batch_size=params.train.batch_labeled * params.train.accumulate)
+    optimizer = build_optimizer(
+        method.student, params.train.optimizer, batch_size=params.train.batch_labeled * params.train.accumulate
+    )
     if start.step:
         optimizer.load_state_dict(dict(start.optimizer))
 
@@ -97,4 +99,6 @@ def _check_warmup(start: Checkpoint, params: TrainParams, split_hash: str, total
                 "Run `cwbass warmup` again."
             )
     if start.step >= total:
-        raise ParamsError(f"train.steps is {total}, but {path} has already taken {start.step}; raise it or lower train.warmup_steps.")
+        raise ParamsError(
+            f"train.steps is {total}, but {path} has already taken {start.step}; raise it or lower train.warmup_steps."
+        )

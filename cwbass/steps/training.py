@@ -45,7 +45,7 @@ class TrainReport:
     steps: int
     split_hash: str
     checkpoints: Mapping[str, str]  # name -> path
-    selection_miou: Mapping[str, float | None]  # stage -> best on the selection slice
+    selection_miou: Mapping[str, float | None]  # stage -> of the checkpoint that counts, on the selection slice
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -38,7 +38,9 @@ def warmup(params: WarmupParams, *, manifest: Path, data_root: Path, out_dir: Pa
     build = network_factory(params.model, spec.num_classes, out_dir / "weights")
     method = build_method(params.warmup, build, num_classes=spec.num_classes, ignore_index=spec.ignore_index)
     place(method, run.device)
-    optimizer = build_optimizer(method.student, params.train.optimizer, batch_size=params.train.batch_labeled * params.train.accumulate)
+    optimizer = build_optimizer(
+        method.student, params.train.optimizer, batch_size=params.train.batch_labeled * params.train.accumulate
+    )
 
     out_dir.mkdir(parents=True, exist_ok=True)
     steps = params.train.warmup_steps
@@ -51,7 +53,9 @@ def warmup(params: WarmupParams, *, manifest: Path, data_root: Path, out_dir: Pa
     written = {"warmup": str(out_dir / WARMUP)}
     reached = {"warmup": first.best.get("miou")}
     if params.train.baseline:
-        second = Stage(run, "baseline", method, "supervised", optimizer, out_dir=out_dir, history=first.history, timings=first.timings)
+        second = Stage(
+            run, "baseline", method, "supervised", optimizer, out_dir=out_dir, history=first.history, timings=first.timings
+        )
         second.train(plan.schedule(steps, plan.total), checkpoint=BASELINE_LAST, best=BASELINE_BEST)
         written["baseline_last"] = str(out_dir / BASELINE_LAST)
         if second.best:

@@ -44,7 +44,7 @@ class Checkpoint:
     epoch: int  # epochs of the stage that are done
     stage: str  # warmup, baseline or train
     optimizer: Mapping[str, Any] = field(default_factory=dict)
-    best: Mapping[str, Any] = field(default_factory=dict)  # miou, step: best on the selection slice
+    best: Mapping[str, Any] = field(default_factory=dict)  # miou on the selection slice, step: of the checkpoint that counts
     history: list[dict[str, Any]] = field(default_factory=list)  # rows of history.jsonl
     rng: Mapping[str, Tensor] = field(default_factory=dict)  # torch, and cuda where there is one
     code_version: str = cwbass.__version__
@@ -89,7 +89,8 @@ def build_with_weights(config: ModelConfig, num_classes: int, state: Mapping[str
     try:
         net.load_state_dict(dict(state), strict=True)
     except RuntimeError as error:
-        raise CheckpointError(f"the weights do not fit {config.arch} with {config.encoder}: {' '.join(str(error).split())[:600]}") from error
+        problem = " ".join(str(error).split())[:600]
+        raise CheckpointError(f"the weights do not fit {config.arch} with {config.encoder}: {problem}") from error
     return net.eval()
 
 
@@ -124,7 +125,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: The file is missing, torn, not one of ours, or of another schema.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint. `cwbass train` writes train/last.pt and, with a selection slice, best.pt.")
+        raise CheckpointError(
+            f"{path}: no such checkpoint. `cwbass train` writes train/last.pt and, with a selection slice, best.pt."
+        )
     expected = _expected_digest(path)
     if expected is not None and (found := file_sha256(path)) != expected:
         raise CheckpointError(

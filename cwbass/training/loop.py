@@ -155,7 +155,7 @@ def fit(
             batch_u = None if batch_u is None else batch_u.to(device)
             with torch.autocast(device.type, autocast_dtype) if autocast_dtype else nullcontext():
                 output = method.training_step(batch_x, batch_u, progress)
-            (output.loss / accumulate).backward()
+            (output.loss / accumulate).backward()  # type: ignore[no-untyped-call]
             images = batch_x.image.shape[0] + (0 if batch_u is None else batch_u.weak.shape[0])
             reports.append((dict(output.means), dict(output.sums), images))
 

@@ -36,7 +36,9 @@ class ProgressLine:
                 TimeRemainingColumn(),
             )
             self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self.task = self.bar.add_task(stage, total=schedule.stop - schedule.stage_start, completed=schedule.start - schedule.stage_start)
+            self.task = self.bar.add_task(
+                stage, total=schedule.stop - schedule.stage_start, completed=schedule.start - schedule.stage_start
+            )
             self.bar.start()
 
     def step(self, taken: int) -> None:

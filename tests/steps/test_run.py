@@ -58,7 +58,10 @@ def test_metrics_hold_the_names_that_others_rely_on(tiny_run: TinyRun) -> None:
     scored = [row["iou"] for row in metrics["per_class"].values() if row["iou"] is not None]
     assert metrics["miou"] == pytest.approx(sum(scored) / len(scored))
     assert set(metrics["checkpoints"]) == {
-        f"{prefix}{network} {name}" for prefix in ("", "baseline ") for network in ("student", "teacher") for name in ("selected", "last")
+        f"{prefix}{network} {name}"
+        for prefix in ("", "baseline ")
+        for network in ("student", "teacher")
+        for name in ("selected", "last")
     }
 
 
@@ -73,7 +76,13 @@ def test_another_seed_gives_other_weights(tiny_run: TinyRun, tmp_path: Path) -> 
     params = tiny_run.params.model_copy(update={"seed": 1, "train": tiny_run.params.train.model_copy(update={"baseline": False})})
     run_dir = tmp_path / "train"
     with pytest.raises(CheckpointError, match="no such checkpoint"):
-        train(sections(params, TrainParams), manifest=tiny_run.manifest, warmup=tmp_path / "none.pt", data_root=tiny_run.data, out_dir=run_dir)
+        train(
+            sections(params, TrainParams),
+            manifest=tiny_run.manifest,
+            warmup=tmp_path / "none.pt",
+            data_root=tiny_run.data,
+            out_dir=run_dir,
+        )
     train(
         sections(params, TrainParams),
         manifest=tiny_run.manifest,

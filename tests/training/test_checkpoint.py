@@ -102,7 +102,9 @@ def test_every_value_and_bit_comes_back(whole: Checkpoint, tmp_path: Path) -> No
     loaded = load_checkpoint(path)
     for item in dataclasses.fields(Checkpoint):
         before, after = getattr(whole, item.name), getattr(loaded, item.name)
-        assert same(dict(before) if isinstance(before, dict) else before, dict(after) if isinstance(after, dict) else after), item.name
+        assert same(dict(before) if isinstance(before, dict) else before, dict(after) if isinstance(after, dict) else after), (
+            item.name
+        )
     assert len(loaded.optimizer["state"]) == len(whole.optimizer["state"]) > 0
     assert (loaded.schema, loaded.code_version) == (1, cwbass.__version__)
     assert digest == file_sha256(path)
@@ -150,7 +152,9 @@ def test_flipped_bit_is_found(share: float, small: Checkpoint, tmp_path: Path) -
     path = tmp_path / "last.pt"
     save_checkpoint(small, path)
     flip_bit(path, int(share * (path.stat().st_size - 1)))
-    with pytest.raises(CheckpointError, match=r"last\.pt is damaged: its SHA-256 is [0-9a-f]{12}, last\.pt\.sha256 says [0-9a-f]{12}"):
+    with pytest.raises(
+        CheckpointError, match=r"last\.pt is damaged: its SHA-256 is [0-9a-f]{12}, last\.pt\.sha256 says [0-9a-f]{12}"
+    ):
         load_checkpoint(path)
 
 
@@ -271,7 +275,9 @@ def test_missing_file_names_what_writes_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("written", [0, 100])
-def test_failed_save_leaves_the_old_file(written: int, small: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_save_leaves_the_old_file(
+    written: int, small: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "last.pt"
     save_checkpoint(small, path)
     before = {item.name: item.read_bytes() for item in tmp_path.iterdir()}

@@ -1,0 +1,84 @@
+"""Choosing a checkpoint on few images: how much of a difference in mIoU is luck.
+
+A selection slice has a handful of images, and the best of many epochs on it is mostly the luckiest
+one. So the *latest* checkpoint counts that is within one standard error of the best.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+RESAMPLES = 200
+
+
+class ImageConfusions:
+    """One confusion matrix an image, to resample images from.
+
+    Args:
+        num_classes: C.
+        ignore_index: Mask value that takes no part.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int) -> None:
+        self.num_classes, self.ignore_index = num_classes, ignore_index
+        self.matrices: list[NDArray[np.int64]] = []  # [C, C] each, a row per true class
+
+    def add(self, probs: Tensor, mask: NDArray[np.uint8]) -> None:
+        """Count an image. probs [C, H, W], mask [H, W]."""
+        label = probs.argmax(0).cpu().numpy()
+        known = mask != self.ignore_index
+        pairs = mask[known].astype(np.int64) * self.num_classes + label[known]
+        counts = np.bincount(pairs, minlength=self.num_classes**2)
+        self.matrices.append(counts.reshape(self.num_classes, self.num_classes))
+
+    def standard_error(self, seed: int = 0) -> float:
+        """Standard deviation of the mIoU over resamples of the images; infinite for fewer than two.
+
+        Source:
+            The bootstrap (Efron, 1979), images being the units.
+        """
+        count = len(self.matrices)
+        if count < 2:
+            return float("inf")
+        stacked = np.stack(self.matrices)
+        rng = np.random.default_rng(seed)
+        draws = rng.integers(0, count, size=(RESAMPLES, count))
+        return float(np.std([mean_iou(stacked[draw].sum(0)) for draw in draws], ddof=1))
+
+
+def mean_iou(confusion: NDArray[np.int64]) -> float:
+    """Mean over classes that are in the truth or predicted. [C, C] -> fraction in [0, 1]."""
+    hit = np.diagonal(confusion)
+    union = confusion.sum(0) + confusion.sum(1) - hit
+    return float((hit[union > 0] / union[union > 0]).mean()) if (union > 0).any() else 0.0
+
+
+class LatestWithinOneError:
+    """The one-standard-error rule, for scores that come one after the other.
+
+    After every epoch it says whether that epoch's checkpoint is now the one that counts. What it
+    said yes to last is the latest of all epochs within one standard error of the best.
+
+    Source:
+        Breiman et al., Classification and Regression Trees (1984), section 3.4.3.
+    """
+
+    def __init__(self) -> None:
+        self.best = float("-inf")
+        self.error = 0.0
+        self.epochs_without_gain = 0
+
+    def counts(self, miou: float, error: float) -> bool:
+        """Whether this epoch's checkpoint counts.
+
+        Args:
+            miou: Score on the slice; NaN never counts.
+            error: Its standard error.
+        """
+        if miou > self.best:
+            self.best, self.error, self.epochs_without_gain = miou, error, 0
+            return True
+        self.epochs_without_gain += 1
+        return miou >= self.best - self.error
