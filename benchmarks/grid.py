@@ -40,11 +40,14 @@ def main() -> None:
     parser.add_argument("--params", type=Path, required=True, help="parameters of every run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, for every run")
+    parser.add_argument("--variants", nargs="+", choices=[*VARIANTS, *ABLATIONS], help="these alone")
     parser.add_argument("--ablate", action="store_true", help="each term of recipe cwbass off, too")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--table", action="store_true", help="run nothing; print what there is")
     arguments = parser.parse_args()
     variants = VARIANTS | (ABLATIONS if arguments.ablate else {})
+    if arguments.variants:
+        variants = {name: (VARIANTS | ABLATIONS)[name] for name in arguments.variants}
     if not arguments.table:
         # Seed by seed, so that a table stopped half-way compares like with like.
         for seed in arguments.seeds:

@@ -112,7 +112,7 @@ class CwBassTerms(Section):
     boundary: BoundaryConfig = BoundaryConfig()
     decay: DecayConfig = DecayConfig()
     ema: EmaConfig = EmaConfig()
-    unsup_weight: NonNegative = Field(default=1.0, description="lambda: weight of the unlabelled loss.")
+    unsup_weight: NonNegative = Field(default=0.5, description="lambda: weight of the unlabelled loss.")
     ramp_epochs: NonNegative = Field(
         default=0.0, description="Passes over the unlabelled images in which lambda rises from 0, from the stage's start."
     )
