@@ -6,17 +6,21 @@ from collections.abc import Callable
 
 from cwbass.config import ModelConfig
 from cwbass.models.base import SegmentationNet
-from cwbass.models.smp_net import ARCHITECTURES, SmpNet
 
-# A network smp does not have is one file and one line here: {"my_net": MyNet}.
-MODELS: dict[str, Callable[[ModelConfig, int], SegmentationNet]] = {name: SmpNet for name in ARCHITECTURES}
+# Networks that smp does not have: one file and one line here, {"my_net": MyNet}.
+MODELS: dict[str, Callable[[ModelConfig, int], SegmentationNet]] = {}
 
 
 def build_model(config: ModelConfig, num_classes: int) -> SegmentationNet:
-    """The network of ``config`` with random weights; ``SmpNet`` answers unknown names.
+    """The network of ``config`` with random weights: one of ``MODELS``, or else smp's of that name.
 
     Args:
         config: Architecture, encoder, normalisation.
         num_classes: C.
+
+    Raises:
+        ParamsError: The architecture or encoder is unknown, or an option does not fit it.
     """
+    from cwbass.models.smp_net import SmpNet  # smp and timm take seconds to load, and parameters are read without them
+
     return MODELS.get(config.arch, SmpNet)(config, num_classes)
