@@ -33,7 +33,7 @@ lint: $(VENV)/ready
 	mypy cwbass
 
 lock:  ## Pin every dependency again (needs uv)
-	uv pip compile pyproject.toml --all-extras --no-header --no-annotate -o constraints.txt
+	UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile pyproject.toml --all-extras --no-annotate -o constraints.txt
 
 clean:  ## Delete what was made: environment, data, results
 	rm -rf $(VENV) .smoke artifacts reports data
@@ -41,7 +41,7 @@ clean:  ## Delete what was made: environment, data, results
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cwbass needs Python 3.11 or newer; make PYTHON=python3.11 run")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dvc,bench,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,dvc,export,bench,dev]'
 	touch $@
 
 $(WEIGHTS): $(VENV)/ready
