@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -290,6 +291,8 @@ def config_schema() -> None:
 
 def main() -> None:
     """Entry point: runs the command and turns our errors into one line and an exit code."""
+    # The first process of a container gets no default action: without a handler SIGTERM would do nothing.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app()
     except CwbassError as error:

@@ -60,19 +60,20 @@ def diagnose(params: Params | None = None, *, data_root: Path | None = None, s3:
     """Look at software, hardware and data; changes nothing but for one object with ``s3``.
 
     Args:
-        params: The run that is planned; its defaults where there is none.
+        params: The run that is planned. None: no data is looked for, and of the rest what a run with the defaults needs.
         data_root: Folder of the dataset, in place of ``data.root``.
         s3: ``s3://bucket/prefix`` below which an object is written, read and deleted again.
     """
     planned = params or Params()
+    root = data_root or (Path(params.data.root) if params else None)
     return Diagnosis(
         (
             *_software(),
             *_compute(planned.train),
             memory(_read(Path("/proc/meminfo")), _read(_CGROUP / "memory.max")),
-            disk(Path.cwd(), shutil.disk_usage(Path.cwd()).free),
+            disk(Path.cwd(), shutil.disk_usage(Path.cwd()).free, writable=os.access(Path.cwd(), os.W_OK)),
             shared_memory(shared_memory_need(planned.train, planned.augment.crop_size), _free(Path("/dev/shm"))),
-            data(data_root or Path(planned.data.root), generated=planned.synthesize is not None),
+            *([data(root, generated=planned.synthesize is not None)] if root else []),
             *([s3_round_trip(s3)] if s3 else []),
         )
     )
@@ -80,7 +81,7 @@ def diagnose(params: Params | None = None, *, data_root: Path | None = None, s3:
 
 def _software() -> Iterator[Check]:
     yield Check("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    revision = git_revision(Path(cwbass.__file__).parents[1])
+    revision = git_revision(Path(cwbass.__file__).parents[1]) or os.environ.get("CWBASS_REVISION")  # set in the image
     yield Check("cwbass", "ok", cwbass.__version__ + (f", git {revision}" if revision else ""))
     for name in REQUIRED:
         yield package(name)
@@ -175,9 +176,13 @@ def memory(meminfo: str | None, cgroup: str | None) -> Check:
     return Check("memory", "ok", value)
 
 
-def disk(folder: Path, free: int) -> Check:
+def disk(folder: Path, free: int, *, writable: bool = True) -> Check:
     """Room for checkpoints and the image cache."""
     value = f"{free / GIB:.1f} GiB free at {folder}"
+    if not writable:
+        return Check(
+            "disk", "warning", f"{value}, which cannot be written", "mount a volume there, or write elsewhere with --out"
+        )
     if free < LOW_DISK:
         return Check("disk", "warning", value, "free some; checkpoints and the cache of decoded images (train.cache) take GiB")
     return Check("disk", "ok", value)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -173,3 +175,15 @@ def test_doctor_says_what_is_there() -> None:
     done = call("doctor", "--json")
     assert done.returncode in (0, 3)
     assert any(item["name"] == "torch" for item in json.loads(done.stdout)["checks"])
+
+
+def test_sigterm_ends_a_verb_with_143(tmp_path: Path) -> None:
+    # Without a handler the first process of a container does not hear it, and another one dies with -15.
+    params = tmp_path / "params.yaml"
+    os.mkfifo(params)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cwbass", "config", "show", "--params", str(params)], stdout=subprocess.PIPE
+    )
+    with params.open("w"):  # opens once the verb has opened it to read
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 143

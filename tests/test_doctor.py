@@ -239,3 +239,20 @@ def test_one_error_is_enough_not_to_be_ok() -> None:
     assert Diagnosis((good, odd)).to_dict()["ok"] is True
     assert Diagnosis((good, bad, odd)).to_dict()["ok"] is False
     assert Diagnosis((good, bad)).errors == (bad,)
+
+
+def test_a_folder_that_cannot_be_written_is_a_warning() -> None:
+    check = disk(Path("/workspace"), 9 * GIB, writable=False)
+    assert (check.status, check.value) == ("warning", "9.0 GiB free at /workspace, which cannot be written")
+    assert "--out" in check.mend
+
+
+def test_without_a_plan_no_data_is_looked_for() -> None:
+    assert "data" not in {check.name for check in diagnose().checks}
+    assert next(check for check in diagnose(Params()).checks if check.name == "data").value.startswith("data/shapes")
+
+
+def test_the_image_says_which_commit_it_was_built_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cwbass.doctor.git_revision", lambda root: None)  # there is no checkout in it
+    monkeypatch.setenv("CWBASS_REVISION", "0123abc")
+    assert next(check.value for check in diagnose().checks if check.name == "cwbass").endswith(", git 0123abc")
