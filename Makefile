@@ -8,7 +8,12 @@ export DVC_NO_ANALYTICS := true
 # Two threads that spin while they wait slow a busy machine many times over.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: run smoke test check lint lock clean help
+# `make image TARGET=gpu IMAGE=registry.example.com/team/cwbass BUILD_ARGS="--build-arg ..."`
+TARGET := cpu
+IMAGE := ghcr.io/cwbass/cwbass
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' cwbass/__init__.py)
+
+.PHONY: run smoke test check lint lock image clean help
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -34,6 +39,13 @@ lint: $(VENV)/ready
 
 lock:  ## Pin every dependency again (needs uv)
 	UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile pyproject.toml --all-extras --no-annotate -o constraints.txt
+	UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile pyproject.toml --extra pipeline --extra export -c constraints.txt \
+		--python-version 3.11 --python-platform linux --generate-hashes --no-annotate -o components/requirements.txt
+
+image:  ## Build the container image (TARGET=cpu or gpu; needs Docker)
+	DOCKER_BUILDKIT=1 docker build -f components/Dockerfile --target $(TARGET) --build-arg VERSION=$(VERSION) \
+		--build-arg REVISION=$$(git describe --always --dirty --abbrev=40 --exclude '*') \
+		--build-arg CREATED=$$(date -u +%Y-%m-%dT%H:%M:%SZ) $(BUILD_ARGS) -t $(IMAGE):$(VERSION)-$(TARGET) .
 
 clean:  ## Delete what was made: environment, data, results
 	rm -rf $(VENV) .smoke artifacts reports data
