@@ -11,13 +11,17 @@ import logging
 import os
 import signal
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from cwbass import __version__
 from cwbass.errors import CwbassError, DataError, ParamsError
+
+if TYPE_CHECKING:
+    from cwbass.telemetry import Telemetry
 
 app = typer.Typer(
     name="cwbass",
@@ -37,6 +41,18 @@ Manifest = Annotated[Path, typer.Option("--manifest", help="Split, written by `c
 DataRoot = Annotated[
     Optional[Path], typer.Option("--data", help="Folder of the dataset, in place of data.root.", file_okay=False)
 ]
+
+MetricsPort = Annotated[
+    Optional[int],
+    typer.Option("--metrics-port", min=0, max=65535, help="Serve Prometheus metrics on this port; 0 takes a free one."),
+]
+MetricsLinger = Annotated[
+    Optional[float], typer.Option("--metrics-linger", min=0, help="Seconds to go on serving metrics when training is done.")
+]
+MetricsTextfile = Annotated[
+    Optional[Path], typer.Option("--metrics-textfile", help="File for the last metrics, in place of metrics.prom in --out.")
+]
+Pushgateway = Annotated[Optional[str], typer.Option("--pushgateway", metavar="URL", help="Pushgateway that is told the outcome.")]
 
 PARAMS = Path("params.yaml")
 SPLIT_DIR, WARMUP_DIR, TRAIN_DIR = Path("artifacts/split"), Path("artifacts/warmup"), Path("artifacts/train")
@@ -73,6 +89,13 @@ def _load(kind: Any, params: Path, overrides: list[str] | None) -> Any:
     return load_params(read_params(params, overrides or ()), kind)
 
 
+def _observe(stage: str, out: Path | None = None, **settings: Any) -> AbstractContextManager[Telemetry]:
+    """Metrics of a step; docs/monitoring.md has the variables that say where they go."""
+    from cwbass.telemetry import TelemetrySettings, observe
+
+    return observe(stage, TelemetrySettings.from_environment(os.environ, **settings), out_dir=out)
+
+
 def _print(values: Any) -> None:
     typer.echo(json.dumps(values, indent=2))
 
@@ -98,7 +121,9 @@ def split(
 
     sets = [*(overrides or ()), *([f"split.labeled_list={json.dumps(str(labeled_list))}"] if labeled_list else ())]
     loaded = _load(SplitParams, params, sets)
-    _print(split(loaded, data_root=data or Path(loaded.data.root), out_dir=out).to_dict())
+    with _observe("split"):
+        report = split(loaded, data_root=data or Path(loaded.data.root), out_dir=out)
+    _print(report.to_dict())
 
 
 @app.command()
@@ -137,13 +162,21 @@ def warmup(
     data: DataRoot = None,
     manifest: Manifest = MANIFEST,
     out: Annotated[Path, typer.Option(help="Folder for checkpoints.")] = WARMUP_DIR,
+    metrics_port: MetricsPort = None,
+    metrics_linger: MetricsLinger = None,
+    metrics_textfile: MetricsTextfile = None,
+    pushgateway: Pushgateway = None,
 ) -> None:
     """Train supervised: the warm-up, and the baseline that goes on from it."""
     from cwbass.steps.training import WarmupParams
     from cwbass.steps.warmup import warmup
 
     loaded = _load(WarmupParams, params, overrides)
-    _print(warmup(loaded, manifest=manifest, data_root=data or Path(loaded.data.root), out_dir=out).to_dict())
+    telling = {"port": metrics_port, "linger": metrics_linger, "textfile": metrics_textfile, "pushgateway": pushgateway}
+    with _observe("warmup", out, **telling) as telemetry:
+        root = data or Path(loaded.data.root)
+        report = warmup(loaded, manifest=manifest, data_root=root, out_dir=out, telemetry=telemetry)
+    _print(report.to_dict())
 
 
 @app.command()
@@ -155,12 +188,20 @@ def train(
     warmup: Annotated[Path, typer.Option(help="Checkpoint to start from, written by `cwbass warmup`.")] = WARMUP_DIR
     / "warmup.pt",
     out: Annotated[Path, typer.Option(help="Folder for checkpoints.")] = TRAIN_DIR,
+    metrics_port: MetricsPort = None,
+    metrics_linger: MetricsLinger = None,
+    metrics_textfile: MetricsTextfile = None,
+    pushgateway: Pushgateway = None,
 ) -> None:
     """Train semi-supervised, from the warm-up's checkpoint on."""
     from cwbass.steps.train import TrainParams, train
 
     loaded = _load(TrainParams, params, overrides)
-    _print(train(loaded, manifest=manifest, warmup=warmup, data_root=data or Path(loaded.data.root), out_dir=out).to_dict())
+    telling = {"port": metrics_port, "linger": metrics_linger, "textfile": metrics_textfile, "pushgateway": pushgateway}
+    with _observe("train", out, **telling) as telemetry:
+        root = data or Path(loaded.data.root)
+        report = train(loaded, manifest=manifest, warmup=warmup, data_root=root, out_dir=out, telemetry=telemetry)
+    _print(report.to_dict())
 
 
 @app.command("eval")
@@ -194,9 +235,17 @@ def eval_(
         loaded = load_params(apply_overrides(parse_yaml(load_checkpoint(path).params, str(path)), overrides), EvaluateParams)
     if manifest is None and data is None:
         manifest = MANIFEST
-    report = evaluate(
-        loaded, checkpoint=checkpoint, baseline=baseline, manifest=manifest, data_root=data, out_dir=out, device=device
-    )
+    with _observe("evaluate") as telemetry:
+        report = evaluate(
+            loaded,
+            checkpoint=checkpoint,
+            baseline=baseline,
+            manifest=manifest,
+            data_root=data,
+            out_dir=out,
+            device=device,
+            telemetry=telemetry,
+        )
     if as_json:
         _print(report.to_dict())
         return
@@ -232,10 +281,11 @@ def register(
     from cwbass.steps.register import RegisterParams, register
 
     page = report or (metrics.parent / "report.html")
+    kept = page if page.is_file() else None
     loaded = _load(RegisterParams, params, overrides)
-    _print(
-        register(loaded, checkpoint=checkpoint, metrics=metrics, report=page if page.is_file() else None, out_dir=out).to_dict()
-    )
+    with _observe("register") as telemetry:
+        outcome = register(loaded, checkpoint=checkpoint, metrics=metrics, report=kept, out_dir=out, telemetry=telemetry)
+    _print(outcome.to_dict())
 
 
 @app.command()

@@ -83,6 +83,11 @@ class ModelConfig(Section):
         default_factory=dict, description="Further arguments of the smp architecture, e.g. encoder_output_stride: 8."
     )
 
+    @property
+    def label(self) -> str:
+        """Architecture and encoder, for people."""
+        return f"{self.arch}/{self.encoder}"
+
 
 class AugmentConfig(Section):
     """Views: one geometry for all, weak photometry for the teacher, strong for the student."""

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from cwbass.types import Reliability
 
+CONFIDENCE_BINS = 100  # of confidence_counts
+
 
 def confidence_and_label(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Top softmax probability and its class, without a softmax map in memory.
@@ -64,6 +66,19 @@ def mean_confidence_per_class(confidence: Tensor, label: Tensor, valid: Tensor, 
     # In double: added one by one, float32 stops counting at 2^24 pixels and is biased long before.
     sums = torch.bincount(index, weights=confidence[valid].double(), minlength=num_classes)
     return (sums / counts.clamp(min=1)).to(confidence.dtype), counts
+
+
+def confidence_counts(confidence: Tensor) -> Tensor:
+    """Histogram of confidences: bin i of N holds [i/N, (i+1)/N), the last bin includes 1.
+
+    Args:
+        confidence: In [0, 1]. Any shape, float.
+
+    Returns:
+        [CONFIDENCE_BINS] int64.
+    """
+    fine = (confidence.flatten() * CONFIDENCE_BINS).long().clamp_(max=CONFIDENCE_BINS - 1)
+    return torch.bincount(fine, minlength=CONFIDENCE_BINS)
 
 
 def adaptive_floor(class_confidence: Tensor, mean_confidence: Tensor, *, scale: float) -> Tensor:

@@ -80,7 +80,7 @@ class StepOutput:
 
     loss: Tensor  # [] float, on the graph
     means: Mapping[str, Tensor] = field(default_factory=dict)  # [] each; averaged over the epoch
-    sums: Mapping[str, Tensor] = field(default_factory=dict)  # [] or [C] each; summed over the epoch
+    sums: Mapping[str, Tensor] = field(default_factory=dict)  # [] or [N] each; summed over the epoch
 
 
 @dataclass(frozen=True, slots=True)

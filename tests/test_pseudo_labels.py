@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwbass.pseudo_labels import (
+    CONFIDENCE_BINS,
     adaptive_floor,
     confidence_and_label,
+    confidence_counts,
     decay_factor,
     logistic_threshold,
     mean_confidence_per_class,
@@ -188,3 +190,9 @@ def test_retained_precision_takes_a_float32_edge_for_the_edge_it_is() -> None:
 )
 def test_decay_factor(rule: str, fraction: float, expected: float) -> None:
     assert decay_factor(rule, factor=0.9, fraction=fraction) == pytest.approx(expected)
+
+
+def test_confidences_are_counted_in_bins_that_include_their_lower_edge() -> None:
+    counts = confidence_counts(torch.tensor([[0.0, 0.005, 0.5], [0.999, 1.0, 0.75]]))
+    assert counts.shape == (CONFIDENCE_BINS,)
+    assert {index: int(count) for index, count in enumerate(counts) if count} == {0: 2, 50: 1, 75: 1, 99: 2}

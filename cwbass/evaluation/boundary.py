@@ -70,6 +70,22 @@ def close_gaps(codes: Tensor) -> Tensor:
     return codes
 
 
+def near_boundaries(mask: Tensor, width: int, ignore_index: int) -> Tensor:
+    """The mask with every pixel ignored that has no other class within ``width`` pixels.
+
+    Args:
+        mask: Class index, at most 254, or ``ignore_index``. [H, W] uint8.
+        width: Chebyshev distance, pixels, >= 1.
+        ignore_index: Mask value that takes no part.
+
+    Returns:
+        [H, W] uint8.
+    """
+    codes = torch.where(mask == ignore_index, 0, mask + 1)  # 255 wraps to 0
+    near = band(close_gaps(codes), width) > 0
+    return mask.where(near, ignore_index)
+
+
 def band_counts(truth: Tensor, pred: Tensor, num_classes: int, width: int) -> Tensor:
     """Intersection and union of the two bands, per class.
 

@@ -26,6 +26,7 @@ from cwbass.models.norm import frozen_statistics
 from cwbass.pseudo_labels import (
     adaptive_floor,
     confidence_and_label,
+    confidence_counts,
     decay_factor,
     logistic_threshold,
     mean_confidence_per_class,
@@ -287,12 +288,13 @@ class CwBass(Method):
         return tau.clamp(rule.low, rule.high)
 
     def _counts(self, label: Tensor, kept: Tensor, valid: Tensor, confidence: Tensor) -> dict[str, Tensor]:
-        """Pixels seen and kept by class, and their confidence. [K] each."""
-        flat = label[valid]
+        """Pixels seen and kept by class, and their confidence, [K] each; the histogram of all confidences."""
+        flat, sure = label[valid], confidence[valid]
         return {
             "seen": torch.bincount(flat, minlength=self.num_classes),
             "kept": torch.bincount(label[kept], minlength=self.num_classes),
-            "confidence": torch.bincount(flat, weights=confidence[valid].double(), minlength=self.num_classes),
+            "confidence": torch.bincount(flat, weights=sure.double(), minlength=self.num_classes),
+            "confidence_counts": confidence_counts(sure),
         }
 
     def _mix(

@@ -31,6 +31,7 @@ from cwbass.reporting.gallery import GalleryItem
 from cwbass.steps.report import RunFiles, write_run_files
 from cwbass.steps.train import BEST, LAST
 from cwbass.steps.warmup import BASELINE_BEST, BASELINE_LAST
+from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import Checkpoint, file_sha256, load_checkpoint
 from cwbass.training.device import place, resolve_device, resolve_precision
 from cwbass.training.stage import TIMINGS
@@ -77,6 +78,7 @@ def evaluate(
     data_root: Path | None = None,
     out_dir: Path | None = None,
     device: str = "auto",
+    telemetry: Telemetry = SILENT,
 ) -> EvalReport:
     """Score a checkpoint, and a supervised baseline beside it, on the test split.
 
@@ -89,6 +91,7 @@ def evaluate(
         data_root: Folder of the dataset; None takes the checkpoint's.
         out_dir: Where metrics.json, the report and the plots go; None writes nothing.
         device: auto, cpu or cuda.
+        telemetry: Told the scores, where they are those of a split's test images.
 
     Raises:
         CheckpointError: A checkpoint is broken, or belongs to another split than the manifest.
@@ -139,6 +142,9 @@ def evaluate(
                     if (key := f"{prefix}{network} {name}") not in table:
                         table[key] = _headline(scorer.score(each, network, boundary=False))
     metrics["checkpoints"] = dict(sorted(table.items()))
+    telemetry.describe_run(data_version=data.split_hash, params=chosen.params, model=chosen.run_params.model.label)
+    if manifest is not None:
+        telemetry.scored(metrics)
     if out_dir is None:
         return EvalReport(metrics, None)
     files = RunFiles(

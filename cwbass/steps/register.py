@@ -25,6 +25,7 @@ from cwbass.models.base import SegmentationNet
 from cwbass.registry import CONFIG, WEIGHTS, find_same, register_version
 from cwbass.steps.evaluate import read_metrics
 from cwbass.storage import ObjectStore, open_store
+from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import Checkpoint, file_sha256, load_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ def register(
     report: Path | None,
     out_dir: Path,
     store: ObjectStore | None = None,
+    telemetry: Telemetry = SILENT,
 ) -> RegisterReport:
     """Pass the gate, and write the next version; writes ``registration.json`` either way.
 
@@ -74,6 +76,7 @@ def register(
         report: Its report.html, if there is one.
         out_dir: Where registration.json is written.
         store: Where versions are written; None opens ``registry.store``.
+        telemetry: Told what became of it.
 
     Raises:
         GateError: The scores are too low, or not there.
@@ -86,7 +89,9 @@ def register(
     model = load_checkpoint(path)
     checkpoint_sha256 = file_sha256(path)
     _check_together(scores, model, checkpoint_sha256, f"{metrics} and {path}")
+    telemetry.describe_run(data_version=model.split_hash, params=model.params, model=model.run_params.model.label)
     if reasons := check_gate(scores, registry):
+        telemetry.registry_operation("register", "refused")
         _write(RegisterReport(registry.name, "refused", reasons=reasons), out_dir)
         raise GateError(f"{registry.name} is not registered: {'; '.join(reasons)}. Train a better model, or change the limit.")
 
@@ -94,15 +99,18 @@ def register(
     net = model.network(scores["weights"])
     scored: dict[str, bytes | Path] = {WEIGHTS: _weights(net), METRICS: metrics}
     version = find_same(store, registry.name, scored)
+    upload_bytes = 0
     if version is None:
         described = _description(registry.name, model, scores, checkpoint_sha256)
         files = scored | described | ({} if report is None else {"report.html": report})
         version = register_version(store, name=registry.name, files=files)
+        upload_bytes = sum(len(file) if isinstance(file, bytes) else file.stat().st_size for file in files.values())
         logger.info("registered %s %s: %s", version.name, version.number, version.uri)
     else:
         logger.info("%s %s is this very model: %s", version.name, version.number, version.uri)
     outcome = RegisterReport(registry.name, "registered", str(version.number), version.uri, version.manifest_sha256)
     _write(outcome, out_dir)
+    telemetry.registry_operation("register", "success", upload_bytes=upload_bytes)
     return outcome
 
 

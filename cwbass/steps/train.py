@@ -14,6 +14,7 @@ from cwbass.models.base import SegmentationNet
 from cwbass.params import AnyMethodConfig
 from cwbass.steps.second_stage import FIRST_BEST, FIRST_LAST, SecondStage
 from cwbass.steps.training import TrainReport, WarmupParams, start_run
+from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint
 from cwbass.training.device import place
 from cwbass.training.optim import build_optimizer
@@ -30,7 +31,9 @@ class TrainParams(WarmupParams):
     method: AnyMethodConfig = CwBassConfig()
 
 
-def train(params: TrainParams, *, manifest: Path, warmup: Path, data_root: Path, out_dir: Path) -> TrainReport:
+def train(
+    params: TrainParams, *, manifest: Path, warmup: Path, data_root: Path, out_dir: Path, telemetry: Telemetry = SILENT
+) -> TrainReport:
     """Train ``params.method``; writes ``last.pt``, ``best.pt`` (with a selection slice) and ``history.jsonl``.
 
     With a second stage these are its last training's; those of the stages before lie beside them.
@@ -41,13 +44,14 @@ def train(params: TrainParams, *, manifest: Path, warmup: Path, data_root: Path,
         warmup: ``warmup.pt`` of ``cwbass warmup``.
         data_root: Folder of the dataset.
         out_dir: Where files are written.
+        telemetry: Told what happens.
 
     Raises:
         ParamsError: A parameter or the device is wrong.
         CheckpointError: The warm-up is of another split or another model.
         DataError: The manifest or a file of the dataset is wrong.
     """
-    run = start_run(params, manifest, data_root)
+    run = start_run(params, manifest, data_root, telemetry)
     plan = plan_steps(run.train, run.manifest)
     start = load_checkpoint(warmup)
     _check_warmup(start, params, run.manifest.hash, plan.total, warmup)

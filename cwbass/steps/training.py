@@ -17,6 +17,7 @@ from cwbass.models import build_model
 from cwbass.models.base import SegmentationNet
 from cwbass.models.weights import load_encoder_weights_
 from cwbass.params import Params, dump_params, load_params
+from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.device import resolve_device, resolve_precision
 from cwbass.training.seed import seed_everything
 from cwbass.training.stage import Run
@@ -58,13 +59,14 @@ class TrainReport:
         }
 
 
-def start_run(params: Section, manifest: Path, data_root: Path) -> Run:
+def start_run(params: Section, manifest: Path, data_root: Path, telemetry: Telemetry = SILENT) -> Run:
     """Read the split, find the device, and say what will be trained on what.
 
     Args:
         params: Sections of one step; those it lacks are at their defaults in the checkpoint.
         manifest: File of ``cwbass split``.
         data_root: Folder of the dataset.
+        telemetry: Told what happens.
     """
     split = Manifest.read(manifest)
     full = load_params(params.model_dump(mode="json"), Params)
@@ -87,6 +89,8 @@ def start_run(params: Section, manifest: Path, data_root: Path) -> Run:
     for note in split.notes:
         logger.warning("%s", note)
     seed_everything(full.seed)
+    params_text = dump_params(full)
+    telemetry.describe_run(data_version=split.hash, params=params_text, model=full.model.label)
     return Run(
         manifest=split,
         data_root=data_root,
@@ -94,9 +98,10 @@ def start_run(params: Section, manifest: Path, data_root: Path) -> Run:
         augment=full.augment,
         train=train,
         eval=full.eval,
-        params_text=dump_params(full),
+        params_text=params_text,
         device=device,
         autocast_dtype=dtype,
+        telemetry=telemetry,
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cwbass.methods import build_method
 from cwbass.steps.training import TrainReport, WarmupParams, network_factory, start_run
+from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import save_checkpoint
 from cwbass.training.device import place
 from cwbass.training.optim import build_optimizer
@@ -19,7 +20,7 @@ from cwbass.training.stage import HISTORY, Stage, plan_steps, write_rows
 WARMUP, BASELINE_LAST, BASELINE_BEST = "warmup.pt", "baseline_last.pt", "baseline_best.pt"
 
 
-def warmup(params: WarmupParams, *, manifest: Path, data_root: Path, out_dir: Path) -> TrainReport:
+def warmup(params: WarmupParams, *, manifest: Path, data_root: Path, out_dir: Path, telemetry: Telemetry = SILENT) -> TrainReport:
     """Train supervised; writes ``warmup.pt``, ``baseline_last.pt``, ``baseline_best.pt`` and ``history.jsonl``.
 
     Args:
@@ -27,12 +28,13 @@ def warmup(params: WarmupParams, *, manifest: Path, data_root: Path, out_dir: Pa
         manifest: File of ``cwbass split``.
         data_root: Folder of the dataset.
         out_dir: Where files are written.
+        telemetry: Told what happens.
 
     Raises:
         ParamsError: A parameter, the weights or the device is wrong.
         DataError: The manifest or a file of the dataset is.
     """
-    run = start_run(params, manifest, data_root)
+    run = start_run(params, manifest, data_root, telemetry)
     plan = plan_steps(run.train, run.manifest)
     spec = run.manifest.spec
     build = network_factory(params.model, spec.num_classes, out_dir / "weights")

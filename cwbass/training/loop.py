@@ -108,6 +108,7 @@ def fit(
     autocast_dtype: torch.dtype | None,
     on_epoch: Callable[[EpochRecord], bool],
     on_step: Callable[[int], None] = lambda step: None,
+    on_skip: Callable[[int], None] = lambda step: None,
     accumulate: int = 1,
     max_grad_norm: float | None = None,
     max_nonfinite: int = 10,
@@ -126,6 +127,7 @@ def fit(
         autocast_dtype: torch.bfloat16, or None for float32.
         on_epoch: Called with each epoch's record; returns whether to go on.
         on_step: Called after each step with the number of steps taken.
+        on_skip: Called with each step that was not finite.
         accumulate: Batches whose mean gradient makes one step.
         max_grad_norm: Gradient norm is clipped to this; None does not clip.
         max_nonfinite: Stop with an error after this many non-finite steps in a row.
@@ -166,12 +168,14 @@ def fit(
             method.after_optimizer_step(progress)
             nonfinite_in_a_row = 0
             meter.steps += 1
+            reports[0][0]["grad_norm"] = norm.detach() * accumulate  # one a step, averaged over batches
             for report in reports:  # only of steps taken: one NaN would make the epoch's mean NaN
                 meter.add(*report)
         else:
             nonfinite_in_a_row += 1
             meter.nonfinite += 1
             logger.warning("step %d: loss or gradient is not finite; the step is skipped", step)
+            on_skip(step)
             if nonfinite_in_a_row >= max_nonfinite:
                 raise CwbassError(
                     f"{nonfinite_in_a_row} steps in a row (the last is {step}) had a loss or gradient that is not finite. "

@@ -10,19 +10,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cwbass.config import AugmentConfig, EvalConfig, TrainConfig
+from cwbass.data.base import Sample
 from cwbass.data.cache import open_source
 from cwbass.data.manifest import Manifest
 from cwbass.data.offline import OfflineStream, collate_offline
 from cwbass.data.streams import LabeledStream, UnlabeledStream, collate_labeled, collate_unlabeled, make_loader
 from cwbass.errors import DataError
+from cwbass.evaluation.boundary import near_boundaries
 from cwbass.evaluation.evaluate import evaluate
-from cwbass.evaluation.metrics import EvalResult
+from cwbass.evaluation.metrics import EvalResult, Scores
 from cwbass.evaluation.selection import ImageConfusions, LatestWithinOneError
 from cwbass.methods.base import Method
 from cwbass.pseudo_labels import retained_precision
+from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import Checkpoint, save_checkpoint
 from cwbass.training.loop import EpochRecord, Schedule, fit
 from cwbass.training.progress import ProgressLine
@@ -30,6 +35,7 @@ from cwbass.training.progress import ProgressLine
 logger = logging.getLogger(__name__)
 
 HISTORY, TIMINGS = "history.jsonl", "timings.jsonl"
+NEAR = 5  # pixels from a boundary, within which pseudo-labels are known to be worst
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,7 @@ class Run:
     params_text: str  # resolved, for the checkpoint
     device: torch.device
     autocast_dtype: torch.dtype | None
+    telemetry: Telemetry = SILENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +124,7 @@ class Stage:
                 the best; None keeps none.
             snapshots: Steps after which the networks are kept, and the file for each.
         """
-        run = self.run
+        run, telemetry = self.run, self.run.telemetry
         if self.method.needs_unlabeled and not run.manifest.unlabeled:
             raise DataError(
                 f"method {self.method_name} learns from unlabelled images and the split has none. "
@@ -126,6 +133,7 @@ class Stage:
         labeled, unlabeled = self._loaders(schedule)
         self._calibrate()
         line = ProgressLine(self.name, schedule)
+        self._start_telemetry(schedule)
 
         def on_epoch(record: EpochRecord) -> bool:
             row = self._measure(record)
@@ -135,10 +143,12 @@ class Stage:
             write_rows(self.out_dir / TIMINGS, self.timings)
             counts = self._counts(row)
             state = self.checkpoint(record.step, record.epoch + 1)
-            save_checkpoint(state, self.out_dir / checkpoint)
-            if counts and best is not None:
-                save_checkpoint(state, self.out_dir / best)
+            for name in (checkpoint, best if counts else None):
+                if name is not None:
+                    with telemetry.saving(self.out_dir / name):
+                        save_checkpoint(state, self.out_dir / name)
             line.epoch({**row, **self.timings[-1]})
+            telemetry.epoch_done(record, row, self._learning_rates(record.learning_rate))
             patience = run.train.early_stop
             if patience is not None and self.selection.epochs_without_gain >= patience:
                 logger.info("%s: no better mIoU on the selection slice for %d epochs; stopped", self.name, patience)
@@ -146,6 +156,7 @@ class Stage:
             return True
 
         def on_step(taken: int) -> None:
+            telemetry.step_done()
             line.step(taken)
             if snapshots and taken in snapshots:
                 state = self.checkpoint(taken, schedule.epoch_of(taken))
@@ -153,8 +164,8 @@ class Stage:
 
         fit(
             self.method,
-            labeled,
-            unlabeled,
+            telemetry.watch(labeled, "labeled", run.train.batch_labeled),
+            None if unlabeled is None else telemetry.watch(unlabeled, "unlabeled", run.train.batch_unlabeled),
             optimizer=self.optimizer,
             schedule=schedule,
             poly_power=run.train.optimizer.poly_power,
@@ -163,6 +174,7 @@ class Stage:
             autocast_dtype=run.autocast_dtype,
             on_epoch=on_epoch,
             on_step=on_step,
+            on_skip=telemetry.step_skipped,
             accumulate=run.train.accumulate,
             max_grad_norm=run.train.optimizer.max_grad_norm,
             max_nonfinite=run.train.max_nonfinite,
@@ -188,11 +200,37 @@ class Stage:
         views = UnlabeledStream(open_source(run.manifest.unlabeled, run.data_root, spec, cache), run.augment, seed=run.seed)
         return labeled, make_loader(views, collate_unlabeled, batch_size=train.batch_unlabeled, **settings)
 
-    def _score(self, name: str) -> tuple[EvalResult, float]:
-        """Scores of a network on the selection slice, and the standard error of its mIoU."""
+    def _start_telemetry(self, schedule: Schedule) -> None:
+        manifest = self.run.manifest
+        names = manifest.spec.class_names
+        shown = {name for sample in manifest.labeled for name, count in zip(names, sample.pixels or (), strict=False) if count}
+        self.run.telemetry.start_phase(
+            self.name,
+            epochs=math.ceil((schedule.stop - schedule.stage_start) / schedule.epoch_steps),
+            class_names=names,
+            labeled_classes=[name for name in names if name in shown],
+            device=self.run.device,
+        )
+
+    def _learning_rates(self, highest: float) -> dict[str, float]:
+        factor = self.run.train.optimizer.encoder_lr_factor
+        decoder = highest / max(1.0, factor)
+        return {"decoder": decoder, "encoder": decoder * factor}
+
+    def _score(self, name: str, near: Scores | None = None) -> tuple[EvalResult, float]:
+        """Scores of a network on the selection slice, and the standard error of its mIoU.
+
+        Pixels near a boundary are counted into ``near`` too.
+        """
         run = self.run
         spec = run.manifest.spec
         images = ImageConfusions(spec.num_classes, spec.ignore_index)
+
+        def on_image(sample: Sample, image: NDArray[np.uint8], mask: NDArray[np.uint8], probs: torch.Tensor) -> None:
+            images.add(probs, mask)
+            if near is not None:
+                near.update(probs, near_boundaries(torch.tensor(mask, device=run.device), NEAR, spec.ignore_index))
+
         result = evaluate(
             self.method.networks()[name],
             run.manifest.selection,
@@ -202,7 +240,7 @@ class Stage:
             device=run.device,
             autocast_dtype=run.autocast_dtype,
             boundary=False,
-            on_image=lambda sample, image, mask, probs: images.add(probs, mask),
+            on_image=on_image,
         )
         return result, images.standard_error()
 
@@ -225,14 +263,20 @@ class Stage:
         if not self.run.manifest.selection:
             self.method.calibrate(None)
             return row
-        scores = {name: self._score(name) for name in self.method.networks()}
+        spec = self.run.manifest.spec
+        near = Scores(spec.num_classes, spec.ignore_index, boundary=False, device=self.run.device)
+        *others, preferred = self.method.networks()
+        scores = {name: self._score(name) for name in others}
+        scores[preferred] = self._score(preferred, near if "threshold" in row else None)
         chosen, error = list(scores.values())[-1]
         row["selection_miou"], row["selection_error"] = chosen.miou, error
         row.update({f"selection_miou_{name}": score.miou for name, (score, _) in scores.items()})
         if "threshold" in row:
-            each, overall = retained_precision(chosen.reliability, torch.tensor(row["threshold"], dtype=torch.float64))
+            threshold = torch.tensor(row["threshold"], dtype=torch.float64)
+            each, overall = retained_precision(chosen.reliability, threshold)
             row["precision_per_class"] = [_or_none(value) for value in each.tolist()]
             row["precision"] = _or_none(overall.item())
+            row["boundary_precision"] = _or_none(retained_precision(near.result().reliability, threshold)[1].item())
         self.method.calibrate(chosen.reliability)
         return row
 

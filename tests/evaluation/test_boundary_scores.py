@@ -12,7 +12,17 @@ from scipy import ndimage
 from torch import Tensor
 
 from cwbass.data.base import read_raw_mask
-from cwbass.evaluation.boundary import GAP, band, band_counts, band_width, boundary_f1, close_gaps, contour, contour_counts
+from cwbass.evaluation.boundary import (
+    GAP,
+    band,
+    band_counts,
+    band_width,
+    boundary_f1,
+    close_gaps,
+    contour,
+    contour_counts,
+    near_boundaries,
+)
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 TOLERANCES = (1, 3, 5)
@@ -75,6 +85,14 @@ def test_band_of_two_halves_is_as_wide_as_asked():
     halves = codes(["0000011111"] * 4)
     assert picture(band(halves, 1)) == ["....01...."] * 4
     assert picture(band(halves, 3)) == ["..000111.."] * 4
+
+
+@pytest.mark.parametrize("hidden", [0, 2])  # pixels of the border that an annotator left out
+def test_only_pixels_near_a_boundary_are_left(hidden: int):
+    row = torch.tensor([0] * 10 + [1] * 10, dtype=torch.uint8)
+    row[10 - hidden // 2 : 10 + hidden // 2] = 255
+    left = near_boundaries(row.expand(4, 20), 3, 255)
+    assert left[0].tolist() == [255] * 7 + row[7:13].tolist() + [255] * 7
 
 
 def test_contour_is_the_inner_line_of_each_class():

@@ -244,6 +244,7 @@ def test_a_label_is_kept_where_confidence_exceeds_tau(pixel_net: Net, batches: B
     assert output.sums["kept"].tolist() == label[confidence > 0.6].bincount(minlength=CLASSES).tolist()
     assert output.sums["seen"].tolist() == label.flatten().bincount(minlength=CLASSES).tolist()
     torch.testing.assert_close(output.sums["confidence"].sum(), confidence.double().sum())
+    assert output.sums["confidence_counts"].sum() == output.sums["seen"].sum()
 
 
 def test_per_class_thresholds_follow_the_running_confidence(pixel_net: Net, batches: Batches, progress: Steps) -> None:

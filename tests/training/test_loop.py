@@ -96,8 +96,8 @@ def test_a_record_holds_means_sums_and_rates_of_its_own_epoch(scripted: Any, mak
         poly_power=1.0,
     )
     first, second = records
-    assert first.means == {"loss": 2.0}
-    assert second.means == {"loss": 5.0}
+    assert first.means == {"loss": 2.0, "grad_norm": 2.0}  # the gradient is the script's number
+    assert second.means == {"loss": 5.0, "grad_norm": 5.0}
     assert (first.sums, second.sums) == ({"pixels": [2.0, 4.0]}, {"pixels": [1.0, 2.0]})
     assert (first.images, second.images) == (10, 5)
     assert 0 <= first.data_wait <= 1
@@ -155,8 +155,10 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(
 ) -> None:
     method = scripted([1.0, NAN, 3.0, math.inf])
     steps: list[int] = []
+    skipped: list[int] = []
     with caplog.at_level(logging.WARNING):
-        (record,) = train(method, make_batches(4)[0], schedule=schedule(4), on_step=steps.append)
+        (record,) = train(method, make_batches(4)[0], schedule=schedule(4), on_step=steps.append, on_skip=skipped.append)
+    assert skipped == [1, 3]
     weight = 1 - 0.1 * 1.0 - 0.1 * 3.0  # steps 1 and 3 alone
     assert method.student.weight.item() == pytest.approx(weight)
     assert method.updates == [0, 2]  # nor does the teacher follow
@@ -174,6 +176,7 @@ def test_one_bad_batch_of_several_skips_their_step(scripted: Any, make_batches: 
     assert method.student.weight.item() == pytest.approx(1 - 0.1 * 3.0)
     assert record.nonfinite == 1
     assert record.means["loss"] == pytest.approx(3.0)
+    assert record.means["grad_norm"] == pytest.approx(3.0)  # of the mean of both batches
 
 
 def test_too_many_bad_steps_in_a_row_are_an_error(scripted: Any, make_batches: MakeBatches) -> None:
