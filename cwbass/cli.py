@@ -283,7 +283,7 @@ def register(
     page = report or (metrics.parent / "report.html")
     kept = page if page.is_file() else None
     loaded = _load(RegisterParams, params, overrides)
-    with _observe("register") as telemetry:
+    with _observe("register") as telemetry, telemetry.registry_operation("register"):
         outcome = register(loaded, checkpoint=checkpoint, metrics=metrics, report=kept, out_dir=out, telemetry=telemetry)
     _print(outcome.to_dict())
 

@@ -76,7 +76,7 @@ def register(
         report: Its report.html, if there is one.
         out_dir: Where registration.json is written.
         store: Where versions are written; None opens ``registry.store``.
-        telemetry: Told what became of it.
+        telemetry: Told what is registered.
 
     Raises:
         GateError: The scores are too low, or not there.
@@ -91,7 +91,6 @@ def register(
     _check_together(scores, model, checkpoint_sha256, f"{metrics} and {path}")
     telemetry.describe_run(data_version=model.split_hash, params=model.params, model=model.run_params.model.label)
     if reasons := check_gate(scores, registry):
-        telemetry.registry_operation("register", "refused")
         _write(RegisterReport(registry.name, "refused", reasons=reasons), out_dir)
         raise GateError(f"{registry.name} is not registered: {'; '.join(reasons)}. Train a better model, or change the limit.")
 
@@ -99,18 +98,16 @@ def register(
     net = model.network(scores["weights"])
     scored: dict[str, bytes | Path] = {WEIGHTS: _weights(net), METRICS: metrics}
     version = find_same(store, registry.name, scored)
-    upload_bytes = 0
     if version is None:
         described = _description(registry.name, model, scores, checkpoint_sha256)
         files = scored | described | ({} if report is None else {"report.html": report})
         version = register_version(store, name=registry.name, files=files)
-        upload_bytes = sum(len(file) if isinstance(file, bytes) else file.stat().st_size for file in files.values())
+        telemetry.uploaded(sum(len(file) if isinstance(file, bytes) else file.stat().st_size for file in files.values()))
         logger.info("registered %s %s: %s", version.name, version.number, version.uri)
     else:
         logger.info("%s %s is this very model: %s", version.name, version.number, version.uri)
     outcome = RegisterReport(registry.name, "registered", str(version.number), version.uri, version.manifest_sha256)
     _write(outcome, out_dir)
-    telemetry.registry_operation("register", "success", upload_bytes=upload_bytes)
     return outcome
 
 

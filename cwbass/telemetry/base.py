@@ -89,14 +89,16 @@ class Telemetry:
             metrics: Content of metrics.json.
         """
 
-    def registry_operation(self, operation: str, outcome: str, *, upload_bytes: int = 0) -> None:
-        """Something was asked of the registry.
+    def registry_operation(self, operation: str) -> AbstractContextManager[None]:
+        """Around what is asked of the registry; what it raises passes through.
 
         Args:
             operation: ``register``, ``promote`` or ``rollback``.
-            outcome: ``success``, ``refused`` or ``failed``.
-            upload_bytes: Written to the store.
         """
+        return nullcontext()
+
+    def uploaded(self, size: int) -> None:
+        """The registry has taken files of ``size`` bytes."""
 
 
 SILENT: Final = Telemetry()

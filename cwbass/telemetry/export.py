@@ -58,8 +58,9 @@ def push(registry: CollectorRegistry, url: str, *, grouping: Mapping[str, str], 
         Whether it arrived; after a warning if not.
     """
     send = push_to_gateway if replace else pushadd_to_gateway
-    target, handler = _without_password(url)
+    target = "(its address is no URL)"
     try:
+        target, handler = _without_password(url)
         # urllib's timeout is one for each read, so a gateway that sends a byte now and then would hold us for ever.
         _within(
             seconds,

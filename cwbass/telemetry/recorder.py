@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
+from cwbass.errors import GateError
 from cwbass.telemetry.base import T, Telemetry
 from cwbass.telemetry.metrics import Metrics
 
@@ -221,10 +222,25 @@ class Recorder(Telemetry):
             for class_name, scores in metrics["per_class"].items():
                 self.metrics.iou.labels("test", name, class_name).set(_or_nan(scores.get(f"{prefix}iou")))
 
+    @contextmanager
+    def registry_operation(self, operation: str) -> Iterator[None]:
+        outcome = "failed"
+        try:
+            yield
+            outcome = "success"
+        except GateError:
+            outcome = "refused"
+            raise
+        finally:
+            self._registry_operation(operation, outcome)
+
     @softly
-    def registry_operation(self, operation: str, outcome: str, *, upload_bytes: int = 0) -> None:
+    def _registry_operation(self, operation: str, outcome: str) -> None:
         self.metrics.registry_operations.labels(operation, outcome).inc()
-        self.metrics.registry_bytes.inc(upload_bytes)
+
+    @softly
+    def uploaded(self, size: int) -> None:
+        self.metrics.registry_bytes.inc(size)
 
 
 def _or_nan(value: float | None) -> float:

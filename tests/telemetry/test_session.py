@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_servers import pushgateway
+
+from cwbass.errors import CwbassError, GateError, Interrupted, ParamsError
+from cwbass.telemetry import SILENT, TelemetrySettings, observe
+
+
+def read(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Value of each series."""
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return {(sample.name, frozenset(sample.labels.items())): sample.value for sample in samples}
+
+
+def outcomes(text: str) -> set[str]:
+    return {dict(labels)["outcome"] for name, labels in read(text) if name == "cwbass_stage_last_completion_timestamp_seconds"}
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (None, "success"),
+        (GateError("too bad"), "refused"),
+        (Interrupted("asked to"), "interrupted"),
+        (KeyboardInterrupt(), "interrupted"),
+        (CwbassError("no"), "failed"),
+        (RuntimeError("bug"), "failed"),
+        (SystemExit(1), "failed"),
+    ],
+)
+def test_the_outcome_is_written_however_a_step_ends(error: BaseException | None, outcome: str, tmp_path: Path) -> None:
+    try:
+        with observe("train", TelemetrySettings(), out_dir=tmp_path):
+            if error is not None:
+                raise error
+    except BaseException as raised:
+        assert raised is error
+    text = (tmp_path / "metrics.prom").read_text()
+    assert outcomes(text) == {outcome}
+    assert ("cwbass_stage_last_success_timestamp_seconds" in text) == (error is None)
+    stops = read(text)["cwbass_train_interruptions_total", frozenset({("reason", "SIGINT")})]
+    assert stops == isinstance(error, KeyboardInterrupt)
+
+
+def test_of_several_processes_the_first_one_exports(tmp_path: Path) -> None:
+    with observe("train", TelemetrySettings(rank=1, port=0, pushgateway="127.0.0.1:1"), out_dir=tmp_path) as telemetry:
+        assert telemetry is SILENT
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_file_goes_where_it_is_asked_to(tmp_path: Path) -> None:
+    out, folder = tmp_path / "out", tmp_path / "collector"
+    folder.mkdir()
+    for settings in (TelemetrySettings(textfile=folder), TelemetrySettings(textfile=tmp_path / "one.prom"), TelemetrySettings()):
+        with observe("split", settings, out_dir=out):  # a folder that the step did not come to make
+            pass
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.prom")} == {"collector/cwbass_split.prom", "one.prom"}
+
+
+def test_variables_are_settings_and_flags_win() -> None:
+    variables = {
+        "CWBASS_METRICS_PORT": "9095",
+        "CWBASS_METRICS_ADDRESS": "::",
+        "CWBASS_METRICS_LINGER": "2.5",
+        "CWBASS_METRICS_TEXTFILE": "/x/y.prom",
+        "CWBASS_PUSHGATEWAY": "http://gateway:9091",
+        "CWBASS_PUSHGATEWAY_TIMEOUT": "1",
+        "CWBASS_PIPELINE": "voc",
+        "CWBASS_RUN_ID": "run-7",
+        "CWBASS_REVISION": " ",
+        "RANK": "3",
+        "OTHER": "x",
+    }
+    found = TelemetrySettings.from_environment(variables, port=0, linger=None, pushgateway="other:9091")
+    assert found == TelemetrySettings(
+        0, "::", 2.5, Path("/x/y.prom"), "other:9091", 1.0, pipeline="voc", run_id="run-7", revision="", rank=3
+    )
+    assert TelemetrySettings.from_environment({}) == TelemetrySettings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("CWBASS_METRICS_PORT", "http"),
+        ("CWBASS_METRICS_PORT", "65536"),
+        ("CWBASS_METRICS_LINGER", "-1"),
+        ("CWBASS_PUSHGATEWAY_TIMEOUT", "inf"),
+        ("CWBASS_PUSHGATEWAY_TIMEOUT", "nan"),
+    ],
+)
+def test_a_variable_that_is_no_such_number_is_named(variable: str, text: str) -> None:
+    with pytest.raises(ParamsError, match=f"{variable} is '{text}'"):
+        TelemetrySettings.from_environment({variable: text})
+
+
+def test_the_last_success_survives_a_failure_in_a_real_pushgateway(tmp_path: Path) -> None:
+    with pushgateway(tmp_path) as gateway:
+
+        def run(run_id: str, error: Exception | None = None) -> str:
+            """What the gateway holds after a run."""
+            settings = TelemetrySettings(pushgateway=gateway.url, pipeline="voc", run_id=run_id)
+            try:
+                with observe("register", settings) as telemetry:
+                    telemetry.describe_run(data_version="a", params="b", model="c")
+                    if error is not None:
+                        raise error
+            except GateError:
+                pass
+            return gateway.get("/metrics")
+
+        group = frozenset({("job", "cwbass"), ("pipeline", "voc"), ("stage", "register"), ("instance", "")})
+        success = "cwbass_stage_last_success_timestamp_seconds", group
+        first = run("one")
+        assert outcomes(first) == {"success"}
+        second = run("two", GateError("too bad"))
+        assert outcomes(second) == {"refused"}  # and not success beside it
+        assert read(second)[success] == read(first)[success]
+        third = run("three")
+        assert outcomes(third) == {"success"}
+        assert read(third)[success] > read(first)[success]
+        # Three runs, one group, one run in it.
+        assert {dict(labels)["run_id"] for name, labels in read(third) if name == "cwbass_run_info"} == {"three"}
+        assert [labels for name, labels in read(third) if name == "push_time_seconds"] == [group]
