@@ -53,9 +53,9 @@ class Server:
         with urlopen(f"{self.url}{path}{'?' if query else ''}{urlencode(query)}", timeout=10) as answer:
             return str(answer.read().decode())
 
-    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
-        """What Prometheus answers now: labels and value of each series."""
-        answer = json.loads(self.get("/api/v1/query", query=expression))
+    def query(self, expression: str, **settings: str) -> list[tuple[dict[str, str], float]]:
+        """What Prometheus answers, now or at ``time``: labels and value of each series."""
+        answer = json.loads(self.get("/api/v1/query", query=expression, **settings))
         assert answer["status"] == "success", answer
         return [(each["metric"], float(each["value"][1])) for each in answer["data"]["result"]]
 
