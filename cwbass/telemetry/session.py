@@ -6,7 +6,7 @@ import logging
 import platform
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -84,14 +84,12 @@ def observe(stage: str, settings: TelemetrySettings, *, out_dir: Path | None = N
         settings: Who is told.
         out_dir: Folder that gets a ``metrics.prom`` where ``settings.textfile`` names no other place.
     """
-    if settings.rank != 0:
+    recorder = _recorder(stage, settings) if settings.rank == 0 else None
+    if recorder is None:
         yield SILENT
         return
-    registry = CollectorRegistry()
-    metrics = Metrics(registry)
-    recorder = Recorder(metrics, stage=stage, run_id=settings.run_id)
-    recorder.describe_build(_build(settings.revision))
-    shown = _exposed(registry)
+    metrics = recorder.metrics
+    shown = _exposed(metrics.registry)
     server = None if settings.port is None else serve(shown, address=settings.address, port=settings.port)
     started, outcome = time.monotonic(), "failed"
     try:
@@ -110,7 +108,7 @@ def observe(stage: str, settings: TelemetrySettings, *, out_dir: Path | None = N
         if (path := _textfile(settings, stage, out_dir)) is not None:
             write_file(shown, path)
         if settings.pushgateway is not None:
-            pushed = _exposed(registry, {found.name for found in metrics.definitions if found.outcome})
+            pushed = _exposed(metrics.registry, {found.name for found in metrics.definitions if found.outcome})
             # A failure adds to its group: replacing it would forget when the step last succeeded.
             push(
                 pushed,
@@ -122,9 +120,20 @@ def observe(stage: str, settings: TelemetrySettings, *, out_dir: Path | None = N
         if server is not None:
             if settings.linger and outcome != "interrupted":
                 logger.info("metrics: served for %g seconds more", settings.linger)
-                time.sleep(settings.linger)
+                with suppress(KeyboardInterrupt):
+                    time.sleep(settings.linger)
             server.shutdown()
             server.server_close()
+
+
+def _recorder(stage: str, settings: TelemetrySettings) -> Recorder | None:
+    try:
+        recorder = Recorder(Metrics(CollectorRegistry()), stage=stage, run_id=settings.run_id)
+        recorder.describe_build(_build(settings.revision))
+        return recorder
+    except Exception as error:  # of the client library: its own variables can break it
+        logger.warning("metrics: none can be kept, the step goes on without (%s: %s)", type(error).__name__, error)
+        return None
 
 
 def _exposed(registry: CollectorRegistry, names: set[str] | None = None) -> CollectorRegistry:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from prometheus_servers import pushgateway
+from prometheus_servers import clean_environment, pushgateway
 
 from cwbass.errors import CwbassError, GateError, Interrupted, ParamsError
 from cwbass.telemetry import SILENT, TelemetrySettings, observe
@@ -125,3 +127,14 @@ def test_the_last_success_survives_a_failure_in_a_real_pushgateway(tmp_path: Pat
         # Three runs, one group, one run in it.
         assert {dict(labels)["run_id"] for name, labels in read(third) if name == "cwbass_run_info"} == {"three"}
         assert [labels for name, labels in read(third) if name == "push_time_seconds"] == [group]
+
+
+def test_a_client_library_that_cannot_work_stops_nothing(tmp_path: Path) -> None:
+    code = (
+        "from cwbass.telemetry import TelemetrySettings, observe\n"
+        "with observe('train', TelemetrySettings()) as telemetry: telemetry.step_done(); print('trained')"
+    )
+    environment = clean_environment() | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "missing")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "trained\n"), done.stderr
+    assert "none can be kept, the step goes on without (FileNotFoundError" in done.stderr
