@@ -94,7 +94,7 @@ class Metrics:
         )
         self.loss = self._gauge(
             "cwbass_train_loss",
-            "Mean loss of the last epoch; total is the weighted sum of the others.",
+            "Mean loss of the last epoch; total is what is minimised, unsup includes boundary.",
             {"term": ("total", "sup", "unsup", "boundary")},
         )
         self.grad_norm = self._gauge("cwbass_train_grad_norm", "Mean norm of the gradient in the last epoch, before clipping.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import time
 from collections.abc import Iterator, Mapping
@@ -143,10 +144,11 @@ def _exposed(registry: CollectorRegistry, names: set[str] | None = None) -> Coll
 
 
 def _textfile(settings: TelemetrySettings, stage: str, out_dir: Path | None) -> Path | None:
+    # os.path.isdir, unlike Path.is_dir, does not raise where permission is missing.
     if settings.textfile is not None:
-        return settings.textfile / f"cwbass_{stage}.prom" if settings.textfile.is_dir() else settings.textfile
+        return settings.textfile / f"cwbass_{stage}.prom" if os.path.isdir(settings.textfile) else settings.textfile
     # A step that failed early has not made its folder, and need not have one for this.
-    return out_dir / TEXTFILE if out_dir is not None and out_dir.is_dir() else None
+    return out_dir / TEXTFILE if out_dir is not None and os.path.isdir(out_dir) else None
 
 
 def _build(revision: str) -> dict[str, str]:
