@@ -13,6 +13,7 @@ from torch import nn
 from cwbass.methods import METHODS, build_method
 from cwbass.methods.base import Method
 from cwbass.models.base import SegmentationNet
+from cwbass.pseudo_labels import CONFIDENCE_BINS
 from cwbass.types import LabeledBatch, Progress, Reliability, StepOutput, UnlabeledBatch
 
 CLASSES = 4
@@ -72,7 +73,7 @@ def test_what_is_reported_is_detached_and_finite(method: Method, batches: Batche
     for value in (*output.means.values(), *output.sums.values()):
         assert not value.requires_grad
         assert value.isfinite().all()
-        assert value.shape in ((), (CLASSES,))
+        assert value.shape in ((), (CLASSES,), (CONFIDENCE_BINS,))
 
 
 def test_masks_that_ignore_everything_give_a_finite_step(method: Method, batches: Batches, progress: Steps) -> None:
