@@ -57,9 +57,10 @@ def _main(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors alone.")] = False,
 ) -> None:
+    level = logging.WARNING if quiet else logging.INFO
     logging.basicConfig(
         stream=sys.stderr,
-        level=logging.WARNING if quiet else logging.INFO,
+        level=logging.ERROR if _rank() else level,  # of many processes the first one talks
         format="%(asctime)s %(levelname)s %(message)s",
         datefmt="%H:%M:%S",
     )
@@ -71,6 +72,12 @@ def _load(kind: Any, params: Path, overrides: list[str] | None) -> Any:
     from cwbass.params import load_params, read_params
 
     return load_params(read_params(params, overrides or ()), kind)
+
+
+def _rank() -> int:
+    """Of this process among those of torchrun; 0 is the only one, or the first."""
+    rank = os.environ.get("RANK", "0")
+    return int(rank) if rank.isdecimal() else 0
 
 
 def _print(values: Any) -> None:
@@ -141,9 +148,14 @@ def warmup(
     """Train supervised: the warm-up, and the baseline that goes on from it."""
     from cwbass.steps.training import WarmupParams
     from cwbass.steps.warmup import warmup
+    from cwbass.training.distributed import joined
 
     loaded = _load(WarmupParams, params, overrides)
-    _print(warmup(loaded, manifest=manifest, data_root=data or Path(loaded.data.root), out_dir=out).to_dict())
+    root = data or Path(loaded.data.root)
+    with joined(loaded.train.device, os.environ) as world:
+        report = warmup(loaded, manifest=manifest, data_root=root, out_dir=out, world=world)
+    if world.main:
+        _print(report.to_dict())
 
 
 @app.command()
@@ -158,9 +170,14 @@ def train(
 ) -> None:
     """Train semi-supervised, from the warm-up's checkpoint on."""
     from cwbass.steps.train import TrainParams, train
+    from cwbass.training.distributed import joined
 
     loaded = _load(TrainParams, params, overrides)
-    _print(train(loaded, manifest=manifest, warmup=warmup, data_root=data or Path(loaded.data.root), out_dir=out).to_dict())
+    root = data or Path(loaded.data.root)
+    with joined(loaded.train.device, os.environ) as world:
+        report = train(loaded, manifest=manifest, warmup=warmup, data_root=root, out_dir=out, world=world)
+    if world.main:
+        _print(report.to_dict())
 
 
 @app.command("eval")
@@ -296,7 +313,8 @@ def main() -> None:
     try:
         app()
     except CwbassError as error:
-        typer.echo(f"error: {error}", err=True)
+        who = f" (process {_rank()} of {os.environ['WORLD_SIZE']})" if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+        typer.echo(f"error{who}: {error}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of stdout has gone (`| head`); nothing is left to say.

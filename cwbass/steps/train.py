@@ -14,10 +14,12 @@ from cwbass.models.base import SegmentationNet
 from cwbass.params import AnyMethodConfig
 from cwbass.steps.second_stage import FIRST_BEST, FIRST_LAST, SecondStage
 from cwbass.steps.training import TrainReport, WarmupParams, start_run
-from cwbass.training.checkpoint import Checkpoint, load_checkpoint
+from cwbass.training.checkpoint import Checkpoint, file_sha256, load_checkpoint
 from cwbass.training.device import place
+from cwbass.training.distributed import check_same
 from cwbass.training.optim import build_optimizer
 from cwbass.training.stage import Run, Stage, plan_steps
+from cwbass.world import ALONE, World
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +32,9 @@ class TrainParams(WarmupParams):
     method: AnyMethodConfig = CwBassConfig()
 
 
-def train(params: TrainParams, *, manifest: Path, warmup: Path, data_root: Path, out_dir: Path) -> TrainReport:
+def train(
+    params: TrainParams, *, manifest: Path, warmup: Path, data_root: Path, out_dir: Path, world: World = ALONE
+) -> TrainReport:
     """Train ``params.method``; writes ``last.pt``, ``best.pt`` (with a selection slice) and ``history.jsonl``.
 
     With a second stage these are its last training's; those of the stages before lie beside them.
@@ -40,17 +44,19 @@ def train(params: TrainParams, *, manifest: Path, warmup: Path, data_root: Path,
         manifest: File of ``cwbass split``.
         warmup: ``warmup.pt`` of ``cwbass warmup``.
         data_root: Folder of the dataset.
-        out_dir: Where files are written.
+        out_dir: Where files are written, by the main process; all processes read it.
+        world: The processes that train together.
 
     Raises:
         ParamsError: A parameter or the device is wrong.
         CheckpointError: The warm-up is of another split or another model.
         DataError: The manifest or a file of the dataset is wrong.
     """
-    run = start_run(params, manifest, data_root)
+    run = start_run(params, manifest, data_root, world)
     plan = plan_steps(run.train, run.manifest)
     start = load_checkpoint(warmup)
     _check_warmup(start, params, run.manifest.hash, plan.total, warmup)
+    check_same(world, f"the SHA-256 of {warmup.name}", file_sha256(warmup))
     spec = run.manifest.spec
 
     def build() -> SegmentationNet:

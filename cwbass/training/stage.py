@@ -22,10 +22,12 @@ from cwbass.evaluation.evaluate import evaluate
 from cwbass.evaluation.metrics import EvalResult
 from cwbass.evaluation.selection import ImageConfusions, LatestWithinOneError
 from cwbass.methods.base import Method
+from cwbass.models.norm import synchronize_norms_
 from cwbass.pseudo_labels import retained_precision
 from cwbass.training.checkpoint import Checkpoint, save_checkpoint
 from cwbass.training.loop import EpochRecord, Schedule, fit
 from cwbass.training.progress import ProgressLine
+from cwbass.world import ALONE, World
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ class Run:
     params_text: str  # resolved, for the checkpoint
     device: torch.device
     autocast_dtype: torch.dtype | None
+    world: World = ALONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,7 @@ class Stage:
         self.run, self.name, self.method, self.method_name = run, name, method, method_name
         self.optimizer, self.out_dir, self.history, self.timings = optimizer, out_dir, history, timings
         self.offline = offline
+        synchronize_norms_(method, run.world)
         self.best: dict[str, Any] = {}  # of the checkpoint that counts: miou on the slice, step
         self.selection = LatestWithinOneError()
 
@@ -123,22 +127,24 @@ class Stage:
                 f"method {self.method_name} learns from unlabelled images and the split has none. "
                 "Lower split.labeled, add images without masks, or use method.name: supervised."
             )
+        world = run.world
         labeled, unlabeled = self._loaders(schedule)
         self._calibrate()
-        line = ProgressLine(self.name, schedule)
+        line = ProgressLine(self.name, schedule) if world.main else None
 
         def on_epoch(record: EpochRecord) -> bool:
             row = self._measure(record)
             self.history.append(row)
             self.timings.append(_timing(self.name, record))
-            write_rows(self.out_dir / HISTORY, self.history)
-            write_rows(self.out_dir / TIMINGS, self.timings)
             counts = self._counts(row)
-            state = self.checkpoint(record.step, record.epoch + 1)
-            save_checkpoint(state, self.out_dir / checkpoint)
-            if counts and best is not None:
-                save_checkpoint(state, self.out_dir / best)
-            line.epoch({**row, **self.timings[-1]})
+            if line is not None:  # the main process
+                write_rows(self.out_dir / HISTORY, self.history)
+                write_rows(self.out_dir / TIMINGS, self.timings)
+                state = self.checkpoint(record.step, record.epoch + 1)
+                save_checkpoint(state, self.out_dir / checkpoint)
+                if counts and best is not None:
+                    save_checkpoint(state, self.out_dir / best)
+                line.epoch({**row, **self.timings[-1]})
             patience = run.train.early_stop
             if patience is not None and self.selection.epochs_without_gain >= patience:
                 logger.info("%s: no better mIoU on the selection slice for %d epochs; stopped", self.name, patience)
@@ -146,6 +152,8 @@ class Stage:
             return True
 
         def on_step(taken: int) -> None:
+            if line is None:
+                return
             line.step(taken)
             if snapshots and taken in snapshots:
                 state = self.checkpoint(taken, schedule.epoch_of(taken))
@@ -166,7 +174,9 @@ class Stage:
             accumulate=run.train.accumulate,
             max_grad_norm=run.train.optimizer.max_grad_norm,
             max_nonfinite=run.train.max_nonfinite,
+            world=world,
         )
+        world.barrier()  # what the main process wrote is there for all
 
     def _loaders(self, schedule: Schedule) -> tuple[Any, Any]:
         run, train = self.run, self.run.train
@@ -177,15 +187,17 @@ class Stage:
             "stop": schedule.stop * train.accumulate,
             "workers": train.workers,
             "pin_memory": run.device.type == "cuda",
+            "world": run.world,
         }
-        source = open_source(run.manifest.labeled, run.data_root, spec, cache)
+        source = run.world.once_per_machine(lambda: open_source(run.manifest.labeled, run.data_root, spec, cache))
         stream = LabeledStream(source, run.augment, ignore_index=spec.ignore_index, seed=run.seed)
         labeled = make_loader(stream, collate_labeled, batch_size=train.batch_labeled, **settings)
         if not self.method.needs_unlabeled:
             return labeled, None
         if self.offline is not None:
             return labeled, make_loader(self.offline, collate_offline, batch_size=train.batch_unlabeled, **settings)
-        views = UnlabeledStream(open_source(run.manifest.unlabeled, run.data_root, spec, cache), run.augment, seed=run.seed)
+        source = run.world.once_per_machine(lambda: open_source(run.manifest.unlabeled, run.data_root, spec, cache))
+        views = UnlabeledStream(source, run.augment, seed=run.seed)
         return labeled, make_loader(views, collate_unlabeled, batch_size=train.batch_unlabeled, **settings)
 
     def _score(self, name: str) -> tuple[EvalResult, float]:
@@ -203,7 +215,9 @@ class Stage:
             autocast_dtype=run.autocast_dtype,
             boundary=False,
             on_image=lambda sample, image, mask, probs: images.add(probs, mask),
+            world=run.world,
         )
+        images.add_up(run.world)
         return result, images.standard_error()
 
     def _calibrate(self) -> None:
