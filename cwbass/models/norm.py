@@ -76,7 +76,7 @@ class HostBatchNorm(nn.BatchNorm2d):
         if not self.training:
             plain: Tensor = self.act(self.drop(super().forward(input)))
             return plain
-        values = input.float()  # [B, C, H, W]
+        values = input.float() if input.element_size() < 4 else input  # [B, C, H, W]
         count = values.numel() // values.shape[1] * self.world.size
         axes = (0, 2, 3)
         mean = _Total.apply(values.sum(axes), self.world) / count  # [C]
