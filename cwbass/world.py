@@ -50,6 +50,10 @@ class World:
         """All processes' plain Python values, by rank."""
         return [value]
 
+    def agree(self, wanted: int) -> int:
+        """The highest of all processes' numbers: what one wants, all do."""
+        return wanted
+
     def barrier(self) -> None:
         """Wait until every process is here."""
 

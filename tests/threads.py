@@ -35,13 +35,16 @@ class ThreadWorld(World):
     def gather(self, rows: Tensor) -> Tensor:
         return torch.cat(self.collect(rows.detach()))
 
+    def agree(self, wanted: int) -> int:
+        return max(self.collect(wanted))
+
     def barrier(self) -> None:
         self.collect(None)
 
     def average_gradients_(self, parameters: Iterable[nn.Parameter]) -> None:
         for parameter in parameters:
-            assert parameter.grad is not None
-            parameter.grad = self.total(parameter.grad) / self.size
+            if parameter.grad is not None:
+                parameter.grad = self.total(parameter.grad) / self.size
 
 
 def in_threads(size: int, work: Callable[[World], T]) -> list[T]:

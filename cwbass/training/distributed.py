@@ -135,6 +135,12 @@ class ProcessGroup(World):
             dist.all_gather_object(values, value)
         return values  # type: ignore[return-value]
 
+    def agree(self, wanted: int) -> int:
+        highest = torch.tensor(wanted)
+        with _others_may_be_gone():
+            dist.all_reduce(highest, dist.ReduceOp.MAX)
+        return int(highest)
+
     def barrier(self) -> None:
         self.collect(None)
 
