@@ -74,6 +74,20 @@ def _load(kind: Any, params: Path, overrides: list[str] | None) -> Any:
     return load_params(read_params(params, overrides or ()), kind)
 
 
+def _spread(processes: int, nodes: int = 1) -> None:
+    """Run this command line again in as many processes as the parameters say, unless torchrun has done so; then end."""
+    if "RANK" in os.environ or processes * nodes == 1:
+        return
+    if nodes > 1:
+        raise ParamsError(
+            f"train.nodes is {nodes}. On a cluster, `cwbass launch` starts them as a TrainJob; elsewhere start "
+            "`torchrun --nnodes ... -m cwbass train` on each machine, or set train.nodes: 1."
+        )
+    from cwbass.training.torchrun import run_processes
+
+    raise typer.Exit(run_processes(processes, sys.argv[1:]))
+
+
 def _rank() -> int:
     """Of this process among those of torchrun; 0 is the only one, or the first."""
     rank = os.environ.get("RANK", "0")
@@ -151,6 +165,7 @@ def warmup(
     from cwbass.training.distributed import joined
 
     loaded = _load(WarmupParams, params, overrides)
+    _spread(loaded.train.processes)
     root = data or Path(loaded.data.root)
     with joined(loaded.train.device, os.environ) as world:
         report = warmup(loaded, manifest=manifest, data_root=root, out_dir=out, world=world)
@@ -167,17 +182,54 @@ def train(
     warmup: Annotated[Path, typer.Option(help="Checkpoint to start from, written by `cwbass warmup`.")] = WARMUP_DIR
     / "warmup.pt",
     out: Annotated[Path, typer.Option(help="Folder for checkpoints.")] = TRAIN_DIR,
+    report_file: Annotated[
+        Optional[Path], typer.Option("--report", help="Also write what is printed to this file.", dir_okay=False)
+    ] = None,
 ) -> None:
     """Train semi-supervised, from the warm-up's checkpoint on."""
     from cwbass.steps.train import TrainParams, train
     from cwbass.training.distributed import joined
 
     loaded = _load(TrainParams, params, overrides)
+    _spread(loaded.train.processes, loaded.train.nodes)
     root = data or Path(loaded.data.root)
     with joined(loaded.train.device, os.environ) as world:
         report = train(loaded, manifest=manifest, warmup=warmup, data_root=root, out_dir=out, world=world)
     if world.main:
         _print(report.to_dict())
+        if report_file is not None:
+            report_file.write_text(json.dumps(report.to_dict()), encoding="utf-8")
+
+
+@app.command()
+def launch(
+    image: Annotated[str, typer.Option(envvar="CWBASS_IMAGE", help="Image of the job's pods.")],
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+    data: DataRoot = None,
+    manifest: Manifest = MANIFEST,
+    warmup: Annotated[Path, typer.Option(help="Checkpoint to start from, written by `cwbass warmup`.")] = WARMUP_DIR
+    / "warmup.pt",
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, on the work volume.")] = TRAIN_DIR,
+    namespace: Annotated[str, typer.Option(help="Of the job.")] = "cwbass",
+    runtime: Annotated[str, typer.Option(help="TrainingRuntime of the namespace.")] = "cwbass-torch",
+    work: Annotated[Path, typer.Option(help="Where the work volume is mounted.", file_okay=False)] = Path("/workspace"),
+    cpu: Annotated[str, typer.Option(help="CPUs of each machine.")] = "4",
+    memory: Annotated[str, typer.Option(help="Memory of each machine.")] = "16Gi",
+    accelerator: Annotated[str, typer.Option(help="Resource that each process gets one of; empty trains on CPUs.")] = (
+        "nvidia.com/gpu"
+    ),
+    timeout: Annotated[Optional[float], typer.Option(min=1, help="Seconds that the job may take.")] = None,
+) -> None:
+    """Train on train.nodes machines: start a Kubeflow TrainJob on a cluster, and follow it to its end."""
+    from cwbass.steps.launch import Cluster, launch
+    from cwbass.steps.train import TrainParams
+
+    loaded = _load(TrainParams, params, overrides)
+    cluster = Cluster(image, namespace, runtime, work, cpu, memory, accelerator or None, timeout=timeout)
+    root = data or Path(loaded.data.root)
+    report = launch(loaded, cluster=cluster, manifest=manifest, warmup=warmup, data_root=root, out_dir=out)
+    _print(report.to_dict())
 
 
 @app.command("eval")

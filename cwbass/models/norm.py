@@ -108,7 +108,7 @@ class _Total(torch.autograd.Function):
         return world.total(value)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return ctx.world.total(gradient), None
 
 
@@ -116,7 +116,7 @@ def _synchronized(norm: _BatchNorm, world: World) -> nn.Module:
     device = next(iter((*norm.parameters(), *norm.buffers()))).device
     if device.type != "cuda":
         return HostBatchNorm(norm, world)
-    from timm.layers import convert_sync_batchnorm  # torch's own drops the activation inside timm's norms
+    from timm.layers.norm_act import convert_sync_batchnorm  # torch's own drops the activation inside timm's norms
 
-    converted: nn.Module = convert_sync_batchnorm(norm)
+    converted: nn.Module = convert_sync_batchnorm(norm)  # type: ignore[no-untyped-call]
     return converted

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous as meet
 
 from cwbass.errors import CwbassError, ParamsError, ServiceError
 from cwbass.world import ALONE, World
@@ -86,7 +87,7 @@ def joined(
         yield ALONE
         return
     try:
-        store, _, _ = next(dist.rendezvous("env://", rank=place.rank, world_size=place.size, timeout=rendezvous))
+        store, _, _ = next(meet("env://", rank=place.rank, world_size=place.size, timeout=rendezvous))
         gpus = _everybodys_gpus(store, place, device)
     except (RuntimeError, ValueError) as error:
         raise ServiceError(
@@ -154,7 +155,7 @@ class ProcessGroup(World):
         used = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
         flat = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
         message = self.total(torch.cat((used, *flat))).div_(self.size)
-        shares, *gradients = message.split([len(parameters), *(p.numel() for p in parameters)])
+        shares, *gradients = torch.split(message, [len(parameters), *(p.numel() for p in parameters)])
         for parameter, share, gradient in zip(parameters, shares.tolist(), gradients, strict=True):
             if share:
                 parameter.grad = torch.empty_like(parameter) if parameter.grad is None else parameter.grad
@@ -180,7 +181,7 @@ def check_same(world: World, what: str, value: str) -> None:
         )
 
 
-def _everybodys_gpus(store: dist.Store, place: Place, device: str) -> list[str]:
+def _everybodys_gpus(store: Any, place: Place, device: str) -> list[str]:
     """A line of each process about its GPU; empty where it has one."""
     count = 0 if device == "cpu" else torch.cuda.device_count()
     line = "" if place.local_rank < count else f"process {place.rank} on {socket.gethostname()} sees {count} GPUs"

@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from typing import NoReturn
+
+_FORWARDED = (signal.SIGTERM,)  # a terminal sends SIGINT to all of them itself
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
@@ -22,11 +26,11 @@ def main(arguments: Sequence[str]) -> NoReturn:
     from torch.distributed.run import parse_args, run
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its account of a failure fills a screen
-    options = parse_args(list(arguments))
+    options = parse_args(list(arguments))  # type: ignore[no-untyped-call]
     if str(options.nproc_per_node).isdecimal():  # torchrun says the same with a warning
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(options.nproc_per_node))))
     try:
-        run(options)
+        run(options)  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         failed = sorted(error.failures.items(), key=lambda item: item[1].timestamp)
         code = exit_code([failure.exitcode for _, failure in failed])
@@ -36,6 +40,28 @@ def main(arguments: Sequence[str]) -> NoReturn:
     except SignalException as error:
         sys.exit(128 + int(error.sigval))
     sys.exit(0)
+
+
+def run_processes(processes: int, arguments: Sequence[str]) -> int:
+    """Run a verb of cwbass in several processes on this machine; their output is ours.
+
+    SIGTERM goes on to them, and they are waited for.
+
+    Args:
+        processes: How many.
+        arguments: Of the command line: ``["train", "--params", ...]``.
+
+    Returns:
+        The exit code of :func:`main`.
+    """
+    command = [sys.executable, "-m", __name__, "--standalone", f"--nproc-per-node={processes}", "-m", "cwbass", *arguments]
+    process = subprocess.Popen(command)
+    before = {number: signal.signal(number, lambda got, frame: process.send_signal(got)) for number in _FORWARDED}
+    try:
+        return process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def exit_code(codes: Iterable[int]) -> int:
