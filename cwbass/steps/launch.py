@@ -126,11 +126,10 @@ def train_where_asked(
     Raises:
         CwbassError: As :func:`launch` and :func:`cwbass.steps.train.train` do.
     """
-    places = {"manifest": manifest, "warmup": warmup, "data_root": data_root, "out_dir": out_dir}
     if params.train.nodes > 1:
-        return launch(params, cluster=cluster, **places)
+        return launch(params, cluster=cluster, manifest=manifest, warmup=warmup, data_root=data_root, out_dir=out_dir)
     if params.train.processes == 1:
-        return train(params, **places)
+        return train(params, manifest=manifest, warmup=warmup, data_root=data_root, out_dir=out_dir)
     files = _hand_over(params, manifest, warmup, out_dir)
     files["report"].unlink(missing_ok=True)
     code = run_processes(params.train.processes, ["train", *_arguments(files, data_root, out_dir)])
