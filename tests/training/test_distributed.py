@@ -174,7 +174,7 @@ def test_two_processes_train_as_one_does(shapes: Path, split_of_five: Path, tmp_
 
     for name, state in two_processes.states(two).items():
         for key, expected in two_processes.states(one)[name].items():
-            torch.testing.assert_close(state[key], expected, rtol=1e-6, atol=1e-8, msg=lambda text, key=key: f"{key}: {text}")
+            torch.testing.assert_close(state[key], expected, rtol=1e-8, atol=1e-9, msg=lambda text, key=key: f"{key}: {text}")
     for folder in ("warmup", *two_processes.RECIPES):
         rows, expected_rows = (
             [json.loads(line) for line in (root / folder / "history.jsonl").read_text().splitlines()] for root in (two, one)
