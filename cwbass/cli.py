@@ -55,6 +55,8 @@ MetricsTextfile = Annotated[
 Pushgateway = Annotated[Optional[str], typer.Option("--pushgateway", metavar="URL", help="Pushgateway that is told the outcome.")]
 
 PARAMS = Path("params.yaml")
+
+
 SPLIT_DIR, WARMUP_DIR, TRAIN_DIR = Path("artifacts/split"), Path("artifacts/warmup"), Path("artifacts/train")
 REPORTS, REGISTRATION = Path("reports"), Path("artifacts/registration")
 MANIFEST = SPLIT_DIR / "manifest.json"
@@ -73,9 +75,10 @@ def _main(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors alone.")] = False,
 ) -> None:
+    level = logging.WARNING if quiet else logging.INFO
     logging.basicConfig(
         stream=sys.stderr,
-        level=logging.WARNING if quiet else logging.INFO,
+        level=logging.ERROR if _rank() else level,  # of many processes the first one talks
         format="%(asctime)s %(levelname)s %(message)s",
         datefmt="%H:%M:%S",
     )
@@ -94,6 +97,26 @@ def _observe(stage: str, out: Path | None = None, **settings: Any) -> AbstractCo
     from cwbass.telemetry import TelemetrySettings, observe
 
     return observe(stage, TelemetrySettings.from_environment(os.environ, **settings), out_dir=out)
+
+
+def _spread(processes: int, nodes: int = 1) -> None:
+    """Run this command line again in as many processes as the parameters say, unless torchrun has done so; then end."""
+    if "RANK" in os.environ or processes * nodes == 1:
+        return
+    if nodes > 1:
+        raise ParamsError(
+            f"train.nodes is {nodes}. On a cluster, `cwbass launch` starts them as a TrainJob; elsewhere start "
+            "`torchrun --nnodes ... -m cwbass train` on each machine, or set train.nodes: 1."
+        )
+    from cwbass.training.torchrun import run_processes
+
+    raise typer.Exit(run_processes(processes, sys.argv[1:]))
+
+
+def _rank() -> int:
+    """Of this process among those of torchrun; 0 is the only one, or the first."""
+    rank = os.environ.get("RANK", "0")
+    return int(rank) if rank.isdecimal() else 0
 
 
 def _print(values: Any) -> None:
@@ -170,13 +193,16 @@ def warmup(
     """Train supervised: the warm-up, and the baseline that goes on from it."""
     from cwbass.steps.training import WarmupParams
     from cwbass.steps.warmup import warmup
+    from cwbass.training.distributed import joined
 
     loaded = _load(WarmupParams, params, overrides)
+    _spread(loaded.train.processes)
     telling = {"port": metrics_port, "linger": metrics_linger, "textfile": metrics_textfile, "pushgateway": pushgateway}
-    with _observe("warmup", out, **telling) as telemetry:
-        root = data or Path(loaded.data.root)
-        report = warmup(loaded, manifest=manifest, data_root=root, out_dir=out, telemetry=telemetry)
-    _print(report.to_dict())
+    root = data or Path(loaded.data.root)
+    with _observe("warmup", out, **telling) as telemetry, joined(loaded.train.device, os.environ) as world:
+        report = warmup(loaded, manifest=manifest, data_root=root, out_dir=out, telemetry=telemetry, world=world)
+    if world.main:
+        _print(report.to_dict())
 
 
 @app.command()
@@ -192,15 +218,54 @@ def train(
     metrics_linger: MetricsLinger = None,
     metrics_textfile: MetricsTextfile = None,
     pushgateway: Pushgateway = None,
+    report_file: Annotated[
+        Optional[Path], typer.Option("--report", help="Also write what is printed to this file.", dir_okay=False)
+    ] = None,
 ) -> None:
     """Train semi-supervised, from the warm-up's checkpoint on."""
     from cwbass.steps.train import TrainParams, train
+    from cwbass.training.distributed import joined
 
     loaded = _load(TrainParams, params, overrides)
+    _spread(loaded.train.processes, loaded.train.nodes)
     telling = {"port": metrics_port, "linger": metrics_linger, "textfile": metrics_textfile, "pushgateway": pushgateway}
-    with _observe("train", out, **telling) as telemetry:
-        root = data or Path(loaded.data.root)
-        report = train(loaded, manifest=manifest, warmup=warmup, data_root=root, out_dir=out, telemetry=telemetry)
+    root = data or Path(loaded.data.root)
+    with _observe("train", out, **telling) as telemetry, joined(loaded.train.device, os.environ) as world:
+        report = train(loaded, manifest=manifest, warmup=warmup, data_root=root, out_dir=out, telemetry=telemetry, world=world)
+    if world.main:
+        _print(report.to_dict())
+        if report_file is not None:
+            report_file.write_text(json.dumps(report.to_dict()), encoding="utf-8")
+
+
+@app.command()
+def launch(
+    image: Annotated[str, typer.Option(envvar="CWBASS_IMAGE", help="Image of the job's pods.")],
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+    data: DataRoot = None,
+    manifest: Manifest = MANIFEST,
+    warmup: Annotated[Path, typer.Option(help="Checkpoint to start from, written by `cwbass warmup`.")] = WARMUP_DIR
+    / "warmup.pt",
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, on the work volume.")] = TRAIN_DIR,
+    namespace: Annotated[str, typer.Option(help="Of the job.")] = "cwbass",
+    runtime: Annotated[str, typer.Option(help="TrainingRuntime of the namespace.")] = "cwbass-torch",
+    work: Annotated[Path, typer.Option(help="Where the work volume is mounted.", file_okay=False)] = Path("/workspace"),
+    cpu: Annotated[str, typer.Option(help="CPUs of each machine.")] = "4",
+    memory: Annotated[str, typer.Option(help="Memory of each machine.")] = "16Gi",
+    accelerator: Annotated[str, typer.Option(help="Resource that each process gets one of; empty trains on CPUs.")] = (
+        "nvidia.com/gpu"
+    ),
+    timeout: Annotated[Optional[float], typer.Option(min=1, help="Seconds that the job may take.")] = None,
+) -> None:
+    """Train on train.nodes machines: start a Kubeflow TrainJob on a cluster, and follow it to its end."""
+    from cwbass.steps.launch import Cluster, launch
+    from cwbass.steps.train import TrainParams
+
+    loaded = _load(TrainParams, params, overrides)
+    cluster = Cluster(image, namespace, runtime, work, cpu, memory, accelerator or None, timeout=timeout)
+    root = data or Path(loaded.data.root)
+    report = launch(loaded, cluster=cluster, manifest=manifest, warmup=warmup, data_root=root, out_dir=out)
     _print(report.to_dict())
 
 
@@ -346,7 +411,8 @@ def main() -> None:
     try:
         app()
     except CwbassError as error:
-        typer.echo(f"error: {error}", err=True)
+        who = f" (process {_rank()} of {os.environ['WORLD_SIZE']})" if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+        typer.echo(f"error{who}: {error}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of stdout has gone (`| head`); nothing is left to say.

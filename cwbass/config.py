@@ -151,6 +151,8 @@ class TrainConfig(Section):
         default="auto", description="auto: bfloat16 where the hardware has it, else float32."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one.")
+    nodes: Annotated[int, Field(ge=1)] = Field(default=1, description="Machines; more than one are a TrainJob of a cluster.")
+    processes: Annotated[int, Field(ge=1)] = Field(default=1, description="Processes on each machine, one for each GPU.")
     workers: Annotated[int, Field(ge=0)] = Field(default=0, description="Loader processes for each stream.")
     cache: str | None = Field(default="artifacts/cache", description="Folder of decoded images; null decodes every time.")
     max_nonfinite: Annotated[int, Field(ge=1)] = Field(default=10, description="Stop after this many non-finite steps in a row.")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cwbass.types import Reliability
+from cwbass.world import ALONE, World
 
 CONFIDENCE_BINS = 100  # of confidence_counts
 
@@ -49,7 +50,9 @@ def logistic_threshold(mean_confidence: Tensor, *, base: float, beta: float, low
     return (base * torch.sigmoid(beta * (mean_confidence - 0.5))).clamp(low, high)
 
 
-def mean_confidence_per_class(confidence: Tensor, label: Tensor, valid: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+def mean_confidence_per_class(
+    confidence: Tensor, label: Tensor, valid: Tensor, num_classes: int, *, world: World = ALONE
+) -> tuple[Tensor, Tensor]:
     """Mean confidence of the pixels labelled with each class.
 
     Args:
@@ -57,14 +60,15 @@ def mean_confidence_per_class(confidence: Tensor, label: Tensor, valid: Tensor, 
         label: [B, H, W] int64.
         valid: Pixels that count. [B, H, W] bool.
         num_classes: K.
+        world: Processes that hold the rest of the batch.
 
     Returns:
         Mean, 0 for a class without pixels, [K] float; number of pixels, [K] float.
     """
     index = label[valid]
-    counts = torch.bincount(index, minlength=num_classes).to(confidence.dtype)
+    counts = world.total(torch.bincount(index, minlength=num_classes)).to(confidence.dtype)
     # In double: added one by one, float32 stops counting at 2^24 pixels and is biased long before.
-    sums = torch.bincount(index, weights=confidence[valid].double(), minlength=num_classes)
+    sums = world.total(torch.bincount(index, weights=confidence[valid].double(), minlength=num_classes))
     return (sums / counts.clamp(min=1)).to(confidence.dtype), counts
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from cwbass.world import ALONE, World
+
 
 @dataclass(frozen=True, slots=True)
 class LabeledBatch:
@@ -67,6 +69,7 @@ class Progress:
     epoch: int  # of this stage, from 0
     generator: torch.Generator  # CPU, seeded from (seed, step): same step, same draws
     pass_steps: int = 1  # steps of a pass over the unlabelled images: an epoch as papers count it
+    world: World = ALONE  # the processes that hold the rest of the batch; they draw the same from their generators
 
     @property
     def stage_fraction(self) -> float:
@@ -79,8 +82,8 @@ class StepOutput:
     """What a training step gives the loop. Everything but ``loss`` is detached."""
 
     loss: Tensor  # [] float, on the graph
-    means: Mapping[str, Tensor] = field(default_factory=dict)  # [] each; averaged over the epoch
-    sums: Mapping[str, Tensor] = field(default_factory=dict)  # [] or [N] each; summed over the epoch
+    means: Mapping[str, Tensor] = field(default_factory=dict)  # [] each; averaged over the epoch and the processes
+    sums: Mapping[str, Tensor] = field(default_factory=dict)  # [] or [N] each; summed over the epoch and the processes
 
 
 @dataclass(frozen=True, slots=True)

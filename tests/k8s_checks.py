@@ -49,7 +49,8 @@ def validate(document: Manifest, version: str) -> None:
         if schema := custom_resources().get(name.split()[0]):
             jsonschema.validate(document["spec"], schema)
             for job in document["spec"].get("template", {}).get("spec", {}).get("replicatedJobs", ()):
-                validate({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": job["name"]}} | job["template"], version)
+                named = {"name": job["name"], **job["template"].get("metadata", {})}
+                validate({"apiVersion": "batch/v1", "kind": "Job", **job["template"], "metadata": named}, version)
         else:
             kubernetes_validate.validate(document, version, strict=True)
     except kubernetes_validate.SchemaNotFoundError as error:

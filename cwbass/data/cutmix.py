@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from cwbass.world import ALONE, World
+
 
 def draw_boxes(
     batch: int, height: int, width: int, *, probability: float, area: tuple[float, float], generator: torch.Generator
@@ -41,9 +43,15 @@ def draw_boxes(
     return boxes
 
 
-def partner(tensor: Tensor) -> Tensor:
-    """The image each image is mixed with: the one before it, so never itself unless B is 1."""
-    return tensor.roll(1, dims=0)
+def partner(tensor: Tensor, world: World = ALONE) -> Tensor:
+    """The image each image is mixed with: the one before it in the whole batch, so never itself unless B is 1.
+
+    Each process asks the others for one image, the last of theirs.
+    """
+    if world.size == 1:
+        return tensor.roll(1, dims=0)
+    lasts = world.gather(tensor[-1:])
+    return torch.cat((lasts[world.rank - 1][None], tensor[:-1]))
 
 
 def paste(target: Tensor, source: Tensor, boxes: Tensor) -> Tensor:

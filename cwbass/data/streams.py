@@ -20,6 +20,7 @@ from cwbass.config import AugmentConfig
 from cwbass.data.cache import ImageSource
 from cwbass.data.transforms import crop_image, crop_mask, crop_valid, draw_geometry, strong_view
 from cwbass.types import LabeledBatch, UnlabeledBatch
+from cwbass.world import ALONE, World
 
 B = TypeVar("B")
 Stream = Literal["labeled", "unlabeled"]
@@ -91,16 +92,20 @@ def collate_unlabeled(items: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Unlabel
 
 
 class _Positions:
-    """A sampler that counts."""
+    """A sampler that counts: this process's part of each batch."""
 
-    def __init__(self, start: int, stop: int) -> None:
-        self.range = range(start, stop)
+    def __init__(self, start: int, stop: int, batch_size: int, world: World) -> None:
+        self.batches, self.batch_size = range(start, stop), batch_size
+        self.part = batch_size // world.size
+        self.first = world.rank * self.part
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.range)
+        for batch in self.batches:
+            position = batch * self.batch_size + self.first
+            yield from range(position, position + self.part)
 
     def __len__(self) -> int:
-        return len(self.range)
+        return len(self.batches) * self.part
 
 
 def make_loader(
@@ -112,6 +117,7 @@ def make_loader(
     batch_size: int,
     workers: int,
     pin_memory: bool,
+    world: World = ALONE,
 ) -> Iterable[B]:
     """Batches ``start`` to ``stop`` (exclusive) of a stream, in order.
 
@@ -120,14 +126,16 @@ def make_loader(
         collate: Makes a typed batch of its samples.
         start: First batch.
         stop: One past the last batch.
-        batch_size: Samples a batch; batch n holds positions n * batch_size to (n + 1) * batch_size - 1.
+        batch_size: Samples a batch, divided among the processes; batch n holds
+            positions n * batch_size to (n + 1) * batch_size - 1.
         workers: Loader processes; their number does not change the batches.
         pin_memory: Whether batches lie in page-locked memory, for copies to a GPU.
+        world: The processes among which each batch is divided; this one gets its part.
     """
     return DataLoader(
         stream,
-        batch_size=batch_size,
-        sampler=_Positions(start * batch_size, stop * batch_size),
+        batch_size=batch_size // world.size,
+        sampler=_Positions(start, stop, batch_size, world),
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin_memory,

@@ -18,6 +18,7 @@ from cwbass.data.base import DatasetSpec, Sample, read_image, read_mask
 from cwbass.errors import DataError
 from cwbass.evaluation.inference import predict_probs
 from cwbass.evaluation.metrics import EvalResult, Scores
+from cwbass.world import ALONE, World
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # image [H, W, 3], mask [H, W]
 
@@ -48,6 +49,7 @@ def evaluate(
     boundary: bool = True,
     on_image: Callable[[Sample, NDArray[np.uint8], NDArray[np.uint8], Tensor], None] | None = None,
     read: Callable[[Sample, Path, DatasetSpec], Pair] = read_pair,
+    world: World = ALONE,
 ) -> EvalResult:
     """Score a network on every sample, each exactly once.
 
@@ -62,6 +64,7 @@ def evaluate(
         boundary: Whether to count boundary scores.
         on_image: Called with sample, image [H, W, 3], mask [H, W] and probabilities [C, H, W] on ``device``.
         read: Decodes a sample; called from other threads, ahead of the network.
+        world: Processes that score together: each takes every n-th sample, and all get the same result.
 
     Raises:
         DataError: There are no samples, one cannot be read, or its image and mask differ in size.
@@ -71,7 +74,7 @@ def evaluate(
     scores = Scores(spec.num_classes, spec.ignore_index, boundary=boundary, device=device)
     autocast = torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None)
     with _eval_mode(net):
-        for sample, (image, mask) in _read_ahead(samples, lambda sample: read(sample, root, spec)):
+        for sample, (image, mask) in _read_ahead(samples[world.rank :: world.size], lambda sample: read(sample, root, spec)):
             _check_sizes(sample, image, mask)
             # A permuted [1, H, W, 3] tensor already lies in memory as channels_last.
             batch = torch.tensor(image, device=device)[None].permute(0, 3, 1, 2)
@@ -80,6 +83,7 @@ def evaluate(
             scores.update(probs, torch.tensor(mask, device=device))
             if on_image is not None:
                 on_image(sample, image, mask, probs)
+    scores.add_up(world)
     return scores.result()
 
 

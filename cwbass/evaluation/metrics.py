@@ -19,6 +19,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from cwbass.errors import DataError, ParamsError, WeightsError
 from cwbass.evaluation.boundary import band_counts, band_width, boundary_f1, contour_counts
 from cwbass.types import Reliability
+from cwbass.world import World
 
 TOLERANCES = (1, 3, 5)  # of boundary F1, pixels
 CALIBRATION_BINS = 15
@@ -143,6 +144,13 @@ class Scores:
             self.bands += band_counts(truth, pred, self.num_classes, band_width(*truth.shape))
             self.contours += contour_counts(truth, pred, self.num_classes, TOLERANCES)
         self.images += 1
+
+    def add_up(self, world: World) -> None:
+        """Take in the counts of all processes, once each has counted its images."""
+        self.confusion.confmat = world.total(self.confusion.confmat)
+        for name in ("outcomes", "confidences", "bands", "contours"):
+            setattr(self, name, world.total(getattr(self, name)))
+        self.images = sum(world.collect(self.images))
 
     def result(self) -> EvalResult:
         """The scores of all images so far."""

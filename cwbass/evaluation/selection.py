@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cwbass.world import World
+
 RESAMPLES = 200
 
 
@@ -32,6 +34,11 @@ class ImageConfusions:
         pairs = mask[known].astype(np.int64) * self.num_classes + label[known]
         counts = np.bincount(pairs, minlength=self.num_classes**2)
         self.matrices.append(counts.reshape(self.num_classes, self.num_classes))
+
+    def add_up(self, world: World) -> None:
+        """Take in the images of all processes, of which each had every n-th, in the order of all."""
+        parts = world.collect(self.matrices)
+        self.matrices = [part[turn] for turn in range(len(parts[0])) for part in parts if turn < len(part)]
 
     def standard_error(self, seed: int = 0) -> float:
         """Standard deviation of the mIoU over resamples of the images; infinite for fewer than two.

@@ -48,7 +48,9 @@ def boundary_mask(label: Tensor, *, frame: Frame, width: int = 1, valid: Tensor 
     return edge
 
 
-def boundary_mean(pixel_loss: Tensor, boundary: Tensor, confidence: Tensor | None = None, *, gamma: float = 1.0) -> Tensor:
+def boundary_mean(
+    pixel_loss: Tensor, boundary: Tensor, confidence: Tensor | None = None, *, gamma: float = 1.0, count: Tensor | None = None
+) -> Tensor:
     """Mean pixel loss over the boundary, weighted by confidence where it is given.
 
     Args:
@@ -56,6 +58,7 @@ def boundary_mean(pixel_loss: Tensor, boundary: Tensor, confidence: Tensor | Non
         boundary: Pixels that take part. [B, H, W] bool.
         confidence: Teacher's confidence; None weighs all alike, as published. [B, H, W] float.
         gamma: Exponent of the confidence.
+        count: What the sum is divided by, above 0; None divides by the number of boundary pixels. [].
 
     Returns:
         [] float; 0, still on the graph, without a boundary.
@@ -66,7 +69,7 @@ def boundary_mean(pixel_loss: Tensor, boundary: Tensor, confidence: Tensor | Non
     weighted = pixel_loss * boundary
     if confidence is not None:
         weighted = weighted * confidence.pow(gamma)
-    return weighted.sum() / boundary.sum().clamp(min=1)
+    return weighted.sum() / (boundary.sum().clamp(min=1) if count is None else count)
 
 
 def _replicate(label: Tensor) -> Tensor:

@@ -30,8 +30,8 @@ def confidence_weighted_mean(
         confidence: Teacher's confidence in its label, in [0, 1]. [B, H, W] float.
         kept: Pixels that take part. [B, H, W] bool.
         gamma: Exponent, >= 0; 0 weighs all kept pixels alike.
-        count: What the sum is divided by; None divides by the number of kept pixels. Dividing
-            by all valid pixels instead lets a strict threshold lower the term's voice. [].
+        count: What the sum is divided by, above 0; None divides by the number of kept pixels.
+            Dividing by all valid pixels instead lets a strict threshold lower the term's voice. [].
 
     Returns:
         [] float; 0, still on the graph, where nothing is kept.
@@ -40,5 +40,4 @@ def confidence_weighted_mean(
         CW-BASS, arXiv:2502.15152: L_cw = sum(c^gamma * CE * V) / max(1, sum V).
     """
     weight = confidence.pow(gamma) * kept
-    divisor = kept.sum() if count is None else count
-    return (weight * pixel_loss).sum() / divisor.clamp(min=1)
+    return (weight * pixel_loss).sum() / (kept.sum().clamp(min=1) if count is None else count)

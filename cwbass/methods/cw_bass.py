@@ -34,6 +34,7 @@ from cwbass.pseudo_labels import (
     thresholds_for_precision,
 )
 from cwbass.types import LabeledBatch, Progress, Reliability, StepOutput, UnlabeledBatch
+from cwbass.world import World
 
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -205,33 +206,35 @@ class CwBass(Method):
 
     def training_step(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, progress: Progress) -> StepOutput:
         assert unlabeled is not None
-        terms = self.terms
+        terms, world = self.terms, progress.world
         valid = unlabeled.valid if terms.ignore_padding else torch.ones_like(unlabeled.valid)
         with torch.no_grad():
             confidence, label = self.pseudo_labels(unlabeled)  # [B, H, W] each
-            tau = self._threshold(confidence, label, valid)  # [] or [K]
+            tau = self._threshold(confidence, label, valid, world)  # [] or [K]
             kept = valid & (confidence > threshold_map(tau, label))
             sums = self._counts(label, kept, valid, confidence)
             strong = unlabeled.strong if terms.views == "strong" else unlabeled.weak
             if terms.cutmix > 0:
                 strong, label, confidence, kept, valid = self._mix(
-                    labeled, strong, label, confidence, kept, valid, progress.generator
+                    labeled, strong, label, confidence, kept, valid, progress.generator, world
                 )
             target = torch.where(kept, label, self.ignore_index)
             weight = confidence * decay_factor(terms.decay.rule, factor=terms.decay.factor, fraction=progress.stage_fraction)
 
         logits_x, logits_u = self._student(labeled.image, strong)
-        loss_sup = supervised_cross_entropy(logits_x, labeled.mask.long(), ignore_index=self.ignore_index)
+        labeled_pixels = world.share((labeled.mask != self.ignore_index).sum())
+        loss_sup = supervised_cross_entropy(logits_x, labeled.mask.long(), ignore_index=self.ignore_index, count=labeled_pixels)
 
         pixel_loss = pixel_cross_entropy(logits_u, target, ignore_index=self.ignore_index)
-        count = valid.sum() if terms.divide_by == "valid" else None
+        count = world.share((valid if terms.divide_by == "valid" else kept).sum())
         loss_weighted = confidence_weighted_mean(pixel_loss, weight, kept, gamma=terms.gamma, count=count)
         loss_boundary = loss_weighted.new_zeros(())
         if terms.boundary.weight > 0:
             seen = valid if terms.ignore_padding else None
             edge = boundary_mask(label, frame=terms.boundary.frame, width=terms.boundary.width, valid=seen)
             edge_weight = weight if terms.boundary.confidence_weighted else None
-            loss_boundary = boundary_mean(pixel_loss, edge & kept, edge_weight, gamma=terms.gamma)
+            edge = edge & kept
+            loss_boundary = boundary_mean(pixel_loss, edge, edge_weight, gamma=terms.gamma, count=world.share(edge.sum()))
         loss_unsup = loss_weighted + terms.boundary.weight * loss_boundary
         voice = terms.unsup_weight * self._ramp(progress)
         loss = loss_sup + voice * loss_unsup
@@ -266,18 +269,18 @@ class CwBass(Method):
             found = thresholds_for_precision(reliability, target=rule.target, low=rule.low, high=rule.high, prior=rule.prior)
             self.thresholds.copy_(found)
 
-    def _threshold(self, confidence: Tensor, label: Tensor, valid: Tensor) -> Tensor:
+    def _threshold(self, confidence: Tensor, label: Tensor, valid: Tensor, world: World) -> Tensor:
         """tau of this batch: [] for all pixels, or [K] by predicted class."""
         rule = self.terms.threshold
         if rule.rule == "strict":
             return confidence.new_tensor(rule.strict)
         if rule.rule == "auto":
             return self.thresholds
-        pixels = valid.sum().clamp(min=1)
-        mean = (confidence * valid).sum() / pixels
+        pixels = world.total(valid.sum()).clamp(min=1)
+        mean = world.total((confidence * valid).sum()) / pixels
         if rule.rule == "logistic":
             return logistic_threshold(mean, base=rule.base, beta=rule.beta, low=rule.low, high=rule.high)
-        class_mean, counts = mean_confidence_per_class(confidence, label, valid, self.num_classes)
+        class_mean, counts = mean_confidence_per_class(confidence, label, valid, self.num_classes, world=world)
         step = (1 - rule.momentum) * (counts > 0)
         self.class_confidence += step * (class_mean - self.class_confidence)
         self.mean_confidence += (1 - rule.momentum) * (mean - self.mean_confidence)
@@ -306,19 +309,20 @@ class CwBass(Method):
         kept: Tensor,
         valid: Tensor,
         generator: torch.Generator,
+        world: World,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """CutMix: image, label, confidence, kept and valid of another image inside a box."""
-        batch, height, width = label.shape
-        boxes = draw_boxes(batch, height, width, probability=self.terms.cutmix, area=(0.02, 0.4), generator=generator).to(
-            label.device
-        )
-        sources = [partner(strong), partner(label), partner(confidence), partner(kept), partner(valid)]
+        batch, (height, width) = label.shape[0] * world.size, label.shape[1:]  # every process draws for the whole batch
+        boxes = draw_boxes(batch, height, width, probability=self.terms.cutmix, area=(0.02, 0.4), generator=generator)
+        boxes = world.own(boxes).to(label.device)
+        sources = [partner(own, world) for own in (strong, label, confidence, kept, valid)]
         if self.terms.cutmix_labeled > 0:
-            use = (torch.rand(batch, generator=generator) < self.terms.cutmix_labeled).to(label.device)
-            pick = torch.arange(batch, device=label.device) % labeled.image.shape[0]
-            truth = labeled.mask[pick].long()
+            use = world.own(torch.rand(batch, generator=generator) < self.terms.cutmix_labeled).to(label.device)
+            images, masks = world.gather(labeled.image), world.gather(labeled.mask)
+            pick = world.own(torch.arange(batch, device=label.device)) % images.shape[0]
+            truth = masks[pick].long()
             known = truth != self.ignore_index
-            labels = [labeled.image[pick], truth.where(known, 0), known.to(confidence.dtype), known, known]
+            labels = [images[pick], truth.where(known, 0), known.to(confidence.dtype), known, known]
             sources = [
                 torch.where(use.view(-1, *[1] * (own.dim() - 1)), theirs, own)
                 for own, theirs in zip(sources, labels, strict=True)

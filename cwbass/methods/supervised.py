@@ -37,7 +37,10 @@ class Supervised(Method):
         self.teacher = make_ema_teacher(self.student)
 
     def training_step(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, progress: Progress) -> StepOutput:
-        loss = supervised_cross_entropy(self.student(labeled.image), labeled.mask.long(), ignore_index=self.ignore_index)
+        count = progress.world.share((labeled.mask != self.ignore_index).sum())
+        loss = supervised_cross_entropy(
+            self.student(labeled.image), labeled.mask.long(), ignore_index=self.ignore_index, count=count
+        )
         return StepOutput(loss, means={"loss": loss.detach(), "loss_sup": loss.detach()})
 
     def after_optimizer_step(self, progress: Progress) -> None:

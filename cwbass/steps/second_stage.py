@@ -85,7 +85,7 @@ class SecondStage:
             )
         self.snapshots = {first.stage_start + third * length // 3: name for third, name in enumerate(SNAPSHOTS, start=1)}
         seed_everything(run.seed)  # as the warm-up did: the same weights
-        self.initial = network_factory(model, run.manifest.spec.num_classes, out_dir / "weights")()
+        self.initial = network_factory(model, run.manifest.spec.num_classes, out_dir / "weights", run.world)()
         self.folder = out_dir / PSEUDO_LABELS
 
     def retrain(self, first: Stage, *, last: str, best: str) -> list[Stage]:
@@ -101,7 +101,10 @@ class SecondStage:
         """
         cache = self.run.train.cache
         unlabeled = self.run.manifest.unlabeled
-        source = open_source(unlabeled, self.run.data_root, self.run.manifest.spec, None if cache is None else Path(cache))
+        folder = None if cache is None else Path(cache)
+        source = self.run.world.once_per_machine(
+            lambda: open_source(unlabeled, self.run.data_root, self.run.manifest.spec, folder)
+        )
         order = self._rank(source)
         count = min(max(1, round(self.config.reliable * len(order))), len(order) - 1)
 
@@ -138,10 +141,12 @@ class SecondStage:
             config=self.run.eval,
             device=self.run.device,
             autocast_dtype=self.run.autocast_dtype,
+            world=self.run.world,
         )
         order = rank_by_reliability(found)
         ids = [sample.id for sample in self.run.manifest.unlabeled]
-        write_rows(self.out_dir / RELIABILITY, [{"id": ids[index], "reliability": found[index]} for index in order])
+        if self.run.world.main:
+            write_rows(self.out_dir / RELIABILITY, [{"id": ids[index], "reliability": found[index]} for index in order])
         logger.info(
             "reliability of %d unlabelled images over steps %s and %d: %.3f to %.3f, median %.3f",
             len(found),
@@ -163,7 +168,12 @@ class SecondStage:
         run = self.run
         config = run.eval.model_copy(update={"flip": self.config.flip})
         net = place(load_checkpoint(self.out_dir / checkpoint).network(), run.device)
-        settings: dict[str, Any] = {"config": config, "device": run.device, "autocast_dtype": run.autocast_dtype}
+        settings: dict[str, Any] = {
+            "config": config,
+            "device": run.device,
+            "autocast_dtype": run.autocast_dtype,
+            "world": run.world,
+        }
         confidence = write_pseudo_labels(net, source, chosen, self._ids(chosen), self.folder, spec=run.manifest.spec, **settings)
         logger.info("%s labelled %d images with a mean confidence of %.3f", checkpoint, len(chosen), confidence)
         if not run.manifest.selection:

@@ -15,10 +15,12 @@ from cwbass.params import AnyMethodConfig
 from cwbass.steps.second_stage import FIRST_BEST, FIRST_LAST, SecondStage
 from cwbass.steps.training import TrainReport, WarmupParams, start_run
 from cwbass.telemetry.base import SILENT, Telemetry
-from cwbass.training.checkpoint import Checkpoint, load_checkpoint
+from cwbass.training.checkpoint import Checkpoint, file_sha256, load_checkpoint
 from cwbass.training.device import place
+from cwbass.training.distributed import check_same
 from cwbass.training.optim import build_optimizer
 from cwbass.training.stage import Run, Stage, plan_steps
+from cwbass.world import ALONE, World
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +34,14 @@ class TrainParams(WarmupParams):
 
 
 def train(
-    params: TrainParams, *, manifest: Path, warmup: Path, data_root: Path, out_dir: Path, telemetry: Telemetry = SILENT
+    params: TrainParams,
+    *,
+    manifest: Path,
+    warmup: Path,
+    data_root: Path,
+    out_dir: Path,
+    telemetry: Telemetry = SILENT,
+    world: World = ALONE,
 ) -> TrainReport:
     """Train ``params.method``; writes ``last.pt``, ``best.pt`` (with a selection slice) and ``history.jsonl``.
 
@@ -43,18 +52,20 @@ def train(
         manifest: File of ``cwbass split``.
         warmup: ``warmup.pt`` of ``cwbass warmup``.
         data_root: Folder of the dataset.
-        out_dir: Where files are written.
+        out_dir: Where files are written, by the main process; all processes read it.
         telemetry: Told what happens.
+        world: The processes that train together.
 
     Raises:
         ParamsError: A parameter or the device is wrong.
         CheckpointError: The warm-up is of another split or another model.
         DataError: The manifest or a file of the dataset is wrong.
     """
-    run = start_run(params, manifest, data_root, telemetry)
+    run = start_run(params, manifest, data_root, telemetry, world)
     plan = plan_steps(run.train, run.manifest)
     start = load_checkpoint(warmup)
     _check_warmup(start, params, run.manifest.hash, plan.total, warmup)
+    check_same(world, f"the SHA-256 of {warmup.name}", file_sha256(warmup))
     spec = run.manifest.spec
 
     def build() -> SegmentationNet:

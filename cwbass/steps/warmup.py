@@ -16,28 +16,38 @@ from cwbass.training.checkpoint import save_checkpoint
 from cwbass.training.device import place
 from cwbass.training.optim import build_optimizer
 from cwbass.training.stage import HISTORY, Stage, plan_steps, write_rows
+from cwbass.world import ALONE, World
 
 WARMUP, BASELINE_LAST, BASELINE_BEST = "warmup.pt", "baseline_last.pt", "baseline_best.pt"
 
 
-def warmup(params: WarmupParams, *, manifest: Path, data_root: Path, out_dir: Path, telemetry: Telemetry = SILENT) -> TrainReport:
+def warmup(
+    params: WarmupParams,
+    *,
+    manifest: Path,
+    data_root: Path,
+    out_dir: Path,
+    telemetry: Telemetry = SILENT,
+    world: World = ALONE,
+) -> TrainReport:
     """Train supervised; writes ``warmup.pt``, ``baseline_last.pt``, ``baseline_best.pt`` and ``history.jsonl``.
 
     Args:
         params: Sections the step depends on.
         manifest: File of ``cwbass split``.
         data_root: Folder of the dataset.
-        out_dir: Where files are written.
+        out_dir: Where files are written, by the main process.
         telemetry: Told what happens.
+        world: The processes that train together.
 
     Raises:
         ParamsError: A parameter, the weights or the device is wrong.
         DataError: The manifest or a file of the dataset is.
     """
-    run = start_run(params, manifest, data_root, telemetry)
+    run = start_run(params, manifest, data_root, telemetry, world)
     plan = plan_steps(run.train, run.manifest)
     spec = run.manifest.spec
-    build = network_factory(params.model, spec.num_classes, out_dir / "weights")
+    build = network_factory(params.model, spec.num_classes, out_dir / "weights", world)
     method = build_method(params.warmup, build, num_classes=spec.num_classes, ignore_index=spec.ignore_index)
     place(method, run.device)
     optimizer = build_optimizer(
@@ -49,7 +59,7 @@ def warmup(params: WarmupParams, *, manifest: Path, data_root: Path, out_dir: Pa
     first = Stage(run, "warmup", method, "supervised", optimizer, out_dir=out_dir, history=[], timings=[])
     if steps:
         first.train(plan.schedule(0, steps), checkpoint=WARMUP, best=None)
-    else:
+    elif world.main:
         write_rows(out_dir / HISTORY, [])
         save_checkpoint(first.checkpoint(0, 0), out_dir / WARMUP)
     written = {"warmup": str(out_dir / WARMUP)}

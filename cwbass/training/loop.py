@@ -21,6 +21,7 @@ from cwbass.methods.base import Method
 from cwbass.training.optim import set_learning_rate_
 from cwbass.training.seed import seed_everything
 from cwbass.types import LabeledBatch, Progress, UnlabeledBatch
+from cwbass.world import ALONE, World
 
 logger = logging.getLogger(__name__)
 
@@ -78,20 +79,20 @@ class _Meter:
         self.batches += 1
         self.images += images
 
-    def record(self, epoch: int, step: int, learning_rate: float) -> EpochRecord:
+    def record(self, epoch: int, step: int, learning_rate: float, world: World) -> EpochRecord:
         seconds = time.perf_counter() - self.started
-        batches = max(1, self.batches)
+        batches = max(1, self.batches) * world.size
         return EpochRecord(
             epoch=epoch,
             step=step,
-            means={name: (value.double() / batches).tolist() for name, value in self.means.items()},
-            sums={name: value.double().tolist() for name, value in self.sums.items()},
+            means={name: (world.total(value.double()) / batches).tolist() for name, value in self.means.items()},
+            sums={name: world.total(value.double()).tolist() for name, value in self.sums.items()},
             learning_rate=learning_rate,
             step_seconds=seconds / max(1, self.steps + self.nonfinite),
             seconds=seconds,
             data_wait=self.wait_seconds / max(seconds, 1e-9),
             nonfinite=self.nonfinite,
-            images=self.images,
+            images=self.images * world.size,
         )
 
 
@@ -112,6 +113,7 @@ def fit(
     accumulate: int = 1,
     max_grad_norm: float | None = None,
     max_nonfinite: int = 10,
+    world: World = ALONE,
 ) -> None:
     """Take the steps ``schedule.start`` to ``schedule.stop``.
 
@@ -131,6 +133,7 @@ def fit(
         accumulate: Batches whose mean gradient makes one step.
         max_grad_norm: Gradient norm is clipped to this; None does not clip.
         max_nonfinite: Stop with an error after this many non-finite steps in a row.
+        world: The processes that train together; each gets its part of every batch.
 
     Raises:
         CwbassError: Too many steps in a row had a loss or gradient that is not finite.
@@ -142,8 +145,10 @@ def fit(
     meter, nonfinite_in_a_row = _Meter(), 0
 
     for step in range(schedule.start, schedule.stop):
-        generator = seed_everything(seed, step=step + 1)
-        progress = Progress(step, schedule.total, schedule.stage_start, schedule.epoch_of(step), generator, schedule.pass_steps)
+        generator = seed_everything(seed, step=step + 1, rank=world.rank)
+        progress = Progress(
+            step, schedule.total, schedule.stage_start, schedule.epoch_of(step), generator, schedule.pass_steps, world
+        )
         learning_rate = set_learning_rate_(optimizer, step=step, total_steps=schedule.total, power=poly_power)
         optimizer.zero_grad(set_to_none=True)
 
@@ -161,6 +166,7 @@ def fit(
             images = batch_x.image.shape[0] + (0 if batch_u is None else batch_u.weak.shape[0])
             reports.append((dict(output.means), dict(output.sums), images))
 
+        world.average_gradients_(parameters)
         # A loss that is not finite leaves a norm that is not finite: one check, one wait for the device.
         norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm if max_grad_norm is not None else float("inf"))
         if torch.isfinite(norm):
@@ -183,7 +189,7 @@ def fit(
                 )
         on_step(step + 1)
         if schedule.ends_epoch(step):
-            go_on = on_epoch(meter.record(schedule.epoch_of(step), step + 1, learning_rate))
+            go_on = on_epoch(meter.record(schedule.epoch_of(step), step + 1, learning_rate, world))
             method.student.train()
             meter = _Meter()
             if not go_on:

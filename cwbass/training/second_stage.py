@@ -20,6 +20,7 @@ from cwbass.data.base import DatasetSpec
 from cwbass.data.cache import ImageSource
 from cwbass.data.offline import write_pseudo_label
 from cwbass.evaluation.inference import predict_probs
+from cwbass.world import ALONE, World
 
 
 def agreement(one: Tensor, other: Tensor, num_classes: int) -> float:
@@ -63,6 +64,7 @@ def measure_reliability(
     config: EvalConfig,
     device: torch.device,
     autocast_dtype: torch.dtype | None,
+    world: World = ALONE,
 ) -> list[float]:
     """:func:`reliability` of every image of a source.
 
@@ -74,13 +76,15 @@ def measure_reliability(
         config: How to predict.
         device: Where the networks are.
         autocast_dtype: Lower precision of the networks; None is float32.
+        world: Processes that share the work: each takes every n-th image, and all get the whole list.
     """
     found = []
-    for index in range(len(source)):
+    for index in range(world.rank, len(source), world.size):
         image = source.image(index)
         *before, after = (_probs(net, image, config, device, autocast_dtype).argmax(0) for net in (*earlier, last))
         found.append(reliability(before, after, num_classes))
-    return found
+    parts = world.collect(found)
+    return [parts[index % world.size][index // world.size] for index in range(len(source))]
 
 
 def rank_by_reliability(reliabilities: Sequence[float]) -> list[int]:
@@ -99,6 +103,7 @@ def write_pseudo_labels(
     config: EvalConfig,
     device: torch.device,
     autocast_dtype: torch.dtype | None,
+    world: World = ALONE,
 ) -> float:
     """Label images; see :mod:`cwbass.data.offline` for the files.
 
@@ -112,17 +117,18 @@ def write_pseudo_labels(
         config: How to predict.
         device: Where the network is.
         autocast_dtype: Lower precision of the network; None is float32.
+        world: Processes that share the work; the folder must be the same for all.
 
     Returns:
         Mean confidence of the labels, images alike. In [0, 1].
     """
     total = 0.0
-    for index, sample_id in zip(chosen, ids, strict=True):
+    for index, sample_id in list(zip(chosen, ids, strict=True))[world.rank :: world.size]:
         confidence, label = _probs(net, source.image(index), config, device, autocast_dtype).max(0)  # [H, W] each
         total += confidence.mean().item()
         scaled = (confidence * 255).round().clamp(max=255)  # a mean of probabilities can exceed 1 by a hair
         write_pseudo_label(out_dir, sample_id, _bytes(label), _bytes(scaled), spec)
-    return total / max(1, len(chosen))
+    return sum(world.collect(total)) / max(1, len(chosen))  # all files are there once all have answered
 
 
 def _probs(

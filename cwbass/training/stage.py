@@ -26,11 +26,13 @@ from cwbass.evaluation.evaluate import evaluate
 from cwbass.evaluation.metrics import EvalResult, Scores
 from cwbass.evaluation.selection import ImageConfusions, LatestWithinOneError
 from cwbass.methods.base import Method
+from cwbass.models.norm import synchronize_norms_
 from cwbass.pseudo_labels import retained_precision
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import Checkpoint, save_checkpoint
 from cwbass.training.loop import EpochRecord, Schedule, fit
 from cwbass.training.progress import ProgressLine
+from cwbass.world import ALONE, World
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ class Run:
     device: torch.device
     autocast_dtype: torch.dtype | None
     telemetry: Telemetry = SILENT
+    world: World = ALONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,7 @@ class Stage:
         self.run, self.name, self.method, self.method_name = run, name, method, method_name
         self.optimizer, self.out_dir, self.history, self.timings = optimizer, out_dir, history, timings
         self.offline = offline
+        synchronize_norms_(method, run.world)
         self.best: dict[str, Any] = {}  # of the checkpoint that counts: miou on the slice, step
         self.selection = LatestWithinOneError()
 
@@ -130,24 +134,26 @@ class Stage:
                 f"method {self.method_name} learns from unlabelled images and the split has none. "
                 "Lower split.labeled, add images without masks, or use method.name: supervised."
             )
+        world = run.world
         labeled, unlabeled = self._loaders(schedule)
         self._calibrate()
-        line = ProgressLine(self.name, schedule)
+        line = ProgressLine(self.name, schedule) if world.main else None
         self._start_telemetry(schedule)
 
         def on_epoch(record: EpochRecord) -> bool:
             row = self._measure(record)
             self.history.append(row)
             self.timings.append(_timing(self.name, record))
-            write_rows(self.out_dir / HISTORY, self.history)
-            write_rows(self.out_dir / TIMINGS, self.timings)
             counts = self._counts(row)
-            state = self.checkpoint(record.step, record.epoch + 1)
-            for name in (checkpoint, best if counts else None):
-                if name is not None:
-                    with telemetry.saving(self.out_dir / name):
-                        save_checkpoint(state, self.out_dir / name)
-            line.epoch({**row, **self.timings[-1]})
+            if line is not None:  # the main process
+                write_rows(self.out_dir / HISTORY, self.history)
+                write_rows(self.out_dir / TIMINGS, self.timings)
+                state = self.checkpoint(record.step, record.epoch + 1)
+                for name in (checkpoint, best if counts else None):
+                    if name is not None:
+                        with telemetry.saving(self.out_dir / name):
+                            save_checkpoint(state, self.out_dir / name)
+                line.epoch({**row, **self.timings[-1]})
             telemetry.epoch_done(record, row, self._learning_rates(record.learning_rate))
             patience = run.train.early_stop
             if patience is not None and self.selection.epochs_without_gain >= patience:
@@ -157,6 +163,8 @@ class Stage:
 
         def on_step(taken: int) -> None:
             telemetry.step_done()
+            if line is None:
+                return
             line.step(taken)
             if snapshots and taken in snapshots:
                 state = self.checkpoint(taken, schedule.epoch_of(taken))
@@ -178,7 +186,9 @@ class Stage:
             accumulate=run.train.accumulate,
             max_grad_norm=run.train.optimizer.max_grad_norm,
             max_nonfinite=run.train.max_nonfinite,
+            world=world,
         )
+        world.barrier()  # what the main process wrote is there for all
 
     def _loaders(self, schedule: Schedule) -> tuple[Any, Any]:
         run, train = self.run, self.run.train
@@ -189,15 +199,17 @@ class Stage:
             "stop": schedule.stop * train.accumulate,
             "workers": train.workers,
             "pin_memory": run.device.type == "cuda",
+            "world": run.world,
         }
-        source = open_source(run.manifest.labeled, run.data_root, spec, cache)
+        source = run.world.once_per_machine(lambda: open_source(run.manifest.labeled, run.data_root, spec, cache))
         stream = LabeledStream(source, run.augment, ignore_index=spec.ignore_index, seed=run.seed)
         labeled = make_loader(stream, collate_labeled, batch_size=train.batch_labeled, **settings)
         if not self.method.needs_unlabeled:
             return labeled, None
         if self.offline is not None:
             return labeled, make_loader(self.offline, collate_offline, batch_size=train.batch_unlabeled, **settings)
-        views = UnlabeledStream(open_source(run.manifest.unlabeled, run.data_root, spec, cache), run.augment, seed=run.seed)
+        source = run.world.once_per_machine(lambda: open_source(run.manifest.unlabeled, run.data_root, spec, cache))
+        views = UnlabeledStream(source, run.augment, seed=run.seed)
         return labeled, make_loader(views, collate_unlabeled, batch_size=train.batch_unlabeled, **settings)
 
     def _start_telemetry(self, schedule: Schedule) -> None:
@@ -241,7 +253,11 @@ class Stage:
             autocast_dtype=run.autocast_dtype,
             boundary=False,
             on_image=on_image,
+            world=run.world,
         )
+        images.add_up(run.world)
+        if near is not None:
+            near.add_up(run.world)
         return result, images.standard_error()
 
     def _calibrate(self) -> None:

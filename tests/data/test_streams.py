@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from threads import in_threads
 
 from cwbass.config import AugmentConfig
 from cwbass.data.base import DatasetSpec, Sample, default_palette
@@ -22,6 +23,7 @@ from cwbass.data.streams import (
     make_loader,
 )
 from cwbass.types import LabeledBatch, UnlabeledBatch
+from cwbass.world import ALONE, World
 
 CONFIG = AugmentConfig(crop_size=16, scale=(0.5, 2.0))
 SIZES = [(20, 30), (24, 24), (40, 17), (9, 50), (33, 21)]
@@ -49,10 +51,10 @@ def labeled(source: Any, seed: int = 0) -> LabeledStream:
     return LabeledStream(source, CONFIG, ignore_index=255, seed=seed)
 
 
-def load(stream: Any, *, start: int = 0, stop: int, batch_size: int = 2, workers: int = 0) -> list[Any]:
+def load(stream: Any, *, start: int = 0, stop: int, batch_size: int = 2, workers: int = 0, world: World = ALONE) -> list[Any]:
     collate: Any = collate_labeled if isinstance(stream, LabeledStream) else collate_unlabeled
     batches: Iterable[Any] = make_loader(
-        stream, collate, start=start, stop=stop, batch_size=batch_size, workers=workers, pin_memory=False
+        stream, collate, start=start, stop=stop, batch_size=batch_size, workers=workers, pin_memory=False, world=world
     )
     return list(batches)
 
@@ -153,3 +155,14 @@ def test_the_number_of_workers_does_not_change_the_batches(tmp_path: Path) -> No
     none, two = load(stream, start=1, stop=6), load(stream, start=1, stop=6, workers=2)
     assert len(two) == 5
     assert all(same(a, b) for a, b in zip(none, two, strict=True))
+
+
+@pytest.mark.parametrize("processes", [2, 3, 6])
+def test_the_parts_of_all_processes_are_the_batch(processes: int) -> None:
+    stream = UnlabeledStream(Arrays(), CONFIG, seed=0)
+    whole = load(stream, start=1, stop=4, batch_size=6)
+    parts = in_threads(processes, lambda world: load(stream, start=1, stop=4, batch_size=6, world=world))
+    assert len(whole) == 3
+    for k, batch in enumerate(whole):
+        assert torch.equal(torch.cat([part[k].strong for part in parts]), batch.strong)
+        assert torch.equal(torch.cat([part[k].valid for part in parts]), batch.valid)

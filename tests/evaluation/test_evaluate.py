@@ -8,6 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from threads import in_threads
 from torch import Tensor, nn
 
 from cwbass.config import EvalConfig
@@ -15,6 +16,8 @@ from cwbass.data.base import DatasetSpec, Sample, default_palette
 from cwbass.errors import DataError
 from cwbass.evaluation.evaluate import evaluate
 from cwbass.evaluation.metrics import EvalResult
+from cwbass.evaluation.selection import ImageConfusions
+from cwbass.world import World
 
 SPEC = DatasetSpec(("dark", "light"), default_palette(2), ids={0: 0, 1: 1, 255: 255})
 CPU = torch.device("cpu")
@@ -156,3 +159,31 @@ def test_sliding_scores_equal_whole_scores(tmp_path: Path, window: int):
     slide = run(samples, tmp_path, config=EvalConfig(protocol="slide", window=window, stride=8))
     assert slide.confusion == whole.confusion
     assert slide.boundary_f1 == whole.boundary_f1
+
+
+@pytest.mark.parametrize("processes", [2, 3, 9])  # seven images: not a multiple of any, and fewer than nine
+def test_processes_count_every_image_exactly_once(tmp_path: Path, processes: int) -> None:
+    samples = write_many(tmp_path, 7)
+    alone = ImageConfusions(2, 255)
+    expected = run(samples, tmp_path, on_image=lambda sample, image, mask, probs: alone.add(probs, mask))
+
+    def part(world: World) -> tuple[EvalResult, list[str], ImageConfusions]:
+        names: list[str] = []
+        confusions = ImageConfusions(2, 255)
+
+        def count(sample: Sample, image: object, mask: NDArray[np.uint8], probs: Tensor) -> None:
+            names.append(sample.id)
+            confusions.add(probs, mask)
+
+        result = run(samples, tmp_path, on_image=count, world=world)
+        confusions.add_up(world)
+        return result, names, confusions
+
+    found = in_threads(processes, part)
+    assert expected.images == 7
+    assert sorted(name for _, names, _ in found for name in names) == [sample.id for sample in samples]
+    for result, _, confusions in found:
+        assert result.to_dict(SPEC.class_names) == expected.to_dict(SPEC.class_names)
+        assert torch.equal(result.reliability.total, expected.reliability.total)
+        assert all(np.array_equal(a, b) for a, b in zip(confusions.matrices, alone.matrices, strict=True))
+        assert confusions.standard_error() == alone.standard_error()

@@ -1,0 +1,84 @@
+"""torchrun, with the exit code of the process that failed and one line that says which it was.
+
+    python -m cwbass.training.torchrun --standalone --nproc-per-node 2 -m cwbass train ...
+
+Options, environment (PET_*) and processes are torchrun's own. That one ends with 1 whatever happened, so
+whoever started it cannot tell a wrong parameter, which no retry mends, from a lost node.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
+
+_FORWARDED = (signal.SIGTERM,)  # a terminal sends SIGINT to all of them itself
+
+
+def main(arguments: Sequence[str]) -> NoReturn:
+    """Run torchrun and end with the code of its processes: 0, that of the first to fail, or 128 + the signal."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its account of a failure fills a screen
+    options = parse_args(list(arguments))  # type: ignore[no-untyped-call]
+    if str(options.nproc_per_node).isdecimal():  # torchrun says the same with a warning
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(options.nproc_per_node))))
+    try:
+        run(options)  # type: ignore[no-untyped-call]
+    except ChildFailedError as error:
+        failed = sorted(error.failures.items(), key=lambda item: item[1].timestamp)
+        code = exit_code([failure.exitcode for _, failure in failed])
+        ranks = ", ".join(str(rank) for rank, _ in failed)
+        print(f"error: training ended with exit code {code} (process {ranks}); the line of its error is above.", file=sys.stderr)
+        sys.exit(code)
+    except SignalException as error:
+        sys.exit(128 + int(error.sigval))
+    sys.exit(0)
+
+
+def run_processes(processes: int, arguments: Sequence[str]) -> int:
+    """Run a verb of cwbass in several processes on this machine; their output is ours.
+
+    SIGTERM goes on to them, and they are waited for.
+
+    Args:
+        processes: How many.
+        arguments: Of the command line: ``["train", "--params", ...]``.
+
+    Returns:
+        The exit code of :func:`main`.
+    """
+    command = [sys.executable, "-m", __name__, "--standalone", f"--nproc-per-node={processes}", "-m", "cwbass", *arguments]
+    process = subprocess.Popen(command)
+    before = {number: signal.signal(number, lambda got, frame: process.send_signal(got)) for number in _FORWARDED}
+    try:
+        return process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def exit_code(codes: Iterable[int]) -> int:
+    """The code that says most of why processes failed.
+
+    When one fails, the others lose it, and may end before torchrun looks: the first code that is neither 1 nor
+    a signal counts, then 1, then the first signal as 128 + its number.
+
+    Args:
+        codes: Of the processes that failed, the first to fail first; a signal is negative.
+    """
+    codes = list(codes)
+    for wanted in ([code for code in codes if code > 1], [code for code in codes if code == 1]):
+        if wanted:
+            return wanted[0]
+    return 128 - codes[0]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

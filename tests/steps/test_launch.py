@@ -1,0 +1,281 @@
+"""Launching a TrainJob, against an HTTP server that speaks the Kubernetes API's routes for it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from fake_kubernetes import FakeKubernetes, active, check, ended, failed_pod
+from tiny import smoke_params
+
+from cwbass.errors import CheckpointError, CwbassError, DataError, Interrupted, ParamsError, ServiceError
+from cwbass.params import load_params, parse_yaml
+from cwbass.steps.launch import COMMAND, Cluster, launch, train_job
+from cwbass.steps.train import TrainParams
+
+client = pytest.importorskip("kubernetes.client", reason="kubernetes comes with the extra: pip install 'cwbass[pipeline]'")
+
+TOP = Path(__file__).parents[2]
+REPORT = {
+    "stage": "train",
+    "steps": 16,
+    "split_hash": "abc",
+    "checkpoints": {"last": "/w/last.pt"},
+    "selection_miou": {"train": 0.5},
+}
+
+
+def train_params(**train: Any) -> TrainParams:
+    dumped = smoke_params(**train).model_dump(mode="json")
+    return load_params({name: dumped[name] for name in TrainParams.model_fields}, TrainParams)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """A work volume with data, and a manifest and a warm-up that lie elsewhere, as artifacts do."""
+    (tmp_path / "work" / "data").mkdir(parents=True)
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "warmup.pt").write_bytes(b"weights")
+    return tmp_path / "work"
+
+
+def start(server: FakeKubernetes | str, work: Path, params: TrainParams | None = None, **places: Any) -> Any:
+    host = server if isinstance(server, str) else server.url
+    configuration = client.Configuration(host=host)
+    configuration.retries = False
+    cluster = Cluster("registry/cwbass:1", work=work, poll=0.01, **places.pop("cluster", {}))
+    inputs = {"data_root": work / "data", "out_dir": work / "train", **places}
+    return launch(
+        params or train_params(nodes=2),
+        cluster=cluster,
+        manifest=work.parent / "manifest.json",
+        warmup=work.parent / "warmup.pt",
+        api=client.ApiClient(configuration),
+        **inputs,
+    )
+
+
+def write_report(job: dict[str, Any]) -> None:
+    (argument,) = [each for each in job["spec"]["trainer"]["args"] if each.startswith("--report=")]
+    Path(argument.removeprefix("--report=")).write_text(json.dumps(REPORT))
+
+
+def test_a_job_is_created_followed_and_its_report_read(work: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    params = train_params(nodes=2, processes=1)
+    with FakeKubernetes({}, ended("Suspended"), active(2), ended("Complete"), created=write_report) as server:
+        report = start(server, work, params, cluster={"timeout": 3600})
+    assert report.to_dict() == REPORT
+    ((name, job),) = server.jobs.items()
+    trainer = job["spec"]["trainer"]
+    assert (trainer["numNodes"], trainer["numProcPerNode"], trainer["image"]) == (2, 1, "registry/cwbass:1")
+    assert job["spec"]["activeDeadlineSeconds"] == 3600
+    files = dict(argument.removeprefix("--").split("=", 1) for argument in trainer["args"])
+    assert load_params(parse_yaml(Path(files["params"]).read_text(), "params"), TrainParams) == params
+    assert Path(files["warmup"]).read_bytes() == b"weights"
+    assert all(Path(path).is_relative_to(work) for path in files.values())
+    assert f"kubectl logs -n cwbass -l jobset.sigs.k8s.io/jobset-name={name}" in caplog.text
+    states = [record.message for record in caplog.records if record.message.startswith(f"TrainJob {name}:")]
+    assert states == [f"TrainJob {name}: {state}" for state in ("waiting for its pods", "suspended", "2 active, 2 ready")]
+    paths = [request.replace(name, "NAME") for request in server.requests]
+    jobs = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/cwbass/trainjobs"
+    assert paths == [f"GET {jobs}/NAME", f"POST {jobs}", *[f"GET {jobs}/NAME"] * 4]  # and no DELETE: its logs stay
+
+
+def test_the_arguments_are_those_of_the_command_line(work: Path) -> None:
+    import typer
+
+    from cwbass.cli import app
+
+    with FakeKubernetes(ended("Complete"), created=write_report) as server:
+        start(server, work)
+    (job,) = server.jobs.values()
+    trainer = job["spec"]["trainer"]
+    assert trainer["command"] == list(COMMAND)
+    assert COMMAND[-2:] == ("cwbass", "train")
+    command = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
+    given = command.make_context("train", list(trainer["args"])).params
+    assert given["out"] == work / "train"
+    assert given["report_file"] == work / "train" / "launch" / "report.json"
+
+
+def test_the_first_pod_to_fail_says_why(work: Path) -> None:
+    pods = [
+        failed_pod("node-0", 1, "2026-01-01T00:00:01Z"),  # lost the other one
+        failed_pod("node-1", 4, "2026-01-01T00:00:02Z"),
+    ]
+    log = "08:00:00 INFO split\nerror (process 1 of 2): a.png: no such file\nerror: training ended with exit code 4 (process 1)\n"
+    failure = ended("Failed", "FailedJobs", "jobset failed due to one or more job failures")
+    with (
+        FakeKubernetes(active(2), failure, pods=pods, logs={"node-1": log}) as server,
+        pytest.raises(DataError) as caught,
+    ):
+        start(server, work)
+    (name,) = server.jobs
+    assert str(caught.value) == (f"TrainJob cwbass/{name} failed with exit code 4: error (process 1 of 2): a.png: no such file")
+
+
+@pytest.mark.parametrize(("code", "kind"), [(3, ParamsError), (6, ServiceError), (75, Interrupted), (137, CwbassError)])
+def test_the_exit_code_of_the_job_becomes_ours(work: Path, code: int, kind: type[CwbassError]) -> None:
+    pods = [failed_pod("node-0", code, "2026-01-01T00:00:01Z")]
+    with (
+        FakeKubernetes(ended("Failed", "FailedJobs", "gone"), pods=pods, logs={"node-0": ""}) as server,
+        pytest.raises(CwbassError, match=rf"failed with exit code {code}: FailedJobs: gone") as caught,
+    ):
+        start(server, work)
+    assert type(caught.value) is kind
+
+
+def test_a_job_past_its_deadline_says_so_without_a_pod(work: Path) -> None:
+    failure = ended("Failed", "DeadlineExceeded", "TrainJob was active longer than specified deadline")
+    with FakeKubernetes(failure) as server, pytest.raises(CwbassError, match="DeadlineExceeded: TrainJob was active longer"):
+        start(server, work, cluster={"timeout": 1})
+
+
+@pytest.mark.parametrize(
+    ("refuse", "message"),
+    [
+        ({"POST": 403}, r"does not let us create a TrainJob in namespace cwbass \(403: POST is not allowed\).*k8s/base/access"),
+        ({"GET": 401}, r"does not let us read a TrainJob"),
+        ({"POST": 404}, r"no trainjobs\.trainer\.kubeflow\.org, or no namespace cwbass.*Install Kubeflow Trainer"),
+        ({"POST": 422}, r"refuses to create a TrainJob \(422"),
+    ],
+)
+def test_a_cluster_that_refuses_is_a_wrong_environment(work: Path, refuse: dict[str, int], message: str) -> None:
+    with FakeKubernetes({}, refuse=refuse) as server, pytest.raises(ParamsError, match=message):
+        start(server, work)
+
+
+def test_a_cluster_that_hiccups_is_asked_again_and_one_that_is_gone_is_given_up(work: Path) -> None:
+    with FakeKubernetes(active(2), 503, None, 500, ended("Complete"), created=write_report) as server:
+        assert start(server, work).steps == 16
+    with FakeKubernetes(active(2), 503) as server, pytest.raises(ServiceError, match=r"cannot read a TrainJob \(503: etcd"):
+        start(server, work)
+    with pytest.raises(ServiceError, match="does not answer"):
+        start(server.url, work)  # nobody listens any more
+
+
+def test_an_active_job_is_followed_and_one_that_has_ended_is_started_again(work: Path) -> None:
+    with FakeKubernetes(ended("Complete"), created=write_report) as server:
+        start(server, work)
+        (name,) = server.jobs
+        server.requests.clear()
+        server.script = [active(2), ended("Complete")]
+        start(server, work)
+        assert not any(request.startswith(("POST", "DELETE")) for request in server.requests)
+        start(server, work)  # it has ended by now
+        assert [request.split()[0] for request in server.requests if not request.startswith("GET")] == ["DELETE", "POST"]
+        start(server, work, train_params(nodes=2, max_nonfinite=3))
+        assert len(server.jobs) == 2  # other parameters are another job
+    assert name in server.jobs
+
+
+def test_a_job_that_was_deleted_is_an_error_not_a_wait(work: Path) -> None:
+    with FakeKubernetes(active(2)) as server:
+        server.created = lambda job: threading.Timer(0.1, server.jobs.clear).start()
+        with pytest.raises(CwbassError, match="was deleted while it ran"):
+            start(server, work)
+
+
+def test_a_complete_job_without_a_report_is_no_success(work: Path) -> None:
+    with FakeKubernetes(ended("Complete")) as server, pytest.raises(CheckpointError, match=r"report\.json holds no report"):
+        start(server, work)
+
+
+def test_what_pods_cannot_see_or_divide_is_refused_before_anything_is_sent(work: Path, tmp_path: Path) -> None:
+    for places in ({"data_root": tmp_path / "data"}, {"out_dir": tmp_path / "train"}):
+        with pytest.raises(ParamsError, match=r"must lie on the work volume"):
+            start("http://127.0.0.1:9", work, **places)
+    with pytest.raises(ParamsError, match=r"train\.batch_labeled is 2.*among 6 processes"):
+        start("http://127.0.0.1:9", work, train_params(nodes=3, processes=2))
+
+
+def test_sigterm_deletes_the_job(work: Path) -> None:
+    (work.parent / "params.yaml").write_text(yaml.safe_dump(train_params(nodes=2).model_dump(mode="json")))
+    with FakeKubernetes(active(2)) as server:
+        kubeconfig = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": server.url}}],
+            "users": [{"name": "u", "user": {"token": "t"}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        }
+        (work.parent / "kubeconfig").write_text(yaml.safe_dump(kubeconfig))
+        command = [sys.executable, "-m", "cwbass", "launch", "--image=i", f"--work={work}", f"--data={work / 'data'}"]
+        files = [f"--{name}={work.parent / file}" for name, file in (("params", "params.yaml"), ("manifest", "manifest.json"))]
+        process = subprocess.Popen(
+            [*command, *files, f"--warmup={work.parent / 'warmup.pt'}", f"--out={work / 'train'}"],
+            env={**os.environ, "KUBECONFIG": str(work.parent / "kubeconfig")},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "2 active" in line:
+                break
+        assert len(server.jobs) == 1
+        process.send_signal(signal.SIGTERM)
+        rest = process.communicate(timeout=60)[1]
+        assert process.returncode == 143
+        assert "stopped: deleting TrainJob" in rest
+        assert server.jobs == {}
+
+
+def test_the_example_is_what_is_launched(tmp_path: Path) -> None:
+    example = yaml.safe_load((TOP / "k8s/examples/train-job.yaml").read_text())
+    check(example)
+    folder = tmp_path
+    for name in ("params", "manifest", "warmup", "report"):
+        (folder / name).touch()
+    files = {name: folder / name for name in ("params", "manifest", "warmup", "report")}
+    cluster = Cluster(example["spec"]["trainer"]["image"])
+    job = train_job(
+        train_params(nodes=2, processes=4),
+        cluster,
+        files=files,
+        data_root=Path("/workspace/data"),
+        out_dir=Path("/workspace/out"),
+    )
+    names = [[argument.partition("=")[0] for argument in each["spec"]["trainer"]["args"]] for each in (example, job)]
+    assert names[0] == names[1]
+    for each in (example, job):
+        each["spec"]["trainer"].pop("args")
+        each["metadata"].pop("name")
+    assert job == example
+
+
+def test_the_runtime_mounts_what_the_launcher_relies_on() -> None:
+    runtime = yaml.safe_load((TOP / "k8s/base/training/runtime.yaml").read_text())
+    (replicated,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    job = replicated["template"]["spec"]
+    pod = job["template"]["spec"]
+    (container,) = pod["containers"]
+    assert runtime["metadata"]["name"] == Cluster("i").runtime
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounts == {"work": str(Cluster("i").work), "shm": "/dev/shm", "tmp": "/tmp"}
+    assert {volume["name"] for volume in pod["volumes"]} == set(mounts)
+    # Trainer finds the container of a node by these two.
+    assert replicated["template"]["metadata"]["labels"]["trainer.kubeflow.org/trainjob-ancestor-step"] == "trainer"
+    assert replicated["name"] == container["name"] == "node"
+    # Every error that a retry cannot mend ends the job, and no other.
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["values"] == [2, 3, 4, 5]
+    assert pod["restartPolicy"] == "Never"  # a failure policy of pods needs it
+
+
+def test_the_server_refuses_what_the_api_would() -> None:
+    example = yaml.safe_load((TOP / "k8s/examples/train-job.yaml").read_text())
+    example["spec"]["trainer"]["numNode"] = 2
+    with pytest.raises(jsonschema.ValidationError, match="numNode"):
+        check(example)

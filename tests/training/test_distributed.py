@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import two_processes
+from threads import in_threads
+from tiny import TinyRun, sections, smoke_params
+
+from cwbass.errors import ParamsError, ServiceError
+from cwbass.params import dump_params
+from cwbass.steps.split import SplitParams, split
+from cwbass.steps.training import check_batches
+from cwbass.training.distributed import Place, _agree_on_device, check_same, joined, read_place
+from cwbass.training.torchrun import exit_code, run_processes
+from cwbass.world import ALONE, World
+
+TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+# The environment
+
+
+def test_the_environment_says_which_process_this_is() -> None:
+    assert read_place({}) is None
+    assert read_place(TORCHRUN) == Place(rank=1, size=4, local_rank=1)
+    assert read_place(TORCHRUN | {"RANK": "0", "WORLD_SIZE": "1"}) is None  # one process needs no group
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"MASTER_PORT": ""}, r"MASTER_PORT is missing.*torchrun --nproc-per-node"),
+        ({"RANK": "", "LOCAL_RANK": ""}, r"RANK, LOCAL_RANK is missing"),
+        ({"WORLD_SIZE": "two"}, r"WORLD_SIZE=two"),
+        ({"RANK": "4"}, r"RANK=4, WORLD_SIZE=4.*from 0 to WORLD_SIZE - 1"),
+        ({"LOCAL_RANK": "-1"}, r"LOCAL_RANK=-1"),
+    ],
+)
+def test_an_environment_that_cannot_be_is_named(change: dict[str, str], message: str) -> None:
+    with pytest.raises(ParamsError, match=message):
+        read_place(TORCHRUN | change)
+
+
+def test_a_single_process_makes_no_process_group() -> None:
+    with joined("cpu", {}) as world:
+        assert world is ALONE
+        assert not torch.distributed.is_initialized()
+    value, rows = torch.tensor([3]), torch.arange(4)
+    assert ALONE.total(value) is value
+    assert ALONE.gather(rows) is rows
+    assert torch.equal(ALONE.own(rows), rows)
+    assert (ALONE.collect("a"), ALONE.agree(7), ALONE.once_per_machine(lambda: 5)) == (["a"], 7, 5)
+    assert ALONE.share(torch.tensor(0)).item() == 1
+
+
+def test_a_process_whose_others_never_come_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in (TORCHRUN | {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": str(port)}).items():
+        monkeypatch.setenv(name, value)
+    message = rf"process 0 of 2 did not meet the others at 127\.0\.0\.1:{port} within 1 s"
+    with pytest.raises(ServiceError, match=message), joined("cpu", os.environ, rendezvous=timedelta(seconds=1)):
+        pass
+    assert not torch.distributed.is_initialized()
+
+
+def test_every_process_hears_which_one_has_no_gpu() -> None:
+    lines = ["", "process 1 on b sees 0 GPUs"]
+    for device in ("cuda", "auto"):
+        with pytest.raises(ParamsError, match=rf"train\.device is {device}, but process 1 on b sees 0 GPUs\. "):
+            _agree_on_device(lines, device)
+    with pytest.raises(ParamsError):
+        _agree_on_device([lines[1], lines[1]], "cuda")
+    assert _agree_on_device(["", ""], "auto") is True
+    assert _agree_on_device([lines[1], lines[1]], "auto") is False  # nobody has one: the CPU
+
+
+# What is agreed on before the first step
+
+
+@pytest.mark.parametrize("name", ["batch_labeled", "batch_unlabeled"])
+def test_a_batch_must_be_a_multiple_of_the_processes(name: str) -> None:
+    train = smoke_params(**{"batch_labeled": 6, "batch_unlabeled": 6, name: 4}).train
+    check_batches(train, ALONE)
+    world = World()
+    world.size = 3
+    with pytest.raises(ParamsError, match=rf"train\.{name} is 4, .* among 3 processes\. Use a multiple of 3"):
+        check_batches(train, world)
+
+
+def test_processes_that_see_different_things_all_say_so() -> None:
+    def check(world: World) -> str:
+        with pytest.raises(ParamsError) as caught:
+            check_same(world, "the split", "abcdefabcdefabc" if world.rank < 2 else "0123")
+        return str(caught.value)
+
+    messages = in_threads(3, check)
+    assert len(set(messages)) == 1
+    assert messages[0].startswith("the split is abcdefabcdef in process 0 and 0123 in process 2.")
+    in_threads(3, lambda world: check_same(world, "the split", "abc"))
+
+
+def test_one_process_of_a_machine_makes_what_the_others_find() -> None:
+    made: list[int] = []
+
+    def work(world: World) -> int:
+        def fetch() -> int:
+            if not made:
+                made.append(world.rank)
+            return made[0]
+
+        return world.once_per_machine(fetch)
+
+    assert in_threads(4, work) == [0, 0, 0, 0]
+
+
+# Exit codes
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [([3], 3), ([1, 4], 4), ([-15, 75], 75), ([75, 3], 75), ([-9, 1], 1), ([-9], 137), ([-15, -9], 143)],
+)
+def test_the_exit_code_is_the_one_that_says_most(codes: list[int], expected: int) -> None:
+    assert exit_code(codes) == expected
+
+
+# Real processes
+
+
+@pytest.fixture(scope="session")
+def split_of_five(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest whose selection slice, five images, cannot be divided among two processes."""
+    params = smoke_params()
+    params = params.model_copy(update={"split": params.split.model_copy(update={"selection": 0.42})})
+    out = tmp_path_factory.mktemp("five")
+    report = split(sections(params, SplitParams), data_root=shapes, out_dir=out)  # type: ignore[arg-type]
+    assert report.to_dict()["counts"]["selection"] == 5
+    return out / "manifest.json"
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(shapes: Path, split_of_five: Path, tmp_path: Path) -> None:
+    two, one = tmp_path / "two", tmp_path / "one"
+    two.mkdir()
+    command = ["-m", "cwbass.training.torchrun", "--standalone", "--nproc-per-node=2", str(Path(two_processes.__file__))]
+    done = subprocess.run(
+        [sys.executable, *command, str(two), str(shapes), str(split_of_five)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    torch.set_default_dtype(torch.float64)
+    try:
+        alone = two_processes.run(one, shapes, split_of_five, ALONE)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+    found = json.loads((two / "found.json").read_text())
+    first, second = found["digests"]
+    assert len(first) == 3
+    assert first == second  # student, teacher, thresholds and statistics, to the bit
+    assert found["reports"][0] == found["reports"][1]
+    for recipe in two_processes.RECIPES:
+        assert found["reports"][0][recipe]["selection_miou"] == pytest.approx(alone[recipe]["selection_miou"], abs=1e-12)
+
+    for name, state in two_processes.states(two).items():
+        for key, expected in two_processes.states(one)[name].items():
+            torch.testing.assert_close(state[key], expected, rtol=1e-8, atol=1e-9, msg=lambda text, key=key: f"{key}: {text}")
+    for folder in ("warmup", *two_processes.RECIPES):
+        rows, expected_rows = (
+            [json.loads(line) for line in (root / folder / "history.jsonl").read_text().splitlines()] for root in (two, one)
+        )
+        assert len(rows) == len(expected_rows)
+        for row, expected in zip(rows, expected_rows, strict=True):
+            assert flat(row) == pytest.approx(flat(expected), rel=1e-6, abs=1e-9)
+
+
+def flat(row: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of a row of the history."""
+    values = {f"{key}.{k}": v for key, value in row.items() for k, v in enumerate(value if isinstance(value, list) else [value])}
+    return {key: value for key, value in values.items() if isinstance(value, int | float)}
+
+
+@pytest.mark.slow
+def test_the_command_line_starts_its_processes_and_speaks_with_one_voice(tiny_run: TinyRun, tmp_path: Path) -> None:
+    params = tmp_path / "params.yaml"
+    params.write_text(dump_params(tiny_run.params))
+    command = [sys.executable, "-m", "cwbass", "train", f"--params={params}", "--set=train.processes=2"]
+    files = [f"--manifest={tiny_run.manifest}", f"--warmup={tiny_run.warmup / 'warmup.pt'}", f"--data={tiny_run.data}"]
+    done = subprocess.run([*command, *files, f"--out={tmp_path / 'out'}"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)  # one object, from one process
+    assert (report["stage"], report["steps"]) == ("train", 16)
+    assert done.stderr.count("2 processes;") == 1
+    assert len((tmp_path / "out" / "history.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, and this is about having none")
+def test_processes_that_ask_for_a_gpu_that_is_not_there_all_end_with_3(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    params = tmp_path / "params.yaml"
+    params.write_text(dump_params(smoke_params()))
+    code = run_processes(2, ["train", f"--params={params}", "--set=train.device=cuda", f"--out={tmp_path / 'out'}"])
+    said = capfd.readouterr()
+    assert code == 3
+    for rank in (0, 1):
+        assert f"error (process {rank} of 2): train.device is cuda, but process 0 on" in said.err
+    assert "training ended with exit code 3" in said.err
+    assert "Traceback" not in said.err
+    assert said.out == ""
