@@ -146,6 +146,11 @@ class TrainConfig(Section):
     early_stop: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Stop after this many epochs without a better mIoU on the selection slice."
     )
+    class_balance: Fraction = Field(
+        default=0.0,
+        description="Labelled pixels of a class count (median share / its share) ** this: 0 is plain cross-entropy, "
+        "1 median-frequency balancing. Holds for every method, the baseline too.",
+    )
     optimizer: OptimizerConfig = OptimizerConfig()
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="auto: bfloat16 where the hardware has it, else float32."

@@ -54,6 +54,14 @@ def partner(tensor: Tensor, world: World = ALONE) -> Tensor:
     return torch.cat((lasts[world.rank - 1][None], tensor[:-1]))
 
 
-def paste(target: Tensor, source: Tensor, boxes: Tensor) -> Tensor:
-    """``source`` inside the boxes, ``target`` outside. [B, ...] with [B, H, W] bool boxes."""
-    return torch.where(boxes[:, None] if target.dim() == 4 else boxes, source, target)
+def paste(target: Tensor, source: Tensor, where: Tensor) -> Tensor:
+    """``source`` where the mask is set, else ``target``.
+
+    Args:
+        target: [B, H, W] or [B, C, H, W].
+        source: Likewise.
+        where: Boxes, [B, H, W] bool, or whole images, [B] bool.
+    """
+    if where.dim() == 1:
+        where = where[:, None, None]
+    return torch.where(where[:, None] if target.dim() == 4 else where, source, target)

@@ -20,6 +20,21 @@ def pixel_cross_entropy(logits: Tensor, label: Tensor, *, ignore_index: int) -> 
     return F.cross_entropy(logits, label, ignore_index=ignore_index, reduction="none")
 
 
+def soft_cross_entropy(logits: Tensor, probs: Tensor) -> Tensor:
+    """Cross-entropy of each pixel with a distribution over classes.
+
+    Where the two agree its gradient is zero, so that a pixel of which the teacher is not sure pulls to no class.
+
+    Args:
+        logits: Student output before softmax. [B, C, H, W] float.
+        probs: Teacher's probabilities; each pixel sums to 1. [B, C, H, W] float.
+
+    Returns:
+        Nats. [B, H, W] float.
+    """
+    return F.cross_entropy(logits, probs, reduction="none")
+
+
 def confidence_weighted_mean(
     pixel_loss: Tensor, confidence: Tensor, kept: Tensor, *, gamma: float, count: Tensor | None = None
 ) -> Tensor:

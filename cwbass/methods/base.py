@@ -10,7 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from cwbass.config import Section
 from cwbass.models.base import SegmentationNet
@@ -31,6 +32,7 @@ class Method(nn.Module, ABC):
         build_model: Makes a network; each call gives fresh, identically configured weights.
         num_classes: C.
         ignore_index: Mask value that takes no part.
+        class_weight: What a labelled pixel of each class counts; None counts all alike. [C] float.
     """
 
     config_cls: ClassVar[type[MethodConfig]]
@@ -38,10 +40,20 @@ class Method(nn.Module, ABC):
 
     student: SegmentationNet
 
+    class_weight: Tensor
+
     def __init__(
-        self, config: MethodConfig, build_model: Callable[[], SegmentationNet], *, num_classes: int, ignore_index: int
+        self,
+        config: MethodConfig,
+        build_model: Callable[[], SegmentationNet],
+        *,
+        num_classes: int,
+        ignore_index: int,
+        class_weight: Tensor | None = None,
     ) -> None:
         super().__init__()
+        # It follows from the split and the parameters, so no checkpoint needs to carry it.
+        self.register_buffer("class_weight", torch.ones(num_classes) if class_weight is None else class_weight, persistent=False)
 
     @abstractmethod
     def training_step(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, progress: Progress) -> StepOutput:

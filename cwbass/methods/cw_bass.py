@@ -8,16 +8,18 @@ why the recipes part.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from cwbass.config import Fraction, Section
 from cwbass.data.cutmix import draw_boxes, partner, paste
 from cwbass.losses.boundary import Frame, boundary_mask, boundary_mean
-from cwbass.losses.confidence import confidence_weighted_mean, pixel_cross_entropy
+from cwbass.losses.confidence import confidence_weighted_mean, pixel_cross_entropy, soft_cross_entropy
 from cwbass.losses.supervised import supervised_cross_entropy
 from cwbass.methods.base import Method, MethodConfig
 from cwbass.models.base import SegmentationNet
@@ -109,6 +111,11 @@ class CwBassTerms(Section):
     cutmix_labeled: Fraction = Field(
         default=0.5, description="Share of the pastes that come from a labelled image, with its mask."
     )
+    labels: Literal["hard", "soft"] = Field(
+        default="soft",
+        description="hard: the teacher's top class, as published. soft: its probabilities, so that a pixel of which it is not "
+        "sure is not called one class for certain.",
+    )
     gamma: NonNegative = Field(default=1.0, description="Exponent of the confidence weight; 0 weighs all kept pixels alike.")
     threshold: ThresholdConfig
     boundary: BoundaryConfig = BoundaryConfig()
@@ -135,6 +142,7 @@ PAPER = CwBassTerms(
     views="same",
     cutmix=0.0,
     cutmix_labeled=0.0,
+    labels="hard",
     gamma=1.0,
     threshold=ThresholdConfig(rule="logistic", base=0.6, beta=0.5, low=0.3, high=0.8),
     boundary=BoundaryConfig(weight=0.5, frame="zero", confidence_weighted=False),
@@ -182,6 +190,27 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+@dataclass(frozen=True, slots=True)
+class _Pseudo:
+    """What is said of the pixels of a batch."""
+
+    label: Tensor  # [B, H, W] int64
+    confidence: Tensor  # [B, H, W] float32
+    kept: Tensor  # [B, H, W] bool, takes part in the losses
+    valid: Tensor  # [B, H, W] bool, shows an image and not padding
+    probs: Tensor | None  # [B, C, H, W] float32; None where labels are hard
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> _Pseudo:
+        probs = None if self.probs is None else change(self.probs)
+        return _Pseudo(change(self.label), change(self.confidence), change(self.kept), change(self.valid), probs)
+
+    def paste(self, other: _Pseudo, where: Tensor) -> _Pseudo:
+        """``other`` where the mask is set: boxes [B, H, W], or whole images [B]."""
+        mine = [self.label, self.confidence, self.kept, self.valid, self.probs]
+        theirs = [other.label, other.confidence, other.kept, other.valid, other.probs]
+        return _Pseudo(*(None if a is None or b is None else paste(a, b, where) for a, b in zip(mine, theirs, strict=True)))
+
+
 class CwBass(Method):
     """Student and EMA teacher; see :class:`CwBassTerms` for what each term does."""
 
@@ -193,9 +222,15 @@ class CwBass(Method):
     mean_confidence: Tensor  # [] float, running mean confidence of all pixels
 
     def __init__(
-        self, config: CwBassConfig, build_model: Callable[[], SegmentationNet], *, num_classes: int, ignore_index: int
+        self,
+        config: CwBassConfig,
+        build_model: Callable[[], SegmentationNet],
+        *,
+        num_classes: int,
+        ignore_index: int,
+        class_weight: Tensor | None = None,
     ) -> None:
-        super().__init__(config, build_model, num_classes=num_classes, ignore_index=ignore_index)
+        super().__init__(config, build_model, num_classes=num_classes, ignore_index=ignore_index, class_weight=class_weight)
         self.terms, self.num_classes, self.ignore_index = config.terms, num_classes, ignore_index
         self.student = build_model()
         self.teacher = make_ema_teacher(self.student)
@@ -209,31 +244,31 @@ class CwBass(Method):
         terms, world = self.terms, progress.world
         valid = unlabeled.valid if terms.ignore_padding else torch.ones_like(unlabeled.valid)
         with torch.no_grad():
-            confidence, label = self.pseudo_labels(unlabeled)  # [B, H, W] each
+            confidence, label, probs = self.pseudo_labels(unlabeled)
             tau = self._threshold(confidence, label, valid, world)  # [] or [K]
             kept = valid & (confidence > threshold_map(tau, label))
             sums = self._counts(label, kept, valid, confidence)
+            pseudo = _Pseudo(label, confidence, kept, valid, probs)
             strong = unlabeled.strong if terms.views == "strong" else unlabeled.weak
             if terms.cutmix > 0:
-                strong, label, confidence, kept, valid = self._mix(
-                    labeled, strong, label, confidence, kept, valid, progress.generator, world
-                )
-            target = torch.where(kept, label, self.ignore_index)
-            weight = confidence * decay_factor(terms.decay.rule, factor=terms.decay.factor, fraction=progress.stage_fraction)
+                strong, pseudo = self._mix(labeled, strong, pseudo, progress.generator, world)
+            decay = decay_factor(terms.decay.rule, factor=terms.decay.factor, fraction=progress.stage_fraction)
+            weight = pseudo.confidence * decay
 
         logits_x, logits_u = self._student(labeled.image, strong)
-        labeled_pixels = world.share((labeled.mask != self.ignore_index).sum())
-        loss_sup = supervised_cross_entropy(logits_x, labeled.mask.long(), ignore_index=self.ignore_index, count=labeled_pixels)
+        loss_sup = supervised_cross_entropy(
+            logits_x, labeled.mask.long(), ignore_index=self.ignore_index, class_weight=self.class_weight, world=world
+        )
 
-        pixel_loss = pixel_cross_entropy(logits_u, target, ignore_index=self.ignore_index)
-        count = world.share((valid if terms.divide_by == "valid" else kept).sum())
-        loss_weighted = confidence_weighted_mean(pixel_loss, weight, kept, gamma=terms.gamma, count=count)
+        pixel_loss = self._pixel_loss(logits_u, pseudo)
+        count = world.share((pseudo.valid if terms.divide_by == "valid" else pseudo.kept).sum())
+        loss_weighted = confidence_weighted_mean(pixel_loss, weight, pseudo.kept, gamma=terms.gamma, count=count)
         loss_boundary = loss_weighted.new_zeros(())
         if terms.boundary.weight > 0:
-            seen = valid if terms.ignore_padding else None
-            edge = boundary_mask(label, frame=terms.boundary.frame, width=terms.boundary.width, valid=seen)
+            seen = pseudo.valid if terms.ignore_padding else None
+            edge = boundary_mask(pseudo.label, frame=terms.boundary.frame, width=terms.boundary.width, valid=seen)
             edge_weight = weight if terms.boundary.confidence_weighted else None
-            edge = edge & kept
+            edge = edge & pseudo.kept
             loss_boundary = boundary_mean(pixel_loss, edge, edge_weight, gamma=terms.gamma, count=world.share(edge.sum()))
         loss_unsup = loss_weighted + terms.boundary.weight * loss_boundary
         voice = terms.unsup_weight * self._ramp(progress)
@@ -251,9 +286,14 @@ class CwBass(Method):
             sums=sums,
         )
 
-    def pseudo_labels(self, unlabeled: UnlabeledBatch) -> tuple[Tensor, Tensor]:
-        """The teacher's confidence and label of each pixel. [B, H, W] float32 and int64."""
-        return confidence_and_label(self.teacher(unlabeled.weak))
+    def pseudo_labels(self, unlabeled: UnlabeledBatch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The teacher's confidence and label of each pixel, and for soft labels all its probabilities.
+
+        [B, H, W] float32, [B, H, W] int64, and [B, C, H, W] float32 or None.
+        """
+        logits = self.teacher(unlabeled.weak)
+        confidence, label = confidence_and_label(logits)
+        return confidence, label, logits.float().softmax(dim=1) if self.terms.labels == "soft" else None
 
     def after_optimizer_step(self, progress: Progress) -> None:
         ema = self.terms.ema
@@ -301,34 +341,33 @@ class CwBass(Method):
         }
 
     def _mix(
-        self,
-        labeled: LabeledBatch,
-        strong: Tensor,
-        label: Tensor,
-        confidence: Tensor,
-        kept: Tensor,
-        valid: Tensor,
-        generator: torch.Generator,
-        world: World,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """CutMix: image, label, confidence, kept and valid of another image inside a box."""
-        batch, (height, width) = label.shape[0] * world.size, label.shape[1:]  # every process draws for the whole batch
+        self, labeled: LabeledBatch, strong: Tensor, pseudo: _Pseudo, generator: torch.Generator, world: World
+    ) -> tuple[Tensor, _Pseudo]:
+        """CutMix: inside a box, the image and all that is said of it are another image's."""
+        batch, (height, width) = strong.shape[0] * world.size, strong.shape[2:]  # every process draws for the whole batch
         boxes = draw_boxes(batch, height, width, probability=self.terms.cutmix, area=(0.02, 0.4), generator=generator)
-        boxes = world.own(boxes).to(label.device)
-        sources = [partner(own, world) for own in (strong, label, confidence, kept, valid)]
+        boxes = world.own(boxes).to(strong.device)
+        source, said = partner(strong, world), pseudo.map(lambda own: partner(own, world))
         if self.terms.cutmix_labeled > 0:
-            use = world.own(torch.rand(batch, generator=generator) < self.terms.cutmix_labeled).to(label.device)
+            use = world.own(torch.rand(batch, generator=generator) < self.terms.cutmix_labeled).to(strong.device)
             images, masks = world.gather(labeled.image), world.gather(labeled.mask)
-            pick = world.own(torch.arange(batch, device=label.device)) % images.shape[0]
-            truth = masks[pick].long()
-            known = truth != self.ignore_index
-            labels = [images[pick], truth.where(known, 0), known.to(confidence.dtype), known, known]
-            sources = [
-                torch.where(use.view(-1, *[1] * (own.dim() - 1)), theirs, own)
-                for own, theirs in zip(sources, labels, strict=True)
-            ]
-        mixed = [paste(own, other, boxes) for own, other in zip((strong, label, confidence, kept, valid), sources, strict=True)]
-        return mixed[0], mixed[1], mixed[2], mixed[3], mixed[4]
+            pick = world.own(torch.arange(batch, device=strong.device)) % images.shape[0]
+            source, said = paste(source, images[pick], use), said.paste(self._truth(masks[pick].long(), pseudo), use)
+        return paste(strong, source, boxes), pseudo.paste(said, boxes)
+
+    def _truth(self, mask: Tensor, like: _Pseudo) -> _Pseudo:
+        """Ground truth as a label that is sure of itself."""
+        known = mask != self.ignore_index
+        label = mask.where(known, 0)
+        probs = None if like.probs is None else one_hot(label, self.num_classes).movedim(-1, 1).to(like.probs.dtype)
+        return _Pseudo(label, known.to(like.confidence.dtype), known, known, probs)
+
+    def _pixel_loss(self, logits: Tensor, pseudo: _Pseudo) -> Tensor:
+        """Cross-entropy of each pixel with its label or with the teacher's probabilities. [B, H, W] float."""
+        if pseudo.probs is not None:
+            return soft_cross_entropy(logits, pseudo.probs)
+        target = torch.where(pseudo.kept, pseudo.label, self.ignore_index)
+        return pixel_cross_entropy(logits, target, ignore_index=self.ignore_index)
 
     def _student(self, image: Tensor, strong: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the labelled and of the unlabelled images."""

@@ -17,34 +17,42 @@ class OfflineCwBass(CwBass):
     """The loss of :class:`CwBass`, with labels and confidences that come with the batch.
 
     The network named ``teacher`` teaches nobody here: it is the average of the student's weights,
-    for use after training. Two terms are not the recipe's. Padding never takes part, for nobody
-    labelled it; and the average always ramps, for it starts from weights that know nothing.
+    for use after training. Three terms are not the recipe's. Padding never takes part, for nobody
+    labelled it; and the average always ramps, for it starts from weights that know nothing. Files hold the top
+    class alone, so labels are hard.
 
     Args:
         config: The recipe; its thresholds, weights, views and boundary term hold here too.
         build_model: Makes the network that training starts from.
         num_classes: C.
         ignore_index: Mask value that takes no part.
+        class_weight: What a labelled pixel of each class counts.
     """
 
     def __init__(
-        self, config: CwBassConfig, build_model: Callable[[], SegmentationNet], *, num_classes: int, ignore_index: int
+        self,
+        config: CwBassConfig,
+        build_model: Callable[[], SegmentationNet],
+        *,
+        num_classes: int,
+        ignore_index: int,
+        class_weight: Tensor | None = None,
     ) -> None:
-        super().__init__(config, build_model, num_classes=num_classes, ignore_index=ignore_index)
+        super().__init__(config, build_model, num_classes=num_classes, ignore_index=ignore_index, class_weight=class_weight)
         ema = self.terms.ema.model_copy(update={"ramp": True})
-        self.terms = self.terms.model_copy(update={"ignore_padding": True, "ema": ema})
+        self.terms = self.terms.model_copy(update={"ignore_padding": True, "ema": ema, "labels": "hard"})
 
     def training_step(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, progress: Progress) -> StepOutput:
         output = super().training_step(labeled, unlabeled, progress)
         # Whoever reads a threshold measures the network in training at it; the labels are another's.
         return replace(output, means={name: value for name, value in output.means.items() if name != "threshold"})
 
-    def pseudo_labels(self, unlabeled: UnlabeledBatch) -> tuple[Tensor, Tensor]:
+    def pseudo_labels(self, unlabeled: UnlabeledBatch) -> tuple[Tensor, Tensor, None]:
         """The batch's own confidence and label. [B, H, W] float32 and int64."""
         assert unlabeled.pseudo_label is not None
         assert unlabeled.confidence is not None
         label = unlabeled.pseudo_label.where(unlabeled.valid, 0)  # padding holds ignore_index, which indexes nothing
-        return unlabeled.confidence.to(torch.float32) / 255, label.long()
+        return unlabeled.confidence.to(torch.float32) / 255, label.long(), None
 
     def calibrate(self, reliability: Reliability | None) -> None:
         """Learn nothing: the labels stay the same, however good the network in training becomes."""

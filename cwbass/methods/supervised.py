@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import ClassVar, Literal
 
 from pydantic import Field
+from torch import Tensor
 
 from cwbass.config import Fraction
 from cwbass.losses.supervised import supervised_cross_entropy
@@ -29,17 +30,26 @@ class Supervised(Method):
     needs_unlabeled: ClassVar[bool] = False
 
     def __init__(
-        self, config: SupervisedConfig, build_model: Callable[[], SegmentationNet], *, num_classes: int, ignore_index: int
+        self,
+        config: SupervisedConfig,
+        build_model: Callable[[], SegmentationNet],
+        *,
+        num_classes: int,
+        ignore_index: int,
+        class_weight: Tensor | None = None,
     ) -> None:
-        super().__init__(config, build_model, num_classes=num_classes, ignore_index=ignore_index)
+        super().__init__(config, build_model, num_classes=num_classes, ignore_index=ignore_index, class_weight=class_weight)
         self.config, self.ignore_index = config, ignore_index
         self.student = build_model()
         self.teacher = make_ema_teacher(self.student)
 
     def training_step(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, progress: Progress) -> StepOutput:
-        count = progress.world.share((labeled.mask != self.ignore_index).sum())
         loss = supervised_cross_entropy(
-            self.student(labeled.image), labeled.mask.long(), ignore_index=self.ignore_index, count=count
+            self.student(labeled.image),
+            labeled.mask.long(),
+            ignore_index=self.ignore_index,
+            class_weight=self.class_weight,
+            world=progress.world,
         )
         return StepOutput(loss, means={"loss": loss.detach(), "loss_sup": loss.detach()})
 

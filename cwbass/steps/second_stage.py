@@ -185,7 +185,11 @@ class SecondStage:
         """Train from the initial weights on all images that are labelled by now."""
         run, spec = self.run, self.run.manifest.spec
         method = OfflineCwBass(
-            self.method, lambda: copy.deepcopy(self.initial), num_classes=spec.num_classes, ignore_index=spec.ignore_index
+            self.method,
+            lambda: copy.deepcopy(self.initial),
+            num_classes=spec.num_classes,
+            ignore_index=spec.ignore_index,
+            class_weight=run.class_weight,
         )
         method.calibrate_labels(_pooled(done))
         place(method, run.device)

@@ -71,7 +71,9 @@ def train(
     def build() -> SegmentationNet:
         return build_model(params.model, spec.num_classes)
 
-    method = build_method(params.method, build, num_classes=spec.num_classes, ignore_index=spec.ignore_index)
+    method = build_method(
+        params.method, build, num_classes=spec.num_classes, ignore_index=spec.ignore_index, class_weight=run.class_weight
+    )
     method.start_from({name: start.network(name) for name in start.networks})
     place(method, run.device)
     optimizer = build_optimizer(

@@ -48,7 +48,9 @@ def warmup(
     plan = plan_steps(run.train, run.manifest)
     spec = run.manifest.spec
     build = network_factory(params.model, spec.num_classes, out_dir / "weights", world)
-    method = build_method(params.warmup, build, num_classes=spec.num_classes, ignore_index=spec.ignore_index)
+    method = build_method(
+        params.warmup, build, num_classes=spec.num_classes, ignore_index=spec.ignore_index, class_weight=run.class_weight
+    )
     place(method, run.device)
     optimizer = build_optimizer(
         method.student, params.train.optimizer, batch_size=params.train.batch_labeled * params.train.accumulate

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cwbass.config import AugmentConfig, EvalConfig, TrainConfig
 from cwbass.data.base import Sample
@@ -25,6 +26,7 @@ from cwbass.evaluation.boundary import near_boundaries
 from cwbass.evaluation.evaluate import evaluate
 from cwbass.evaluation.metrics import EvalResult, Scores
 from cwbass.evaluation.selection import ImageConfusions, LatestWithinOneError
+from cwbass.losses.supervised import balanced_class_weights
 from cwbass.methods.base import Method
 from cwbass.models.norm import synchronize_norms_
 from cwbass.pseudo_labels import retained_precision
@@ -55,6 +57,14 @@ class Run:
     autocast_dtype: torch.dtype | None
     telemetry: Telemetry = SILENT
     world: World = ALONE
+
+    @property
+    def class_weight(self) -> Tensor | None:
+        """What a labelled pixel of each class counts, from the split's own labels. [K] float."""
+        if not self.train.class_balance:
+            return None
+        pixels = [sum(column) for column in zip(*(sample.pixels or () for sample in self.manifest.labeled), strict=True)]
+        return balanced_class_weights(pixels, self.train.class_balance)
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,3 +82,10 @@ def test_paste_takes_the_source_inside_the_boxes_only() -> None:
     assert paste(target, source, box).tolist() == [[[5, 2], [3, 4]]]
     image = paste(target[:, None].repeat(1, 3, 1, 1), source[:, None].repeat(1, 3, 1, 1), box)
     assert image[0].tolist() == [[[5, 2], [3, 4]]] * 3
+
+
+def test_paste_takes_whole_images_where_the_mask_is_one_of_images() -> None:
+    target, source = torch.zeros(3, 2, 4, 4), torch.ones(3, 2, 4, 4)
+    use = torch.tensor([True, False, True])
+    assert paste(target, source, use).amax((1, 2, 3)).tolist() == [1, 0, 1]
+    assert paste(target[:, 0], source[:, 0], use).amin((1, 2)).tolist() == [1, 0, 1]

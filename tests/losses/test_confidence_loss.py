@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cwbass.losses.confidence import confidence_weighted_mean, pixel_cross_entropy
+from cwbass.losses.confidence import confidence_weighted_mean, pixel_cross_entropy, soft_cross_entropy
 
 IGNORE = 255
 LN2 = math.log(2)
@@ -79,3 +79,23 @@ def test_a_rejected_pixel_sends_no_gradient() -> None:
     # softmax - one-hot is (-1/2, 1/2), times confidence 0.8, over one kept pixel
     expected = torch.tensor([[[[-0.4, 0.0]], [[0.4, 0.0]]]])
     torch.testing.assert_close(logits.grad, expected)
+
+
+def test_soft_labels_by_hand() -> None:
+    logits = torch.tensor([math.log(3.0), 0.0]).view(1, 2, 1, 1)  # softmax is (3/4, 1/4)
+    probs = torch.tensor([0.4, 0.6]).view(1, 2, 1, 1)
+    assert soft_cross_entropy(logits, probs).item() == pytest.approx(-0.4 * math.log(0.75) - 0.6 * math.log(0.25))
+
+
+def test_soft_labels_that_are_certain_are_hard_ones() -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(2, 5, 3, 4, generator=generator)
+    label = torch.randint(0, 5, (2, 3, 4), generator=generator)
+    certain = F.one_hot(label, 5).permute(0, 3, 1, 2).float()
+    torch.testing.assert_close(soft_cross_entropy(logits, certain), pixel_cross_entropy(logits, label, ignore_index=IGNORE))
+
+
+def test_a_student_that_agrees_with_a_soft_label_is_left_alone() -> None:
+    logits = torch.randn(1, 4, 3, 3, generator=torch.Generator().manual_seed(4), requires_grad=True)
+    soft_cross_entropy(logits, logits.detach().softmax(1)).sum().backward()
+    torch.testing.assert_close(logits.grad, torch.zeros_like(logits), atol=1e-6, rtol=0)

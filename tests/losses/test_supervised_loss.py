@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cwbass.losses.supervised import supervised_cross_entropy
+from cwbass.losses.supervised import balanced_class_weights, supervised_cross_entropy
 
 IGNORE = 255
 
@@ -43,3 +43,48 @@ def test_all_ignored_gives_zero_loss_and_zero_gradient() -> None:
     assert loss.item() == 0.0
     assert logits.grad is not None
     assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_class_weights_by_hand() -> None:
+    # Shares 0.1, 0.1 and 0.8 of 100 pixels; the median share is 0.1. Before scaling 1, 1 and 1/8, with mean 0.3 over pixels.
+    torch.testing.assert_close(balanced_class_weights([10, 10, 80], 1.0), torch.tensor([1.0, 1.0, 0.125]) / 0.3)
+    root = torch.tensor([1.0, 1.0, math.sqrt(1 / 8)])
+    torch.testing.assert_close(balanced_class_weights([10, 10, 80], 0.5), root / (0.2 + 0.8 * math.sqrt(1 / 8)))
+
+
+@pytest.mark.parametrize("power", [0.0, 0.3, 1.0])
+def test_the_mean_weight_of_a_labelled_pixel_is_one(power: float) -> None:
+    pixels = torch.tensor([3, 500, 0, 70, 12_345])
+    weight = balanced_class_weights(pixels.tolist(), power)
+    assert ((weight * pixels).sum() / pixels.sum()).item() == pytest.approx(1.0)
+    assert weight[2] == 1.0  # a class nobody labelled
+    if power == 0:
+        assert torch.equal(weight, torch.ones(5))
+    else:
+        assert weight[0] > weight[3] > weight[1] > weight[4]
+
+
+def test_without_any_labelled_pixel_all_weigh_alike() -> None:
+    assert torch.equal(balanced_class_weights([0, 0, 0], 0.5), torch.ones(3))
+
+
+def test_full_balance_gives_every_class_the_same_share_of_the_loss() -> None:
+    mask = torch.tensor([[[0] * 80 + [1] * 10 + [2] * 10]])
+    weight = balanced_class_weights([80, 10, 10], 1.0)
+    logits = torch.zeros(1, 3, 1, 100, requires_grad=True)
+    supervised_cross_entropy(logits, mask, ignore_index=IGNORE, class_weight=weight).backward()
+    assert logits.grad is not None
+    own = torch.stack([logits.grad[0, k, 0, mask[0, 0] == k].sum() for k in range(3)])
+    torch.testing.assert_close(own, own[0].expand(3))
+
+
+def test_class_weights_are_torchs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 5, 7, 5, generator=generator)
+    mask = torch.randint(0, 5, (2, 7, 5), generator=generator)
+    mask[:, :2] = IGNORE
+    weight = torch.rand(5, generator=generator)
+    expected = F.cross_entropy(logits, mask, weight=weight, ignore_index=IGNORE)
+    torch.testing.assert_close(supervised_cross_entropy(logits, mask, ignore_index=IGNORE, class_weight=weight), expected)
+    nothing = supervised_cross_entropy(logits, torch.full_like(mask, IGNORE), ignore_index=IGNORE, class_weight=weight)
+    assert nothing.item() == 0.0

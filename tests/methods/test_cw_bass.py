@@ -380,3 +380,58 @@ def test_the_recipe_chooses_its_block() -> None:
     assert config.model_copy(update={"recipe": "paper"}).terms.gamma == 3.0
     assert config.paper.ema.decay == 0.999  # the rest of the block is its recipe's own
     assert config.paper.threshold.rule == "logistic"
+
+
+def test_soft_labels_of_a_certain_teacher_are_hard_ones(pixel_net: Net, batches: Batches, progress: Steps) -> None:
+    batch = batches()
+    losses = []
+    for labels in ("hard", "soft"):
+        method = build(pixel_net, "cwbass", labels=labels, **KEEP_ALL)
+        for parameter in method.teacher.parameters():
+            parameter.data.mul_(1e4)
+        losses.append(means(method, batch, progress()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_soft_labels_by_their_definition(pixel_net: Net, batches: Batches, progress: Steps) -> None:
+    labeled, unlabeled = batches(padded=0)
+    method = build(pixel_net, "cwbass", labels="soft", cutmix=0.0, boundary={"weight": 0.0}, decay={"rule": "none"}, **KEEP_ALL)
+    probs = method.teacher(unlabeled.weak).softmax(1)
+    log_q = method.student(unlabeled.strong).log_softmax(1)
+    expected = (probs.amax(1) * -(probs * log_q).sum(1)).mean()
+    assert means(method, (labeled, unlabeled), progress())["loss_unsup"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_pasted_pixels_carry_the_soft_label_of_where_they_come_from(pixel_net: Net, batches: Batches, progress: Steps) -> None:
+    labeled, unlabeled = batches(padded=0)
+    method = build(pixel_net, "cwbass", labels="soft", cutmix_labeled=0.0)
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def watch(image: Tensor, strong: Tensor) -> tuple[Tensor, Tensor]:
+        # The network looks at single pixels: its soft label of the mixed picture is the mix of its soft labels.
+        seen.append((method.teacher(strong).softmax(1), strong))
+        return method.student(image), method.student(strong)
+
+    method._student = watch  # type: ignore[method-assign]
+    targets: list[Tensor | None] = []
+    inner = method._pixel_loss
+
+    def keep(logits: Tensor, pseudo: Any) -> Tensor:
+        targets.append(pseudo.probs)
+        return inner(logits, pseudo)
+
+    method._pixel_loss = keep  # type: ignore[method-assign]
+    method.training_step(labeled, replace(unlabeled, strong=unlabeled.weak), progress())
+    assert targets[0] is not None
+    torch.testing.assert_close(targets[0], seen[0][0])
+
+
+def test_rare_labelled_classes_count_more(pixel_net: Net, batches: Batches, progress: Steps) -> None:
+    labeled, unlabeled = batches()
+    weight = torch.tensor([0.5, 1.0, 2.0, 4.0])
+    torch.manual_seed(0)
+    method = CwBass(CwBassConfig(), pixel_net, num_classes=CLASSES, ignore_index=255, class_weight=weight)
+    expected = F.cross_entropy(method.student(labeled.image), labeled.mask.long(), weight=weight, ignore_index=255)
+    found = method.training_step(labeled, unlabeled, progress()).means["loss_sup"]
+    torch.testing.assert_close(found, expected)
+    assert not any("class_weight" in name for name in method.state_dict())  # it follows from split and parameters

@@ -67,7 +67,7 @@ def build(kind: type[M], net: Net, recipe: str, **terms: Any) -> M:
 def test_the_loss_is_that_of_a_teacher_who_says_the_same(
     norm_net: Net, batches: Batches, progress: Steps, recipe: str, rule: str, extra: dict[str, Any]
 ) -> None:
-    terms: dict[str, Any] = {"threshold": {"rule": rule, "strict": 0.601}, "ignore_padding": True, **extra}
+    terms: dict[str, Any] = {"threshold": {"rule": rule, "strict": 0.601}, "ignore_padding": True, "labels": "hard", **extra}
     labeled, unlabeled = batches(size=3, side=24, padded=5)
     online, offline = build(CwBass, norm_net, recipe, **terms), build(OfflineCwBass, norm_net, recipe, **terms)
     online.teacher = Oracle()
