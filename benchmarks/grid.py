@@ -19,16 +19,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cwbass.params import Params, flatten, load_params, read_params
+
 VARIANTS: dict[str, list[str]] = {
     "paper": ["method.recipe=paper"],
     "cwbass": ["method.recipe=cwbass"],
 }
 ABLATIONS: dict[str, list[str]] = {
+    "hard labels": ["method.cwbass.labels=hard"],
+    "hard, strict 0.95": ["method.cwbass.labels=hard", "method.cwbass.threshold={rule: strict, strict: 0.95}"],
     "no boundary": ["method.cwbass.boundary.weight=0.0"],
     "no confidence weight": ["method.cwbass.gamma=0.0"],
     "no decay": ["method.cwbass.decay.rule=none"],
     "no threshold": ["method.cwbass.threshold={rule: strict, strict: 0.0}"],
-    "strict 0.95": ["method.cwbass.threshold={rule: strict, strict: 0.95}"],
     "no CutMix": ["method.cwbass.cutmix=0.0"],
     "same views": ["method.cwbass.views=same"],
     "joint batch norm": ["method.cwbass.norm=joint"],
@@ -58,7 +61,10 @@ def main() -> None:
 
 def run_cell(params: Path, seed: int, name: str, overrides: Sequence[str], out: Path) -> None:
     """Run what is missing of one cell."""
-    shared, cell = out / f"seed{seed}", out / f"seed{seed}" / name.replace(" ", "_")
+    shared, cell = out / f"seed{seed}", out / f"seed{seed}" / folder_of(name)
+    values = load_params(read_params(params, [f"seed={seed}", *overrides]), Params).model_dump(mode="json")
+    claim(cell, values)
+    claim(shared, {key: value for key, value in values.items() if key not in ("method", "registry")})
     common = ["--params", str(params), *(part for value in (f"seed={seed}", *overrides) for part in ("--set", value))]
     manifest = shared / "split" / "manifest.json"
     steps = [
@@ -91,13 +97,31 @@ def run_cell(params: Path, seed: int, name: str, overrides: Sequence[str], out: 
         say(f"  {time.time() - started:.0f} s")
 
 
+def folder_of(name: str) -> str:
+    """Folder of a variant's results."""
+    return name.replace(",", "").replace(" ", "_")
+
+
+def claim(folder: Path, values: Mapping[str, Any]) -> None:
+    """Note what a folder is run with; refuse to mix it with results of other parameters."""
+    path, text = folder / "params.json", json.dumps(values, indent=2)
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return
+    was, asked = flatten(json.loads(path.read_text())), flatten(json.loads(text))
+    if other := sorted(key for key in was.keys() | asked.keys() if was.get(key) != asked.get(key)):
+        lines = "\n".join(f"  {key}: {was.get(key)!r} there, {asked.get(key)!r} asked for" for key in other)
+        sys.exit(f"{folder} holds results of other parameters; use another --out.\n{lines}")
+
+
 def print_table(out: Path, seeds: Sequence[int], variants: Mapping[str, Any]) -> None:
     """Mean and standard deviation over seeds, in per cent; what is missing is left out and counted."""
     columns = ("teacher selected", "student selected", "teacher last", "student last")
     rows: dict[str, list[dict[str, Any]]] = {}
     for seed in seeds:
         for name in variants:
-            path = out / f"seed{seed}" / name.replace(" ", "_") / "reports" / "metrics.json"
+            path = out / f"seed{seed}" / folder_of(name) / "reports" / "metrics.json"
             if path.exists():
                 metrics = json.loads(path.read_text())
                 rows.setdefault(name, []).append(metrics)
