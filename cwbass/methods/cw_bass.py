@@ -154,7 +154,7 @@ PAPER = CwBassTerms(
     ignore_padding=False,
     norm="separate",
 )
-CWBASS = CwBassTerms(threshold=ThresholdConfig(rule="auto"))
+CWBASS = CwBassTerms(threshold=ThresholdConfig(rule="floor", scale=0.8), boundary=BoundaryConfig(weight=0.2))
 
 
 class CwBassConfig(MethodConfig):
