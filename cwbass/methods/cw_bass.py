@@ -206,9 +206,14 @@ class _Pseudo:
 
     def paste(self, other: _Pseudo, where: Tensor) -> _Pseudo:
         """``other`` where the mask is set: boxes [B, H, W], or whole images [B]."""
-        mine = [self.label, self.confidence, self.kept, self.valid, self.probs]
-        theirs = [other.label, other.confidence, other.kept, other.valid, other.probs]
-        return _Pseudo(*(None if a is None or b is None else paste(a, b, where) for a, b in zip(mine, theirs, strict=True)))
+        probs = None if self.probs is None or other.probs is None else paste(self.probs, other.probs, where)
+        return _Pseudo(
+            paste(self.label, other.label, where),
+            paste(self.confidence, other.confidence, where),
+            paste(self.kept, other.kept, where),
+            paste(self.valid, other.valid, where),
+            probs,
+        )
 
 
 class CwBass(Method):
