@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 T = TypeVar("T")
@@ -77,12 +78,13 @@ class World:
         """What a process divides its sum of pixel losses by, so that the mean over processes is the whole batch's mean.
 
         Args:
-            count: Pixels that take part here. [] integer.
+            count: Pixels that take part here, or the sum of their weights. [].
 
         Returns:
-            Those of all processes, at least 1, over the number of processes. [].
+            That of all processes, or 1 where it is 0, over the number of processes. [].
         """
-        count = self.total(count).clamp(min=1)
+        count = self.total(count)
+        count = torch.where(count > 0, count, 1)
         return count / self.size if self.size > 1 else count
 
 

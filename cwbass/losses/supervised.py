@@ -56,5 +56,4 @@ def supervised_cross_entropy(
     """
     loss = F.cross_entropy(logits, mask, weight=class_weight, ignore_index=ignore_index, reduction="sum")
     labeled = mask[mask != ignore_index]
-    total = world.total(labeled.new_tensor(labeled.numel()) if class_weight is None else class_weight[labeled].sum())
-    return loss * world.size / torch.where(total > 0, total, 1)
+    return loss / world.share(labeled.new_tensor(labeled.numel()) if class_weight is None else class_weight[labeled].sum())
