@@ -40,7 +40,8 @@ def register(
     with suppress(GateError):  # registration.json holds the reasons
         step.register(loaded, **files, report=Path(reports.path) / "report.html", out_dir=out_dir)
     decision = read_decision(out_dir)
-    registration.metadata.update({**decision, "reasons": "; ".join(decision["reasons"])})
+    shown = ("name", "decision", "version", "uri", "manifest_sha256")
+    registration.metadata.update({key: decision[key] for key in shown if decision.get(key)})
     Path(summary.path).write_text(decision_page(decision), encoding="utf-8")
 
 

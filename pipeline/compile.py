@@ -26,15 +26,13 @@ def compile_pipeline(arguments: Mapping[str, str], out: Path) -> Path:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         compiler.Compiler().compile(build(arguments), str(out))
-        out.write_text(_comment_header(out.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
+        out.write_text(_short_header(out.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
     except OSError as error:
         raise ParamsError(f"{out} cannot be written: {error.strerror or error}.") from error
     return out
 
 
-def _comment_header(text: str) -> str:
-    """Every line before the first key as a comment: kfp 2.17.0 writes defaults there with their line breaks, bare."""
+def _short_header(text: str) -> str:
+    """Without the list of inputs on top: kfp 2.17.0 writes defaults there with their line breaks, and mappings in any order."""
     lines = text.splitlines()
-    start = lines.index("components:")
-    header = [line if line.startswith("#") else f"#      {line}".rstrip() for line in lines[:start]]
-    return "\n".join([*header, *lines[start:]]) + "\n"
+    return "\n".join([*lines[: lines.index("# Inputs:")], *lines[lines.index("components:") :]]) + "\n"

@@ -53,7 +53,7 @@ def run_local(arguments: Mapping[str, str], out: Path) -> Path:
     if folder is not None:
         log = log.rename(folder / LOG)
     if failure is not None or folder is None:
-        raise _cause(failure, log) from failure
+        raise failure_of(str(failure or "nothing ran"), log) from failure
     check_all_ran(pipeline.pipeline_spec, folder)
     return folder
 
@@ -88,13 +88,18 @@ class _Tee(io.TextIOBase):
             stream.flush()
 
 
-def _cause(failure: RuntimeError | None, log: Path) -> CwbassError:
-    """The error of the task that failed: its process is gone, its last words are in the log."""
-    told = _COLOR.sub("", str(failure or "nothing ran"))
-    task = told.partition("Inner task failed: ")[2].rstrip(".").strip("'") or "the run"
+def failure_of(told: str, log: Path) -> CwbassError:
+    """The error of the task that failed: its process is gone, its last words are in the log.
+
+    Args:
+        told: What kfp says.
+        log: Output of the run.
+    """
+    told = _COLOR.sub("", told)
+    task = told.partition("Inner task failed: ")[2].strip(".'") or "the run"
     causes = _CAUSE.findall(log.read_text(encoding="utf-8"))
     if not causes:
-        return CwbassError(f"{task} failed; see {log}. ({told})")
+        return CwbassError(f"{task} failed; its output is in {log} ({told})")
     name, message = causes[-1]
     kind = getattr(cwbass.errors, name, CwbassError)
     return kind(f"{task} failed: {message} All of its output: {log}")

@@ -93,7 +93,9 @@ def read_decision(registration: Path) -> dict[str, Any]:
 
 
 def decision_page(decision: Mapping[str, Any]) -> str:
-    """The outcome of a registration as Markdown, with the reasons of a refusal."""
+    """The outcome of a registration as Markdown: the gate's own page where there is one, else the reasons of a refusal."""
+    if decision.get("page"):
+        return str(decision["page"])
     name = _cell(str(decision["name"]))
     if decision["decision"] == "registered":
         return (
