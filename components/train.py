@@ -40,6 +40,7 @@ def train(
     out_dir = run_folder(Path(runs), run_id, "train")
     manifest, data_root = Path(split.path) / "manifest.json", local_dataset(data, DATASETS)
     start = Path(warmup.path) / "warmup.pt"
+    # The one place for more than one machine: what launches a job takes these same arguments.
     report = step.train(loaded, manifest=manifest, warmup=start, data_root=data_root, out_dir=out_dir)
     shutil.copytree(out_dir, train.path, dirs_exist_ok=True)
     train.metadata.update(flatten(report.to_dict()))
