@@ -13,15 +13,22 @@ TARGET := cpu
 IMAGE := ghcr.io/cwbass/cwbass
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' cwbass/__init__.py)
 
-.PHONY: run smoke test check lint lock image clean help
+.PHONY: run run-local pipeline.yaml smoke test check lint lock image clean help
 
 help:  ## Show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z.-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 run: $(VENV)/ready $(WEIGHTS)  ## Prepare the default data and run all five stages
 	cwbass --quiet synthesize > /dev/null
 	dvc repro
 	@cwbass --quiet report
+
+run-local: $(VENV)/ready $(WEIGHTS)  ## The same as a Kubeflow pipeline, on this machine, without containers
+	cwbass --quiet synthesize > /dev/null
+	python -m pipeline run-local
+
+pipeline.yaml: $(VENV)/ready  ## Compile the Kubeflow pipeline, with params.yaml as its defaults
+	python -m pipeline compile --out $@
 
 smoke: $(VENV)/ready  ## The same five stages on a handful of images, in under a minute
 	scripts/smoke

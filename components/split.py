@@ -1,0 +1,28 @@
+"""Component ``split``."""
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def split(params: str, data: str, data_version: str, split: dsl.Output[dsl.Dataset]):
+    """Give each image its role: labelled, unlabelled, held out for selection, or test.
+
+    Args:
+        params: Sections seed, data and split of params.yaml, as YAML.
+        data: The dataset: s3://bucket/prefix, or a folder of the work volume.
+        data_version: Any text that changes with the data; a new one draws the split anew in place of a cached one.
+
+    Returns:
+        split: manifest.json with roles, classes, seed and hash; one list of ids for each role.
+    """
+    from pathlib import Path
+
+    from cwbass.data.remote import DATASETS, local_dataset
+    from cwbass.params import flatten, load_params, parse_yaml
+    from cwbass.steps import split as step
+
+    loaded = load_params(parse_yaml(params, "split_params"), step.SplitParams)
+    report = step.split(loaded, data_root=local_dataset(data, DATASETS), out_dir=Path(split.path))
+    split.metadata.update({"data": data, "data_version": data_version, **flatten(report.to_dict())})

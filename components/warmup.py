@@ -1,0 +1,36 @@
+"""Component ``warmup``."""
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def warmup(params: str, data: str, runs: str, run_id: str, split: dsl.Input[dsl.Dataset], warmup: dsl.Output[dsl.Model]):
+    """Train supervised: the warm-up that training starts from, and the baseline it is compared with.
+
+    Args:
+        params: Sections of params.yaml that the warm-up depends on, as YAML.
+        data: The dataset: s3://bucket/prefix, or a folder of the work volume.
+        runs: Folder of the work volume for checkpoints of runs.
+        run_id: Id of this run: a retried pod finds its checkpoints by it.
+        split: From split.
+
+    Returns:
+        warmup: warmup.pt, baseline_last.pt, baseline_best.pt and the history.
+    """
+    import shutil
+    from pathlib import Path
+
+    from cwbass.data.remote import DATASETS, local_dataset
+    from cwbass.params import flatten, load_params, parse_yaml
+    from cwbass.steps import warmup as step
+    from cwbass.steps.runs import run_folder
+    from cwbass.steps.training import WarmupParams
+
+    loaded = load_params(parse_yaml(params, "warmup_params"), WarmupParams)
+    out_dir = run_folder(Path(runs), run_id, "warmup")
+    manifest, data_root = Path(split.path) / "manifest.json", local_dataset(data, DATASETS)
+    report = step.warmup(loaded, manifest=manifest, data_root=data_root, out_dir=out_dir)
+    shutil.copytree(out_dir, warmup.path, dirs_exist_ok=True)
+    warmup.metadata.update(flatten(report.to_dict()))

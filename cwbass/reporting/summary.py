@@ -1,0 +1,143 @@
+"""A run in a few numbers and lines, for places that show no more: a pipeline's UI, a chat, a pull request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cwbass.errors import DataError
+from cwbass.params import Params, load_params, parse_yaml
+
+HEADLINE = ("miou", "baseline_miou", "miou_gain", "boundary_iou", "boundary_f1_3px", "ece", "pixel_accuracy")
+MAX_CLASSES = 30  # of a confusion matrix in a database that keeps it as one value
+REST = "(others)"
+
+
+def headline(reports: Path) -> dict[str, float]:
+    """The scores that describe a run, by the names of metrics.json; those that were not measured are left out.
+
+    To the test scores, fractions in [0, 1], come from the last epoch of training ``pseudo_label_precision`` and
+    ``pseudo_label_retention``, fractions too, and ``images_per_second``.
+
+    Args:
+        reports: Folder that ``cwbass eval --out`` wrote.
+    """
+    metrics = _read_json(reports / "metrics.json")
+    values = {key: metrics.get(key) for key in HEADLINE}
+    rows = [json.loads(line) for line in _read(reports / "history.jsonl").splitlines()]
+    if kept := [row for row in rows if row.get("retention") is not None]:
+        values["pseudo_label_precision"] = kept[-1].get("precision")
+        values["pseudo_label_retention"] = kept[-1]["retention"]
+        if seconds := kept[-1].get("step_seconds"):
+            train = load_params(parse_yaml(_read(reports / "params.yaml"), "params.yaml"), Params).train
+            values["images_per_second"] = (train.batch_labeled + train.batch_unlabeled) * train.accumulate / seconds
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def confusion_matrix(reports: Path, max_classes: int = MAX_CLASSES) -> tuple[list[str], list[list[int]]]:
+    """Class names and test pixels, a row for each true class.
+
+    Args:
+        reports: Folder that ``cwbass eval --out`` wrote.
+        max_classes: With more, those of the fewest true pixels are added up in one, named "(others)".
+    """
+    confusion = _read_json(reports / "metrics.json")["confusion"]
+    names, matrix = list(confusion["class_names"]), [list(row) for row in confusion["matrix"]]
+    if len(names) <= max_classes:
+        return names, matrix
+    by_pixels = sorted(range(len(names)), key=lambda index: (-sum(matrix[index]), index))
+    kept = sorted(by_pixels[: max_classes - 1])
+    place = {index: kept.index(index) if index in kept else max_classes - 1 for index in range(len(names))}
+    merged = [[0] * max_classes for _ in range(max_classes)]
+    for i, row in enumerate(matrix):
+        for j, pixels in enumerate(row):
+            merged[place[i]][place[j]] += pixels
+    return [*(names[index] for index in kept), REST], merged
+
+
+def scores_page(reports: Path) -> str:
+    """The table of a run as Markdown: the model beside its baseline, in per cent."""
+    metrics = _read_json(reports / "metrics.json")
+    compared = metrics.get("baseline_miou") is not None
+    lines = [
+        f"Test split `{metrics['split_hash'][:12]}`, {metrics['images']} images, {metrics['protocol']}, seed {metrics['seed']}.",
+        "",
+        "| | supervised | cwbass | gain |" if compared else "| | model |",
+        "|---|--:|--:|--:|" if compared else "|---|--:|",
+    ]
+    rows = [(name, metrics.get(f"baseline_{key}"), metrics.get(key)) for key, name in _TABLE.items()]
+    rows += [(f"IoU of {name}", row.get("baseline_iou"), row["iou"]) for name, row in metrics["per_class"].items()]
+    for name, before, after in rows:
+        if not compared:
+            lines.append(f"| {_cell(name)} | {_percent(after)} |")
+            continue
+        gain = "-" if before is None or after is None else f"{100 * (after - before):+.1f}"
+        lines.append(f"| {_cell(name)} | {_percent(before)} | {_percent(after)} | {gain} |")
+    if absent := metrics.get("absent_classes"):
+        lines += ["", f"Absent from the test split: {_cell(', '.join(absent))}."]
+    return "\n".join(lines) + "\n"
+
+
+def read_decision(registration: Path) -> dict[str, Any]:
+    """What became of a model: the content of registration.json.
+
+    Raises:
+        DataError: The file is missing or says nothing.
+    """
+    decision = _read_json(registration / "registration.json")
+    if decision.get("decision") not in ("registered", "refused"):
+        raise DataError(f"{registration / 'registration.json'} holds no decision. Run `cwbass register` again.")
+    return {**decision, "reasons": list(decision.get("reasons") or ())}
+
+
+def decision_page(decision: Mapping[str, Any]) -> str:
+    """The outcome of a registration as Markdown: the gate's own page where there is one, else the reasons of a refusal."""
+    if decision.get("page"):
+        return str(decision["page"])
+    name = _cell(str(decision["name"]))
+    if decision["decision"] == "registered":
+        return (
+            f"# {name} {decision['version']} is registered\n\n{_cell(str(decision['uri']))}\n\n"
+            f"Manifest SHA-256: `{decision['manifest_sha256']}`\n"
+        )
+    reasons = "".join(f"- {_cell(reason)}\n" for reason in decision["reasons"])
+    return f"# {name} is refused\n\n{reasons}\nNothing was registered. Train a better model, or change the limit.\n"
+
+
+_TABLE = {
+    "miou": "mIoU",
+    "boundary_iou": "boundary IoU",
+    "boundary_f1_3px": "boundary F1, 3 px",
+    "pixel_accuracy": "pixel accuracy",
+    "ece": "calibration error",
+}
+
+
+def _cell(text: str) -> str:
+    """Names come from users' files: nothing in them may be taken for a table or for HTML."""
+    for character, escaped in {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "`": "\\`", "\n": " "}.items():
+        text = text.replace(character, escaped)
+    return text
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(_read(path))
+    except ValueError as error:
+        raise DataError(f"{path} is no JSON: {error}.") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{path} holds a {type(values).__name__}, not an object.")
+    return values

@@ -1,0 +1,155 @@
+"""``python -m pipeline``: compile the pipeline, run it on this machine, or submit it to a cluster.
+
+kfp, and torch behind the parameters, take seconds to load, so commands import them inside.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cwbass.errors import CwbassError, ParamsError
+
+app = typer.Typer(
+    name="pipeline",
+    help="The Kubeflow pipeline of cwbass; run it from a checkout.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+)
+ParamsFile = Annotated[Path, typer.Option("--params", help="File of parameters.", dir_okay=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter: dotted.key=value.")
+]
+Data = Annotated[str | None, typer.Option("--data", help="The dataset, in place of data.root.")]
+PARAMS = Path("params.yaml")
+
+
+@app.callback()
+def _main(quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors alone.")] = False) -> None:
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING if quiet else logging.INFO, format="%(levelname)s %(message)s")
+
+
+def _arguments(params: Path, overrides: list[str] | None, data: str | None) -> dict[str, str]:
+    try:
+        import kfp
+        import kfp.kubernetes  # noqa: F401
+    except ImportError as error:
+        raise ParamsError("kfp is not installed. Run: pip install -c constraints.txt -e '.[pipeline]'") from error
+    from cwbass.params import read_params
+    from pipeline.arguments import pipeline_arguments
+
+    arguments = pipeline_arguments(read_params(params, overrides or ()))
+    return arguments | ({"data": data} if data else {})
+
+
+def _print(values: Any) -> None:
+    typer.echo(json.dumps(values, indent=2))
+
+
+@app.command()
+def compile(
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+    data: Data = None,
+    out: Annotated[Path, typer.Option(help="The file to write.", dir_okay=False)] = Path("pipeline.yaml"),
+) -> None:
+    """Write the pipeline as YAML, with the parameters of a file as its defaults."""
+    import hashlib
+
+    arguments = _arguments(params, overrides, data)
+    from components.image import IMAGE
+    from pipeline.compile import compile_pipeline
+
+    path = compile_pipeline(arguments, out)
+    _print({"pipeline": str(path), "image": IMAGE, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+
+
+@app.command("run-local")
+def run_local(
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+    data: Data = None,
+    out: Annotated[Path, typer.Option(help="Folder for runs.", file_okay=False)] = Path("artifacts/run-local"),
+) -> None:
+    """Run all steps on this machine, without a container and without a cluster."""
+    arguments = _arguments(params, overrides, data)
+    from cwbass.console import print_scores
+    from cwbass.steps.evaluate import read_metrics
+    from pipeline.local import run_local
+
+    folder = run_local(arguments, out)
+    reports = folder / "evaluate" / "reports"
+    print_scores(read_metrics(reports / "metrics.json"), reports / "report.html")
+
+
+@app.command()
+def submit(
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+    data: Data = None,
+    argument: Annotated[
+        list[str] | None, typer.Option("--argument", metavar="NAME=VALUE", help="A parameter of the pipeline, e.g. cpu=8.")
+    ] = None,
+    package: Annotated[Path | None, typer.Option(help="A compiled pipeline, in place of compiling.", dir_okay=False)] = None,
+    host: Annotated[str | None, typer.Option(envvar="CWBASS_KFP_HOST", help="Address of Kubeflow Pipelines.")] = None,
+    namespace: Annotated[
+        str | None, typer.Option(envvar="CWBASS_KFP_NAMESPACE", help="Of the experiment; none on a single-user cluster.")
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="CWBASS_KFP_TOKEN", help="Better in the environment or a file: others see your options."),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(envvar="CWBASS_KFP_TOKEN_FILE", help="File that holds the token, read again for each request."),
+    ] = None,
+    credentials: Annotated[
+        Path | None,
+        typer.Option(envvar="CWBASS_KFP_CREDENTIALS", help="YAML: host, namespace, token, token_file, cookies, ca_cert."),
+    ] = None,
+    experiment: Annotated[str, typer.Option(help="Where the run belongs.")] = "Default",
+    create_experiment: Annotated[bool, typer.Option("--create-experiment", help="Make the experiment if there is none.")] = False,
+    run_name: Annotated[str | None, typer.Option(help="Name of the run; the default has the date.")] = None,
+    service_account: Annotated[str, typer.Option(help="Service account of the pods.")] = "cwbass-runner",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the request and send nothing.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Stay until the run has ended; exit code 5 where the model is refused.")
+    ] = False,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an answer.")] = 30.0,
+    poll: Annotated[float, typer.Option(min=0.01, help="--wait: seconds between looks.")] = 15.0,
+) -> None:
+    """Start a run on a cluster."""
+    arguments = _arguments(params, overrides, data)
+    from pipeline import submit as sender
+    from pipeline.service import Service, read_service
+
+    spec = sender.run_spec(arguments, argument or (), name=run_name, service_account=service_account, package=package)
+    if dry_run:
+        _print({"experiment": experiment, **spec.to_dict()})
+        return
+    given = Service(host, namespace, token, None if token_file is None else str(token_file))
+    service = read_service(given, credentials)
+    run_id, url = sender.submit(spec, service, experiment=experiment, create_experiment=create_experiment, seconds=timeout)
+    logging.info("run %s: %s", run_id, url)
+    state = sender.wait(run_id, service, url=url, seconds=timeout, poll=poll) if wait else "SUBMITTED"
+    _print({"run_id": run_id, "url": url, "state": state})
+
+
+def main() -> None:
+    """Entry point: runs the command and turns our errors into one line and an exit code."""
+    try:
+        app()
+    except CwbassError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

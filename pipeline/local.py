@@ -1,0 +1,105 @@
+"""The whole pipeline on this machine: every step a process of its own, no container and no cluster."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+import warnings
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any, TextIO
+
+from kfp import local
+
+import cwbass.errors
+from cwbass.errors import CwbassError
+from pipeline.dag import NAME, build
+
+LOG = "log.txt"
+_CAUSE = re.compile(r"^\s*cwbass\.errors\.(\w+): (.*)$", flags=re.MULTILINE)
+_COLOR = re.compile(r"\x1b\[\d*m")
+
+
+def run_local(arguments: Mapping[str, str], out: Path) -> Path:
+    """Run every task of the pipeline with kfp's local runner, once each; its talk goes to stderr and log.txt.
+
+    Paths in the parameters are relative to the working directory, as they are for ``dvc repro``.
+
+    Args:
+        arguments: From ``pipeline_arguments``.
+        out: Folder for runs; each gets one of its own below it.
+
+    Returns:
+        Folder of the run, which holds ``<task>/<artifact>`` and log.txt.
+
+    Raises:
+        CwbassError: A task failed (in the class of its error, where it is one of ours) or did not run.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    before = set(out.glob(f"{NAME}-*"))
+    # A retry would wait for minutes, and the same machine gives the same answer.
+    pipeline = build(arguments, runs=str((out / "runs").resolve()), retries=0)
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(out))
+    log, failure = out / LOG, None
+    with log.open("w", encoding="utf-8") as file, redirect_stdout(_Tee(sys.stderr, file)), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"kfp\.local")  # pods' resources and images mean nothing here
+        try:
+            pipeline()
+        except RuntimeError as error:  # kfp's only word for a task that failed
+            failure = error
+    folder = next(iter(set(out.glob(f"{NAME}-*")) - before), None)
+    if folder is not None:
+        log = log.rename(folder / LOG)
+    if failure is not None or folder is None:
+        raise failure_of(str(failure or "nothing ran"), log) from failure
+    check_all_ran(pipeline.pipeline_spec, folder)
+    return folder
+
+
+def check_all_ran(spec: Any, folder: Path) -> None:
+    """Refuse a run that left a task out: kfp's local runner may skip one, warn, and call it a success.
+
+    Args:
+        spec: The compiled pipeline.
+        folder: Of the run.
+
+    Raises:
+        CwbassError: A task has left nothing.
+    """
+    components = [task.component_ref.name.removeprefix("comp-") for task in spec.root.dag.tasks.values()]
+    missing = sorted(name for name in components if not (folder / name / "executor_output.json").is_file())
+    if missing:
+        raise CwbassError(f"{', '.join(missing)} did not run, though kfp reports success; see {folder / LOG}.")
+
+
+class _Tee(io.TextIOBase):
+    def __init__(self, *streams: TextIO) -> None:
+        self.streams = streams
+
+    def write(self, text: str) -> int:
+        for stream in self.streams:
+            stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        for stream in self.streams:
+            stream.flush()
+
+
+def failure_of(told: str, log: Path) -> CwbassError:
+    """The error of the task that failed: its process is gone, its last words are in the log.
+
+    Args:
+        told: What kfp says.
+        log: Output of the run.
+    """
+    told = _COLOR.sub("", told)
+    task = told.partition("Inner task failed: ")[2].strip(".'") or "the run"
+    causes = _CAUSE.findall(log.read_text(encoding="utf-8"))
+    if not causes:
+        return CwbassError(f"{task} failed; its output is in {log} ({told})")
+    name, message = causes[-1]
+    kind = getattr(cwbass.errors, name, CwbassError)
+    return kind(f"{task} failed: {message} All of its output: {log}")

@@ -1,0 +1,200 @@
+"""One run of the whole pipeline on this machine, as a user starts it; every other test looks at what it left."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import shutil
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import TinyRun
+
+pytest.importorskip("kfp", reason="needs kfp: pip install -c constraints.txt -e '.[pipeline]'")
+
+from kfp import dsl
+
+import components
+from cwbass.errors import CwbassError, DataError, GateError
+from cwbass.params import dump_params
+from pipeline.__main__ import main
+from pipeline.arguments import STEPS
+from pipeline.dag import build
+from pipeline.local import check_all_ran, failure_of
+
+TASKS = (*STEPS, "verdict")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run left: exit code, both streams, and the folder it was told to use."""
+
+    code: int
+    out: str
+    err: str
+    root: Path
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        (folder,) = self.root.glob("cwbass-train-eval-register-*")
+        return folder
+
+    def output(self, task: str) -> dict[str, Any]:
+        """Metadata of a task's artifacts."""
+        written = json.loads((self.folder / task / "executor_output.json").read_text())
+        return {name: artifacts["artifacts"][0]["metadata"] for name, artifacts in written.get("artifacts", {}).items()}
+
+
+def run_local(root: Path, *arguments: object) -> Done:
+    out, err = io.StringIO(), io.StringIO()
+    code: object = 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["pipeline", "run-local", "--out", str(root), *map(str, arguments)])
+        patch.setattr(logging.getLogger(), "handlers", [])
+        patch.setenv("COLUMNS", "200")
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+    assert isinstance(code, int)
+    return Done(code, out.getvalue(), err.getvalue(), root)
+
+
+@pytest.fixture(scope="session")
+def params_file(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Those of the tiny run, whose steps were called one by one."""
+    path = tmp_path_factory.mktemp("local") / "params.yaml"
+    path.write_text(dump_params(tiny_run.params))
+    return path
+
+
+@pytest.fixture(scope="session")
+def done(params_file: Path) -> Done:
+    done = run_local(
+        params_file.parent / "out", "--params", params_file, "--set", f"registry.store={params_file.parent / 'store'}"
+    )
+    assert done.code == 0, done.err[-4000:]
+    return done
+
+
+def test_it_ends_with_the_table_and_the_report_and_says_no_more_on_stdout(done: Done) -> None:
+    assert re.search(r"mIoU +│ +\d+\.\d │ +\d+\.\d │ +[+-]\d+\.\d", done.out)
+    report = done.folder / "evaluate" / "reports" / "report.html"
+    assert done.out.splitlines()[-1] == f"report: {report}"
+    assert report.read_text().startswith("<!doctype html>")
+    assert "KFP Executor" not in done.out and "KFP Executor" in done.err
+
+
+def test_kfp_gives_no_warning_which_is_how_it_tells_of_a_task_it_skipped(done: Done) -> None:
+    log = (done.folder / "log.txt").read_text()
+    assert len(re.findall(r"finished with status \S*SUCCESS", log)) == len(TASKS) + 1
+    assert not re.search(r"^[\d:.]+ - WARNING", log, flags=re.MULTILINE)
+
+
+def test_it_scores_to_the_digit_what_the_steps_score_one_by_one(done: Done, tiny_run: TinyRun) -> None:
+    """Checkpoints too: metrics.json has their SHA-256."""
+    ours = json.loads((done.folder / "evaluate/reports/metrics.json").read_text())
+    assert ours == json.loads((tiny_run.reports / "metrics.json").read_text())
+    assert (done.folder / "split/split/manifest.json").read_bytes() == tiny_run.manifest.read_bytes()
+
+
+def test_the_ui_gets_headline_scores_confusion_page_and_summary(done: Done) -> None:
+    scores = json.loads((done.folder / "evaluate/reports/metrics.json").read_text())
+    given = done.output("evaluate")
+    for key in ("miou", "baseline_miou", "miou_gain", "boundary_iou", "boundary_f1_3px", "ece", "pixel_accuracy"):
+        assert given["metrics"][key] == scores[key]
+    assert 0 <= given["metrics"]["pseudo_label_retention"] <= 1
+    assert given["metrics"]["images_per_second"] > 0
+    matrix = given["confusion"]["confusionMatrix"]
+    assert [each["displayName"] for each in matrix["annotationSpecs"]] == scores["confusion"]["class_names"]
+    assert [each["row"] for each in matrix["rows"]] == scores["confusion"]["matrix"]
+    report = done.folder / "evaluate/reports/report.html"
+    assert (done.folder / "evaluate/report").read_bytes() == report.read_bytes()
+    assert "| mIoU |" in (done.folder / "evaluate/summary").read_text()
+
+
+def test_artifacts_say_where_they_come_from(done: Done, tiny_run: TinyRun) -> None:
+    split = done.output("split")["split"]
+    assert (split["data"], split["counts.test"]) == (str(tiny_run.data), 6)
+    hashes = {split["hash"], done.output("warmup")["warmup"]["split_hash"], done.output("train")["train"]["split_hash"]}
+    assert hashes == {json.loads(tiny_run.manifest.read_text())["hash"]}
+    registration = done.output("register")["registration"]
+    assert (registration["decision"], registration["version"]) == ("registered", "1.0.0")
+
+
+def test_checkpoints_lie_in_the_folder_of_the_run_and_in_the_artifact(done: Done) -> None:
+    (run,) = (done.root / "runs").iterdir()
+    for stage, file in (("warmup", "warmup.pt"), ("train", "last.pt")):
+        assert (run / stage / file).read_bytes() == (done.folder / stage / stage / file).read_bytes()
+
+
+def test_a_task_that_left_nothing_did_not_run(done: Done, tmp_path: Path) -> None:
+    spec = build(dict.fromkeys([*(f"{step}_params" for step in STEPS), "data"], "")).pipeline_spec
+    check_all_ran(spec, done.folder)
+    for task in TASKS:
+        shutil.copytree(done.folder / task, tmp_path / task, copy_function=shutil.copyfile)
+    (tmp_path / "verdict" / "executor_output.json").unlink()
+    with pytest.raises(CwbassError, match="verdict did not run"):
+        check_all_ran(spec, tmp_path)
+
+
+def test_a_task_that_fails_stops_the_run_with_its_error_in_one_line_and_its_exit_code(params_file: Path, tmp_path: Path) -> None:
+    failed = run_local(tmp_path / "out", "--params", params_file, "--data", tmp_path / "nothing")
+    assert failed.code == 4
+    (line,) = [line for line in failed.err.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: split failed: ") and str(tmp_path / "nothing") in line
+    assert str(failed.folder / "log.txt") in line
+    assert not (failed.folder / "warmup").exists()
+
+
+@pytest.mark.parametrize(
+    ("last_words", "kind", "message"),
+    [
+        ("    cwbass.errors.GateError: shapes is not registered.", GateError, "verdict failed: shapes is not registered."),
+        ("cwbass.errors.DataError: a\ncwbass.errors.GateError: b", GateError, "verdict failed: b"),
+        ("KeyError: 'x'", CwbassError, "verdict failed; its output is in"),
+    ],
+)
+def test_the_last_error_in_the_log_is_the_cause(tmp_path: Path, last_words: str, kind: type, message: str) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text(f"Traceback (most recent call last):\n{last_words}\n")
+    error = failure_of(
+        "Pipeline 'p' finished with status \x1b[91mFAILURE\x1b[0m. Inner task failed: \x1b[96m'verdict'\x1b[0m.", log
+    )
+    assert type(error) is kind
+    assert message in str(error)
+
+
+def test_a_refusal_is_written_down_by_register_and_fails_the_run_in_verdict(tiny_run: TinyRun, tmp_path: Path) -> None:
+    registration, summary = dsl.Artifact(uri=str(tmp_path / "registration")), dsl.Markdown(uri=str(tmp_path / "summary"))
+    components.register.python_func(
+        params=f"registry: {{name: shapes, min_miou: 0.99, store: {tmp_path / 'store'}}}",
+        train=dsl.Model(uri=str(tiny_run.train)),
+        reports=dsl.Artifact(uri=str(tiny_run.reports)),
+        registration=registration,
+        summary=summary,
+    )
+    assert registration.metadata["decision"] == "refused"
+    page = (tmp_path / "summary").read_text()
+    assert "0.99" in page and "refused" in page
+    assert not (tmp_path / "store").exists()
+    with pytest.raises(GateError, match=r"not registered: .*0\.99"):
+        components.verdict.python_func(registration=registration)
+
+
+def test_register_fails_where_it_cannot_decide(tiny_run: TinyRun, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        components.register.python_func(
+            params="registry: {name: shapes}",
+            train=dsl.Model(uri=str(tiny_run.train)),
+            reports=dsl.Artifact(uri=str(tmp_path)),
+            registration=dsl.Artifact(uri=str(tmp_path / "registration")),
+            summary=dsl.Markdown(uri=str(tmp_path / "summary")),
+        )

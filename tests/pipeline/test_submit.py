@@ -1,0 +1,311 @@
+"""`python -m pipeline submit` against a real HTTP server, through ``main``, with its exit codes and its one line."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from fake_kfp import RUN_ID, TOKEN, KfpApi, kfp_api
+
+pytest.importorskip("kfp", reason="needs kfp: pip install -c constraints.txt -e '.[pipeline]'")
+
+from pipeline.__main__ import main
+
+TOP = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left: its exit code and both streams."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def line(self) -> str:
+        """The error, which is one line, and says nothing of the token."""
+        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, self.err
+        assert "Traceback" not in self.err
+        assert TOKEN not in self.err + self.out
+        return lines[0]
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpApi]:
+    for name in ("HOST", "NAMESPACE", "TOKEN", "TOKEN_FILE", "CREDENTIALS"):
+        monkeypatch.delenv(f"CWBASS_KFP_{name}", raising=False)
+    monkeypatch.chdir(TOP)
+    with kfp_api() as server:
+        yield server
+
+
+def submit(*arguments: object) -> Done:
+    out, err = io.StringIO(), io.StringIO()
+    code: object = 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["pipeline", "submit", "--params", "configs/smoke.yaml", *map(str, arguments)])
+        patch.setattr(logging.getLogger(), "handlers", [])
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+    assert isinstance(code, int)
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def test_a_run_is_posted_with_both_documents_its_parameters_and_the_service_account(api: KfpApi) -> None:
+    done = submit(
+        *("--host", api.url, "--token", TOKEN, "--experiment", "segmentation", "--run-name", "first"),
+        *("--set", "train.steps=40", "--data", "s3://bucket/shapes", "--argument", "accelerator_count=2"),
+        *("--argument", "node_selector={pool: gpu}"),
+    )
+    assert done.code == 0, done.err
+    assert json.loads(done.out) == {"run_id": RUN_ID, "url": f"{api.url}/#/runs/details/{RUN_ID}", "state": "SUBMITTED"}
+    (run,) = api.runs
+    assert (run["display_name"], run["experiment_id"], run["service_account"]) == ("first", "exp-1", "cwbass-runner")
+    assert run["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "cwbass-train-eval-register"
+    assert "exec-train" in run["pipeline_spec"]["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    parameters = run["runtime_config"]["parameters"]
+    assert parameters["data"] == "s3://bucket/shapes"
+    assert parameters["accelerator_count"] == "2"  # text: of a number the back end would make nothing
+    assert parameters["node_selector"] == {"pool": "gpu"}
+    assert "steps: 40" in parameters["train_params"]
+    assert set(api.authorizations) == {f"Bearer {TOKEN}"}
+
+
+def test_a_dry_run_prints_the_request_and_sends_nothing(api: KfpApi) -> None:
+    done = submit("--host", api.url, "--token", TOKEN, "--run-name", "first", "--dry-run")
+    assert done.code == 0, done.err
+    request = json.loads(done.out)
+    assert (request["display_name"], request["experiment"]) == ("first", "Default")
+    assert TOKEN not in done.out + done.err
+    assert api.requests == []
+
+
+def test_a_compiled_package_is_sent_as_it_is(api: KfpApi, tmp_path: Path) -> None:
+    package = tmp_path / "p.yaml"
+    text = (TOP / "tests/pipeline/pipeline.golden.yaml").read_text()
+    package.write_text(text.replace("ghcr.io/cwbass/cwbass:", "registry.example.com/ours:"))
+    assert submit("--host", api.url, "--token", TOKEN, "--package", package).code == 0
+    assert "registry.example.com/ours:" in json.dumps(api.runs[0]["pipeline_spec"])
+
+
+def test_the_token_is_read_from_a_file_at_each_request(api: KfpApi, tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text(f"{TOKEN}\n")
+    api.tokens = {TOKEN, "renewed"}
+    api.states = ["RUNNING", "SUCCEEDED"]
+    done = submit("--host", api.url, "--token-file", path, "--wait", "--poll", 0.01)
+    assert (done.code, json.loads(done.out)["state"]) == (0, "SUCCEEDED")
+    assert api.requests[-2:] == [f"GET /pipeline/apis/v2beta1/runs/{RUN_ID}"] * 2
+    assert set(api.authorizations) == {f"Bearer {TOKEN}"}
+    path.write_text("renewed")
+    from pipeline.service import Service, connect, get_run
+
+    client = connect(Service(api.url, token_file=str(path)))
+    path.write_text(TOKEN)
+    get_run(client, RUN_ID, seconds=5)
+    assert api.authorizations[-1] == f"Bearer {TOKEN}"
+
+
+def test_a_credentials_file_gives_what_options_do_not(api: KfpApi, tmp_path: Path) -> None:
+    path = tmp_path / "kfp.yaml"
+    path.write_text(f"host: {api.url}\ntoken: {TOKEN}\nnamespace: team\ncookies: session=1\n")
+    path.chmod(0o600)
+    done = submit("--credentials", path)
+    assert done.code == 0, done.err
+    assert api.cookies[0] == "session=1"
+    assert "can be read by others" not in done.err
+    path.chmod(0o644)
+    assert "can be read by others" in submit("--credentials", path).err
+
+
+@pytest.mark.parametrize("content", [f"token: [{TOKEN}", f"- {TOKEN}", f"token: {{a: {TOKEN}}}", f"tokn: {TOKEN}"])
+def test_a_wrong_credentials_file_is_exit_code_3_and_is_not_repeated(api: KfpApi, tmp_path: Path, content: str) -> None:
+    path = tmp_path / "kfp.yaml"
+    path.write_text(content)
+    done = submit("--credentials", path, "--host", api.url)
+    assert done.code == 3
+    assert "kfp.yaml" in done.line and "token_file" in done.line
+
+
+def test_a_wrong_token_is_exit_code_3(api: KfpApi) -> None:
+    done = submit("--host", api.url, "--token", "expired")
+    assert done.code == 3
+    assert "does not accept the token (401)" in done.line and api.url in done.line
+    assert "expired" not in done.line
+
+
+def test_no_token_where_one_is_asked_for_is_exit_code_3(api: KfpApi) -> None:
+    done = submit("--host", api.url)
+    assert done.code == 3
+    assert "asks for a token (401)" in done.line
+
+
+def test_an_unknown_experiment_is_exit_code_3_and_names_those_there_are(api: KfpApi) -> None:
+    done = submit("--host", api.url, "--token", TOKEN, "--experiment", "segmentaton")
+    assert done.code == 3
+    assert "no experiment 'segmentaton'; there are: Default, segmentation" in done.line
+    assert api.runs == []
+    done = submit("--host", api.url, "--token", TOKEN, "--experiment", "segmentaton", "--create-experiment")
+    assert done.code == 0
+    assert api.runs[0]["experiment_id"] == api.experiments["segmentaton"]
+
+
+def test_a_host_that_is_something_else_is_exit_code_3(api: KfpApi) -> None:
+    done = submit("--host", api.url.removesuffix("/pipeline"), "--token", TOKEN)
+    assert done.code == 3
+    assert "has no /apis/v2beta1 (404)" in done.line
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ((200, {"Content-Type": "text/html"}, b"<html>log in</html>"), "answers with a page"),
+        ((302, {"Location": "/dex/auth"}, b""), "another page (302)"),
+    ],
+)
+def test_a_login_page_in_place_of_an_answer_is_exit_code_3(
+    api: KfpApi, answer: tuple[int, dict[str, str], bytes], words: str
+) -> None:
+    api.answers = [answer]
+    done = submit("--host", api.url, "--token", TOKEN)
+    assert done.code == 3
+    assert words in done.line
+
+
+@pytest.mark.parametrize("host", ["kubeflow.example.com", "ftp://kubeflow", "https://"])
+def test_a_host_that_is_no_address_is_exit_code_3(api: KfpApi, host: str) -> None:
+    done = submit("--host", host, "--token", TOKEN)
+    assert done.code == 3
+    assert "give an address such as https://" in done.line
+
+
+def test_a_password_in_the_host_is_not_repeated(api: KfpApi) -> None:
+    done = submit("--host", f"https://me:{TOKEN}@kubeflow.example.com")
+    assert done.code == 3
+    assert "kubeflow.example.com" in done.line
+
+
+def test_no_host_is_exit_code_3(api: KfpApi) -> None:
+    assert "no host is given" in submit("--token", TOKEN).line
+
+
+def test_a_host_that_is_not_there_is_exit_code_6(api: KfpApi) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        host = f"http://127.0.0.1:{free.getsockname()[1]}"
+    done = submit("--host", host, "--token", TOKEN)
+    assert done.code == 6
+    assert f"{host} cannot be reached" in done.line and "refused" in done.line
+
+
+def test_a_host_that_hangs_is_exit_code_6_within_the_timeout(api: KfpApi) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
+        host = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        done = submit("--host", host, "--token", TOKEN, "--timeout", 0.2)
+    assert done.code == 6
+    assert "did not answer in 0.2 s" in done.line
+
+
+def test_a_slow_host_is_waited_for(api: KfpApi) -> None:
+    api.delay = 0.3
+    assert submit("--host", api.url, "--token", TOKEN, "--timeout", 5).code == 0
+
+
+def test_a_run_that_was_posted_without_an_answer_may_have_started(api: KfpApi) -> None:
+    import kfp_server_api
+
+    from cwbass.errors import ServiceError
+    from pipeline.service import Service, connect, create_run
+
+    api.delay = 1.0
+    client = connect(Service(api.url, token=TOKEN))
+    with pytest.raises(ServiceError, match="may have started"):
+        create_run(client, kfp_server_api.V2beta1Run(display_name="x"), seconds=0.2)
+    assert api.requests == ["POST /pipeline/apis/v2beta1/runs"]  # and not sent a second time
+
+
+def test_a_failing_service_is_exit_code_6(api: KfpApi) -> None:
+    api.answers = [(503, {"Content-Type": "application/json"}, b'{"message": "database is down"}')]
+    done = submit("--host", api.url, "--token", TOKEN)
+    assert done.code == 6
+    assert "failed (503): database is down." in done.line
+
+
+def test_a_refused_request_is_exit_code_3_with_the_service_s_reason(api: KfpApi) -> None:
+    api.answers = [(400, {"Content-Type": "application/json"}, b'{"message": "Invalid input error"}')]
+    done = submit("--host", api.url, "--token", TOKEN)
+    assert done.code == 3
+    assert "(400): Invalid input error." in done.line
+
+
+def test_waiting_for_a_failed_run_is_exit_code_1_and_names_the_step(api: KfpApi) -> None:
+    api.states, api.failed_tasks = ["PENDING", "RUNNING", "FAILED"], ["warmup"]
+    done = submit("--host", api.url, "--token", TOKEN, "--wait", "--poll", 0.01)
+    assert done.code == 1
+    assert f"ended FAILED in warmup. See {api.url}/#/runs/details/{RUN_ID}" in done.line
+
+
+def test_waiting_for_a_run_whose_model_is_refused_is_exit_code_5(api: KfpApi) -> None:
+    api.states, api.failed_tasks = ["FAILED"], ["verdict", "root"]
+    done = submit("--host", api.url, "--token", TOKEN, "--wait", "--poll", 0.01)
+    assert done.code == 5
+    assert "refused" in done.line
+
+
+def test_waiting_outlives_a_restart_of_the_service(api: KfpApi) -> None:
+    api.states = ["RUNNING", "SUCCEEDED"]
+    from pipeline.service import Service
+    from pipeline.submit import wait
+
+    api.answers = [(503, {}, b"")] * 3
+    assert wait(RUN_ID, Service(api.url, token=TOKEN), url="u", seconds=5, poll=0.01) == "SUCCEEDED"
+    assert len(api.requests) == 5
+
+
+def test_waiting_gives_up_in_the_end_and_says_that_the_run_goes_on(api: KfpApi) -> None:
+    from cwbass.errors import ServiceError
+    from pipeline.service import Service
+    from pipeline.submit import wait
+
+    api.answers = [(503, {}, b"")] * 20
+    with pytest.raises(ServiceError, match="The run goes on: u"):
+        wait(RUN_ID, Service(api.url, token=TOKEN), url="u", seconds=5, poll=0.01)
+    assert len(api.requests) == 10
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("accelerator_cout=1", "did you mean 'accelerator_count'"),
+        ("cpu", "NAME=VALUE"),
+        ("node_selector=[gpu]", "a mapping"),
+        ("tolerations=gpu", "a list"),
+    ],
+)
+def test_a_wrong_argument_is_exit_code_3(api: KfpApi, argument: str, words: str) -> None:
+    done = submit("--host", api.url, "--token", TOKEN, "--argument", argument)
+    assert done.code == 3
+    assert words in done.line
+    assert api.requests == []
+
+
+def test_a_typo_in_the_parameters_is_found_before_anything_is_sent(api: KfpApi) -> None:
+    done = submit("--host", api.url, "--token", TOKEN, "--set", "train.stpes=3")
+    assert (done.code, "train.stpes: unknown key; did you mean 'steps'?" in done.line) == (3, True)
+    assert api.requests == []
+
+
+def test_a_package_that_is_no_pipeline_is_exit_code_3(api: KfpApi) -> None:
+    assert "no compiled pipeline" in submit("--host", api.url, "--package", "dvc.yaml").line
