@@ -32,6 +32,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Show and check parameters.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+registry_app = typer.Typer(help="Look at registered models, and move their aliases.", no_args_is_help=True)
+app.add_typer(registry_app, name="registry")
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="File of parameters.", dir_okay=False)]
 Overrides = Annotated[
@@ -40,6 +42,9 @@ Overrides = Annotated[
 Manifest = Annotated[Path, typer.Option("--manifest", help="Split, written by `cwbass split`.", dir_okay=False)]
 DataRoot = Annotated[
     Optional[Path], typer.Option("--data", help="Folder of the dataset, in place of data.root.", file_okay=False)
+]
+Store = Annotated[
+    Optional[str], typer.Option("--store", metavar="FOLDER|s3://...", help="Registry, in place of registry.store of params.yaml.")
 ]
 
 MetricsPort = Annotated[
@@ -54,6 +59,11 @@ MetricsTextfile = Annotated[
 ]
 Pushgateway = Annotated[Optional[str], typer.Option("--pushgateway", metavar="URL", help="Pushgateway that is told the outcome.")]
 
+Alias = Annotated[str, typer.Option(help="Lower-case letters, digits and hyphens.")]
+Reason = Annotated[str, typer.Option(help="For the history.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")]
+
+_CHECKPOINT = "Checkpoint, folder of a training, s3:// URI, name@1.4.0 or name@champion."
 PARAMS = Path("params.yaml")
 
 
@@ -117,6 +127,23 @@ def _rank() -> int:
     """Of this process among those of torchrun; 0 is the only one, or the first."""
     rank = os.environ.get("RANK", "0")
     return int(rank) if rank.isdecimal() else 0
+
+
+def _store(store: str | None, params: Path | None = None) -> str | None:
+    """Where the registry is, if anything says so."""
+    from cwbass.params import Params
+
+    file = params or PARAMS
+    return store or (_load(Params, file, None).registry.store if params or file.is_file() else None)
+
+
+def _resolve(reference: str, store: str | None, params: Path | None = None) -> Path:
+    """A checkpoint on this machine, for a path, a URI, or a model of the registry."""
+    if Path(reference).exists():
+        return Path(reference)
+    from cwbass.resolve import resolve
+
+    return resolve(reference, store=_store(store, params) if "@" in reference else None)
 
 
 def _print(values: Any) -> None:
@@ -271,8 +298,10 @@ def launch(
 
 @app.command("eval")
 def eval_(
-    checkpoint: Annotated[Path, typer.Option(help="Checkpoint, or the folder of a training: its selected checkpoint counts.")],
-    baseline: Annotated[Optional[Path], typer.Option(help="Checkpoint or folder of the supervised baseline.")] = None,
+    checkpoint: Annotated[str, typer.Option(help=_CHECKPOINT)],
+    baseline: Annotated[
+        Optional[str], typer.Option(help="What to compare with: the supervised baseline, or name@champion.")
+    ] = None,
     params: Annotated[
         Optional[Path], typer.Option("--params", help="Takes the eval section from here, not from the checkpoint.")
     ] = None,
@@ -281,6 +310,7 @@ def eval_(
     data: Annotated[
         Optional[Path], typer.Option("--data", help="Folder of a dataset; without --manifest, all its masked images.")
     ] = None,
+    store: Store = None,
     out: Annotated[Optional[Path], typer.Option(help="Folder for metrics.json, the report and the plots.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="All scores as JSON on stdout, not a table.")] = False,
@@ -288,23 +318,25 @@ def eval_(
     """Score a checkpoint on the test split, or on other data."""
     from cwbass.params import parse_yaml
     from cwbass.steps.evaluate import EvaluateParams, evaluate
-    from cwbass.training.checkpoint import load_checkpoint
 
+    path = _resolve(checkpoint, store, params)
+    other = None if baseline is None else _resolve(baseline, store, params)
     loaded = None
     if params is not None:
         loaded = _load(EvaluateParams, params, overrides)
     elif overrides:
-        path = checkpoint if checkpoint.is_file() else checkpoint / "last.pt"
         from cwbass.params import apply_overrides, load_params
+        from cwbass.resolve import is_version, open_checkpoint
 
-        loaded = load_params(apply_overrides(parse_yaml(load_checkpoint(path).params, str(path)), overrides), EvaluateParams)
+        file = path if path.is_file() or is_version(path) else path / "last.pt"
+        loaded = load_params(apply_overrides(parse_yaml(open_checkpoint(file).params, str(file)), overrides), EvaluateParams)
     if manifest is None and data is None:
         manifest = MANIFEST
     with _observe("evaluate") as telemetry:
         report = evaluate(
             loaded,
-            checkpoint=checkpoint,
-            baseline=baseline,
+            checkpoint=path,
+            baseline=other,
             manifest=manifest,
             data_root=data,
             out_dir=out,
@@ -321,16 +353,18 @@ def eval_(
 
 @app.command()
 def predict(
-    checkpoint: Annotated[Path, typer.Option(help="Checkpoint of `cwbass train`.", dir_okay=False)],
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint, s3:// URI, name@1.4.0 or name@champion.")],
     images: Annotated[Path, typer.Option(help="An image, or a folder of images.", exists=True)],
     out: Annotated[Path, typer.Option(help="Folder for masks/ and overlays/.")] = Path("predictions"),
     overlays: Annotated[bool, typer.Option(help="Whether to draw overlays.")] = True,
+    store: Store = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Write masks and overlays for a folder of images."""
     from cwbass.steps.predict import predict
 
-    _print(predict(checkpoint=checkpoint, images=images, out_dir=out, overlays=overlays, device=device).to_dict())
+    path = _resolve(checkpoint, store)
+    _print(predict(checkpoint=path, images=images, out_dir=out, overlays=overlays, device=device).to_dict())
 
 
 @app.command()
@@ -340,9 +374,9 @@ def register(
     checkpoint: Annotated[Path, typer.Option(help="Checkpoint, or the folder of a training.")] = TRAIN_DIR,
     metrics: Annotated[Path, typer.Option(help="Scores, written by `cwbass eval`.", dir_okay=False)] = REPORTS / "metrics.json",
     report: Annotated[Optional[Path], typer.Option(help="Report to keep with the version.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for registration.json.")] = REGISTRATION,
+    out: Annotated[Path, typer.Option(help="Folder for registration.json and gate.md.")] = REGISTRATION,
 ) -> None:
-    """Write a version into the registry, unless the model is below the floor (exit code 5)."""
+    """Write a version into the registry, unless the gate refuses the model (exit code 5)."""
     from cwbass.steps.register import RegisterParams, register
 
     page = report or (metrics.parent / "report.html")
@@ -386,6 +420,69 @@ def doctor(
         print_diagnosis(found)
     if found.errors:
         raise ParamsError(f"{len(found.errors)} things would stop a run here; see above.")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint, s3:// URI, name@1.4.0 or name@champion.")],
+    out: Annotated[Path, typer.Option(help="ONNX file to write.", dir_okay=False)] = Path("model.onnx"),
+    weights: Annotated[str, typer.Option(help="auto, student or teacher.")] = "auto",
+    store: Store = None,
+) -> None:
+    """Write the network as one ONNX file, checked against it at three sizes."""
+    from cwbass.steps.export import export
+
+    _print(export(checkpoint=_resolve(checkpoint, store), out=out, weights=weights).to_dict())
+
+
+@registry_app.command("list")
+def registry_list(params: ParamsFile = PARAMS, store: Store = None) -> None:
+    """Models of the registry, with their aliases."""
+    from cwbass.steps.registry import list_registry
+
+    _print(list_registry(_store(store, params)))
+
+
+@registry_app.command("show")
+def registry_show(
+    model: Annotated[str, typer.Argument(metavar="NAME[@VERSION|@ALIAS]", help="A model, or one version of it.")],
+    params: ParamsFile = PARAMS,
+    store: Store = None,
+) -> None:
+    """Versions and history of a model, or what is known of one version."""
+    from cwbass.steps.registry import show
+
+    _print(show(_store(store, params), model))
+
+
+@registry_app.command("promote")
+def registry_promote(
+    model: Annotated[str, typer.Argument(metavar="NAME@VERSION|@ALIAS", help="The version, by its number or another alias.")],
+    alias: Alias = "champion",
+    reason: Reason = "by hand",
+    dry_run: DryRun = False,
+    params: ParamsFile = PARAMS,
+    store: Store = None,
+) -> None:
+    """Point an alias at a version, after every file of it was checked."""
+    from cwbass.steps.registry import promote_model
+
+    _print(promote_model(_store(store, params), model, alias=alias, reason=reason, dry_run=dry_run))
+
+
+@registry_app.command("rollback")
+def registry_rollback(
+    model: Annotated[str, typer.Argument(metavar="NAME", help="The model.")],
+    alias: Alias = "champion",
+    reason: Reason = "by hand",
+    dry_run: DryRun = False,
+    params: ParamsFile = PARAMS,
+    store: Store = None,
+) -> None:
+    """Point an alias back at the version before; once more goes one further."""
+    from cwbass.steps.registry import rollback_model
+
+    _print(rollback_model(_store(store, params), model, alias=alias, reason=reason, dry_run=dry_run))
 
 
 @config_app.command("show")

@@ -192,9 +192,27 @@ class EvalConfig(Section):
 
 
 class RegistryConfig(Section):
-    """Where models go, and how good they must be."""
+    """Where models go, and how good they must be. Every limit is on the test split."""
 
     name: str = Field(default="cwbass-shapes", pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", description="Name of the model.")
-    store: str = Field(default="artifacts/registry", description="Folder of the registry.")
+    store: str = Field(default="artifacts/registry", description="Folder of the registry, or s3://bucket/prefix.")
     min_miou: Fraction = Field(default=0.0, description="Registration is refused below this test mIoU.")
     min_gain: float = Field(default=-1.0, ge=-1, le=1, description="... and below this gain over the supervised baseline.")
+    min_champion_gain: Annotated[float, Field(ge=-1, le=1)] | None = Field(
+        default=None, description="... below this gain over the champion's mIoU, on the same split and protocol; null: not asked."
+    )
+    max_class_drop: Fraction | None = Field(
+        default=None, description="... where any class loses more IoU than this against the champion; null: not asked."
+    )
+    max_ece: Fraction | None = Field(default=None, description="... above this calibration error; null: not asked.")
+    max_size_mb: Positive | None = Field(
+        default=None, description="... above this size of the weights, in 10^6 bytes; null: not asked."
+    )
+    promote: str | None = Field(
+        default=None,
+        pattern=r"^[a-z][a-z0-9-]*$",
+        description="Alias that a registered model gets: champion, candidate; null: none.",
+    )
+    onnx: Literal["auto"] | bool = Field(
+        default="auto", description="Whether a version holds model.onnx; auto: where the extra `export` is installed."
+    )

@@ -6,13 +6,13 @@ people. What was not measured is said to be missing, never left to be guessed.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from cwbass.markdown import markdown_table, markdown_text
 from cwbass.params import Params
 from cwbass.reporting.curves import number
 from cwbass.reporting.scores import SCORES, class_table, percent, score_table, verdict
@@ -29,7 +29,7 @@ def model_card(name: str, *, config: Values, metrics: Values, provenance: Values
 
     Args:
         name: Of the model.
-        config: Content of config.json: ``classes``.
+        config: Content of config.json: ``classes``, and ``onnx`` where there is one.
         metrics: Content of metrics.json; only ``miou``, ``split_hash`` and ``weights`` must be there.
         provenance: Content of provenance.json.
         params: Of the run.
@@ -40,18 +40,13 @@ def model_card(name: str, *, config: Values, metrics: Values, provenance: Values
         "Scores": _scores(metrics),
         "Classes": _classes(config, metrics),
         "Data": _data(metrics, params),
-        "Recipe": _table(("Setting", "Value"), _recipe(params).items()),
+        "Recipe": markdown_table(("Setting", "Value"), _recipe(params).items()),
         "Limitations": "\n".join(f"- {line}" for line in _limitations(config, metrics)),
-        "Loading": _loading(name),
-        "Provenance": _table(("What", "Value"), _provenance(provenance).items()),
+        "Loading": _loading(name, config.get("onnx") or {}),
+        "Provenance": markdown_table(("What", "Value"), _provenance(provenance).items()),
     }
     body = "\n".join(f"\n## {title}\n\n{content}" for title, content in sections.items())
     return f"---\n{matter}---\n\n# {name}\n\n{markdown_text(verdict(metrics))}\n{body}\n"
-
-
-def markdown_text(value: object) -> str:
-    """One line of plain text: nothing in it is markup, a table's border or a line break."""
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(str(value).split()))
 
 
 def _front_matter(name: str, metrics: Values, params: Params) -> dict[str, Any]:
@@ -104,7 +99,7 @@ def _scores(metrics: Values) -> str:
     return (
         f"In per cent, over all pixels of {images} together. Protocol: {protocol}. Weights: {markdown_text(metrics['weights'])}. "
         "The baseline is the same network, trained on the labelled images alone.\n\n"
-        f"{_table(('Score', 'This model', 'Baseline', 'Change'), rows)}\n\n{calibration}"
+        f"{markdown_table(('Score', 'This model', 'Baseline', 'Change'), rows)}\n\n{calibration}"
     )
 
 
@@ -115,7 +110,7 @@ def _classes(config: Values, metrics: Values) -> str:
         (index, name, *((row.share, row.iou.ours, row.iou.theirs, row.iou.change) if (row := measured.get(name)) else missing))
         for index, name in enumerate(config["classes"])
     ]
-    return _table(("Index", "Class", "Share of test pixels", "IoU", "Baseline IoU", "Change"), rows)
+    return markdown_table(("Index", "Class", "Share of test pixels", "IoU", "Baseline IoU", "Change"), rows)
 
 
 def _data(metrics: Values, params: Params) -> str:
@@ -128,7 +123,7 @@ def _data(metrics: Values, params: Params) -> str:
     }
     notes = "".join(f"\n- {markdown_text(note)}" for note in split.get("notes") or ())
     budget = "Masks were used of the labelled images, to train on, and of the selection slice, to choose by; of no others."
-    return f"{budget}\n\n{_table(('What', 'Value'), facts.items())}" + (f"\n{notes}" if notes else "")
+    return f"{budget}\n\n{markdown_table(('What', 'Value'), facts.items())}" + (f"\n{notes}" if notes else "")
 
 
 def _recipe(params: Params) -> dict[str, Any]:
@@ -168,40 +163,48 @@ def _limitations(config: Values, metrics: Values) -> list[str]:
     return lines
 
 
-def _loading(name: str) -> str:
-    return f"""`MANIFEST.json` says which version this is. Its SHA-256 are checked as it is read:
+def _loading(name: str, onnx: Values) -> str:
+    if onnx.get("file"):
+        parity = onnx["parity"]
+        graph = (
+            f"`{onnx['file']}` is the same network for ONNX Runtime: uint8 RGB images of any size in, logits out; normalisation "
+            f"and padding are inside. Against PyTorch on {len(parity['sizes'])} sizes: largest difference of a logit "
+            f"{parity['max_abs_diff']:.1e}, same class at {100 * parity['argmax_agreement']:.3f} % of the pixels."
+        )
+    else:
+        graph = f"There is no ONNX file: {markdown_text(onnx.get('absent') or 'none was asked for')}."
+    return f"""`MANIFEST.json` says which version this is. From a shell, with its SHA-256 checked as it is read:
+
+```sh
+cwbass eval --checkpoint {name}@champion --store STORE --data DATASET
+cwbass predict --checkpoint {name}@champion --store STORE --images FOLDER
+```
+
+In place of `champion` stands any alias or version. In Python:
 
 ```python
 from cwbass.registry import latest, load_network, read_version
 from cwbass.storage import open_store
 
-store = open_store("path/to/registry")
+store = open_store("path/to/registry")  # or s3://bucket/prefix
 net = load_network(read_version(store, latest(store, "{name}")))
 probs = net(image).softmax(dim=1)  # image: [B, 3, H, W] RGB, 0 to 255, any size
 ```
 
-The checkpoint it was made from (its SHA-256 is below) can be scored and used from a shell:
-
-```sh
-cwbass eval --checkpoint CHECKPOINT --data DATASET
-cwbass predict --checkpoint CHECKPOINT --images FOLDER
-```"""
+{graph}"""
 
 
 def _provenance(provenance: Values) -> dict[str, Any]:
     git: Values = provenance.get("git") or {}
     checkpoint: Values = provenance.get("checkpoint") or {}
+    data: Values = provenance.get("data") or {}
     revision = git.get("revision") or "not in a repository"
     changed = ", with uncommitted changes" if git.get("dirty") else ""
     return {
         "Created": provenance.get("created") or NONE,
         "Git revision": f"{revision}{changed}",
+        "Data, as DVC tracks it": data.get("dvc_md5") or "not tracked",
         "Checkpoint (SHA-256)": checkpoint.get("sha256") or NONE,
         "Stage, step": f"{checkpoint.get('stage', NONE)}, {checkpoint.get('step', NONE)}",
         **(provenance.get("versions") or {}),
     }
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [header, ["---"] * len(header), *([markdown_text(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

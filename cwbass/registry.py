@@ -2,7 +2,7 @@
 
     models/NAME/versions/1.0.0/
         config.json      written first, if absent: claims the number, and says with which contract
-        ...              weights, scores, card
+        ...              weights, ONNX, scores, params, provenance, card, report
         SHA256SUMS       of the above; `sha256sum -c` reads it
         MANIFEST.json    written last: a version exists from here on
 
@@ -67,7 +67,12 @@ class Version:
     number: Number
     uri: str  # of its folder
     digests: Mapping[str, str]  # file -> SHA-256, hex
-    manifest_sha256: str  # names the version and all that is in it
+    manifest: bytes  # MANIFEST.json
+
+    @property
+    def manifest_sha256(self) -> str:
+        """Names the version and all that is in it."""
+        return hashlib.sha256(self.manifest).hexdigest()
 
 
 def register_version(store: ObjectStore, *, name: str, files: Mapping[str, bytes | Path]) -> Version:
@@ -137,19 +142,40 @@ def read_version(store: ObjectStore, version: Version) -> dict[str, bytes]:
     """Every file of a version, each checked against its SHA-256.
 
     Raises:
-        DataError: A file is missing or was changed.
+        DataError: A file is missing.
+        ServiceError: A file is not what was registered.
     """
-    files = {}
-    for file, digest in version.digests.items():
-        key = _key(version.name, version.number, file)
+    return {file: read_file(store, version, file) for file in version.digests}
+
+
+def verify_version(store: ObjectStore, version: Version) -> None:
+    """As :func:`read_version`, with no more than one file in memory."""
+    for file in version.digests:
+        read_file(store, version, file)
+
+
+def read_file(store: ObjectStore, version: Version, file: str) -> bytes:
+    """One file of a version, checked against its SHA-256.
+
+    Raises:
+        DataError: It is missing.
+        ServiceError: It is not what was registered, read twice over.
+    """
+    key, digest = _key(version.name, version.number, file), version.digests[file]
+    for _ in range(2):  # damage on the way passes, damage at rest stays
         content = store.get(key)
-        if (found := _sha256(content)) != digest:
-            raise DataError(
-                f"{store.uri(key)} was changed after it was registered: its SHA-256 is {found[:12]}, {MANIFEST} says "
-                f"{digest[:12]}. Restore it, or use another version."
-            )
-        files[file] = content
-    return files
+        if (found := _sha256(content)) == digest:
+            return content
+    raise ServiceError(
+        f"{store.uri(key)} was changed after it was registered: its SHA-256 is {found[:12]}, {MANIFEST} says "
+        f"{digest[:12]}. Restore it, or use another version."
+    )
+
+
+def list_models(store: ObjectStore) -> list[str]:
+    """Names of the models that have a whole version, sorted."""
+    pattern = re.compile(r"models/([^/]+)/versions/\d+\.\d+\.\d+/" + re.escape(MANIFEST), re.ASCII)
+    return sorted({match[1] for key in store.list("models/") if (match := pattern.fullmatch(key))})
 
 
 def load_network(files: Mapping[str, bytes]) -> SegmentationNet:
@@ -192,16 +218,38 @@ def _contract(config: bytes, name: str) -> list[Any]:
         raise DataError(f"{name} is no config of a model ({error!r}): it needs classes, model.mean and model.std.") from error
 
 
-def _parse_manifest(store: ObjectStore, name: str, number: Number, content: bytes) -> Version:
-    uri = store.uri(_key(name, number, MANIFEST))
+def read_manifest(path: Path) -> Version:
+    """A version by the manifest in its folder.
+
+    Raises:
+        DataError: The file is none.
+    """
+    content = path.read_bytes()
     try:
         values = json.loads(content)
-        schema, files = values["schema"], dict(values["files"])
+        name, number = str(values["name"]), Number.parse(values["version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is no manifest of a version ({error!r}). Restore it, or use another version.") from error
+    return _version(content, path.as_posix(), name, number)
+
+
+def _parse_manifest(store: ObjectStore, name: str, number: Number, content: bytes) -> Version:
+    return _version(content, store.uri(_key(name, number, MANIFEST)), name, number)
+
+
+def _version(content: bytes, uri: str, name: str, number: Number) -> Version:
+    try:
+        values = json.loads(content)
+        schema, files = values["schema"], {str(file): str(digest) for file, digest in dict(values["files"]).items()}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{uri} is no manifest of a version ({error!r}). Restore it, or use another version.") from error
     if schema != SCHEMA:
         raise DataError(f"{uri} has schema {schema!r}, this cwbass reads {SCHEMA}. Use the cwbass that wrote it.")
-    return Version(name, number, uri.removesuffix(f"/{MANIFEST}"), files, hashlib.sha256(content).hexdigest())
+    if (says := (values.get("name"), values.get("version"))) != (name, str(number)):
+        raise DataError(
+            f"{uri} is the manifest of {says[0]} {says[1]}, not of {name} {number}. Restore it, or use another version."
+        )
+    return Version(name, number, uri.removesuffix(f"/{MANIFEST}"), files, content)
 
 
 def _key(name: str, number: Number, file: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -15,19 +16,47 @@ import boto3
 from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, CredentialRetrievalError, HTTPClientError, IncompleteReadError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    FlexibleChecksumError,
+    HTTPClientError,
+    IncompleteReadError,
+)
 from botocore.exceptions import ConnectionError as EndpointError
 
 from cwbass.errors import ParamsError, ServiceError
 
 ATTEMPTS = 3
-_PASSING = (408, 412, 429)  # timeout, changed while it was read, too many requests
+CONNECT_TIMEOUT, READ_TIMEOUT = 3, 20  # seconds, for each attempt
+CHECKSUM = "CWBASS_S3_CHECKSUM"  # when_required for stores that do not know the checksums boto3 sends since 1.36
+_PASSING = (408, 409, 412, 429)  # timeout, a write at the same moment, changed while it was read, too many requests
+_PASSING_CODES = ("RequestTimeout", "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch")  # with status 400
+_EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def s3_client() -> Any:
-    """A client with the default credential chain; boto3 itself reads ``AWS_ENDPOINT_URL`` and the region."""
-    retries = {"total_max_attempts": ATTEMPTS, "mode": "standard"}
-    return boto3.client("s3", config=Config(connect_timeout=5, read_timeout=30, retries=retries))
+    """A client with the default credential chain; boto3 itself reads ``AWS_ENDPOINT_URL`` and the region.
+
+    A server that cannot be reached is given up within about ten seconds, one that does not answer
+    within about a minute.
+
+    Raises:
+        ParamsError: ``CWBASS_S3_CHECKSUM`` is neither when_supported nor when_required.
+    """
+    checksum = os.environ.get(CHECKSUM)  # None leaves it to boto3 and its AWS_... variables
+    if checksum not in (None, "when_supported", "when_required"):
+        raise ParamsError(f"{CHECKSUM} is {checksum!r}; set it to when_required or when_supported, or not at all.")
+    config = Config(
+        connect_timeout=CONNECT_TIMEOUT,
+        read_timeout=READ_TIMEOUT,
+        retries={"total_max_attempts": ATTEMPTS, "mode": "standard"},
+        request_checksum_calculation=checksum,
+        response_checksum_validation=checksum,
+    )
+    return boto3.session.Session().client("s3", config=config)  # the default session would keep old credentials
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -66,23 +95,38 @@ def download(uri: str, folder: Path) -> Path:
 
 
 @contextmanager
-def s3_failures(uri: str) -> Iterator[None]:
-    """What boto3 raises inside becomes a ParamsError if a retry cannot help, else a ServiceError."""
+def s3_failures(uri: str, endpoint: str | None = None) -> Iterator[None]:
+    """What boto3 raises inside becomes a ParamsError if a retry cannot help, else a ServiceError.
+
+    Args:
+        uri: What is read or written, for the message.
+        endpoint: URL of the server, likewise.
+    """
+    where = f"{uri} at {_clean(endpoint)}" if endpoint else uri
     try:
         yield
     except ClientError as error:
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        answer = error.response
+        status, code = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0), answer.get("Error", {}).get("Code")
+        if code in _EXPIRED:
+            raise ServiceError(f"{where}: the credentials have expired ({_line(error)}). Renew them and run again.") from error
         if status == 404:
-            raise ParamsError(f"{uri}: no such object or bucket. Check the URI and AWS_ENDPOINT_URL.") from error
-        if 300 <= status < 500 and status not in _PASSING:
-            raise ParamsError(f"{uri}: refused ({_line(error)}). Check the credentials, their rights and AWS_REGION.") from error
-        raise ServiceError(f"{uri}: the store failed {ATTEMPTS} times ({_line(error)}). Try again later.") from error
+            what = "bucket" if code == "NoSuchBucket" else "object or bucket"
+            raise ParamsError(f"{where}: no such {what}. Check the URI and AWS_ENDPOINT_URL.") from error
+        if 300 <= status < 500 and status not in _PASSING and code not in _PASSING_CODES:
+            raise ParamsError(
+                f"{where}: refused ({_line(error)}). Check the credentials, their rights and AWS_REGION."
+            ) from error
+        raise ServiceError(f"{where}: the store failed {ATTEMPTS} times ({_line(error)}). Try again later.") from error
+    except FlexibleChecksumError as error:
+        raise ServiceError(f"{where}: damaged on its way, {ATTEMPTS} times ({_line(error)}). Check the network.") from error
     except (EndpointError, HTTPClientError, IncompleteReadError, CredentialRetrievalError, Boto3Error) as error:
-        raise ServiceError(f"{uri}: out of reach ({_line(error)}). Check the network and AWS_ENDPOINT_URL.") from error
+        raise ServiceError(f"{where}: out of reach ({_line(error)}). Check the network and AWS_ENDPOINT_URL.") from error
     except (BotoCoreError, ValueError) as error:  # nothing was sent: no credentials, a bad bucket, an endpoint that is no URL
-        raise ParamsError(f"{uri}: {_line(error)}. Check the AWS_... variables or the profile.") from error
+        raise ParamsError(f"{where}: {_line(error)}. Check the AWS_... variables or the profile.") from error
     except OSError as error:
-        raise ParamsError(f"{uri} cannot be kept: {_line(error)}. Check the folder and its disk.") from error
+        kind = ServiceError if error.errno in _FULL else ParamsError
+        raise kind(f"{uri} cannot be kept: {_line(error)}. Check the folder and its disk.") from error
 
 
 def _fetch(client: Any, bucket: str, key: str, path: Path, size: int) -> None:
@@ -98,5 +142,8 @@ def _fetch(client: Any, bucket: str, key: str, path: Path, size: int) -> None:
 
 
 def _line(error: BaseException) -> str:
-    text = re.sub(r"//[^/@\s]*@", "//", " ".join(str(error).split()))  # an endpoint may hold a password
-    return text[:300] or type(error).__name__
+    return _clean(" ".join(str(error).split()))[:300] or type(error).__name__
+
+
+def _clean(text: str) -> str:
+    return re.sub(r"//[^/@\s]*@", "//", text)  # an endpoint may hold a password

@@ -1,8 +1,7 @@
-"""Bytes under keys, in a folder or wherever a class with these five methods keeps them.
+"""Bytes under keys: in a folder, in S3 (``cwbass.s3_store``), or wherever a class with these five methods keeps them.
 
 A put is whole or absent, never half, and ``if_absent`` lets exactly one of several writers
-through: that is all a registry needs of its store. S3 has both (``If-None-Match: *``), so a
-store there is one more class.
+through: that is all a registry needs of its store.
 """
 
 from __future__ import annotations
@@ -61,12 +60,31 @@ class ObjectStore(Protocol):
 def open_store(location: str) -> ObjectStore:
     """The store that ``registry.store`` names.
 
+    Args:
+        location: A folder, or ``s3://bucket/prefix``.
+
     Raises:
-        ParamsError: It is a URI of a kind that no class here serves.
+        ParamsError: It is a URI of another kind.
     """
+    if location.startswith("s3://"):
+        from cwbass.s3_store import S3Store  # boto3 takes a while to load, and a folder does not need it
+
+        return S3Store(location)
     if "://" in location:
-        raise ParamsError(f"registry.store is {location!r}; this version writes to a folder. Give its path.")
+        raise ParamsError(f"registry.store is {location!r}; give a folder or s3://bucket/prefix.")
     return FolderStore(Path(location))
+
+
+def check_key(key: str) -> list[str]:
+    """The parts of a key.
+
+    Raises:
+        DataError: It is none.
+    """
+    parts = key.split("/")
+    if not all(_PART.fullmatch(part) for part in parts):
+        raise DataError(f"{key!r} is no key: use letters, digits and ._- in parts joined by /, none starting with a dot.")
+    return parts
 
 
 class FolderStore:
@@ -74,15 +92,17 @@ class FolderStore:
 
     Args:
         root: The folder.
+        setting: What names it, for messages.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, setting: str = "registry.store") -> None:
         self.root = root
+        self._setting = setting
 
     def put(self, key: str, content: bytes | Path, *, if_absent: bool = False) -> bool:
         path = self._path(key)
         partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
-        with _service("write", path):
+        with self._service("write", path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 _write_through(partial, content)
@@ -94,7 +114,7 @@ class FolderStore:
 
     def get(self, key: str) -> bytes:
         path = self._path(key)
-        with _service("read", path):
+        with self._service("read", path):
             try:
                 return path.read_bytes()
             except (FileNotFoundError, NotADirectoryError) as error:
@@ -102,13 +122,13 @@ class FolderStore:
 
     def exists(self, key: str) -> bool:
         path = self._path(key)
-        with _service("read", path):
+        with self._service("read", path):
             return path.is_file()
 
     def list(self, prefix: str) -> Sequence[str]:
         *parts, _ = prefix.split("/")
         base = self._path("/".join(parts)) if parts else self.root
-        with _service("list", base):
+        with self._service("list", base):
             # Hidden files are partial ones: of a put under way, or of one that was killed.
             files = (path for path in base.rglob("*") if not path.name.startswith(".") and path.is_file())
             keys = [path.relative_to(self.root).as_posix() for path in files]
@@ -118,20 +138,16 @@ class FolderStore:
         return self._path(key).as_posix()
 
     def _path(self, key: str) -> Path:
-        parts = key.split("/")
-        if not all(_PART.fullmatch(part) for part in parts):
-            raise DataError(f"{key!r} is no key: use letters, digits and ._- in parts joined by /, none starting with a dot.")
-        return self.root.joinpath(*parts)
+        return self.root.joinpath(*check_key(key))
 
-
-@contextmanager
-def _service(verb: str, path: Path) -> Iterator[None]:
-    """What the file system refuses is a failure of the store."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise ServiceError(f"cannot {verb} {path}: {reason}. Check registry.store, its permissions and its disk.") from error
+    @contextmanager
+    def _service(self, verb: str, path: Path) -> Iterator[None]:
+        """What the file system refuses is a failure of the store."""
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            raise ServiceError(f"cannot {verb} {path}: {reason}. Check {self._setting}, its permissions and its disk.") from error
 
 
 def _write_through(path: Path, content: bytes | Path) -> None:

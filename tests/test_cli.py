@@ -1,48 +1,19 @@
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
+from commands import TOP, call
 from tiny import TinyRun
 
 import cwbass
-from cwbass.cli import main
 from cwbass.data.synthetic import write_shapes
-
-TOP = Path(__file__).parents[1]
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command left: its exit code and both streams."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def call(*arguments: str | Path) -> Done:
-    """The command line as a user has it, through ``main``, in this process: torch takes seconds to load."""
-    out, err = io.StringIO(), io.StringIO()
-    code: object = 0
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.chdir(TOP)
-        patch.setattr(sys, "argv", ["cwbass", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-    assert isinstance(code, int)
-    return Done(code, out.getvalue(), err.getvalue())
 
 
 def test_it_runs_as_a_program_with_results_on_stdout_alone() -> None:
@@ -159,7 +130,8 @@ def test_a_registered_version_is_whole(tiny_run: TinyRun, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "verb", ["split", "check", "warmup", "train", "eval", "predict", "register", "report", "doctor", "config"]
+    "verb",
+    ["split", "check", "warmup", "train", "eval", "predict", "register", "report", "doctor", "config", "registry", "export"],
 )
 def test_every_verb_has_help(verb: str) -> None:
     from typer.testing import CliRunner

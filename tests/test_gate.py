@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cwbass.config import RegistryConfig
-from cwbass.gate import check_gate
+from cwbass.gate import Champion, check_gate, gate_page, reasons
 
 
 @pytest.mark.parametrize(
@@ -20,11 +20,11 @@ from cwbass.gate import check_gate
     ],
 )
 def test_good_enough_gives_no_reason(metrics: dict[str, Any], min_miou: float, min_gain: float) -> None:
-    assert check_gate(metrics, RegistryConfig(min_miou=min_miou, min_gain=min_gain)) == ()
+    assert reasons(check_gate(metrics, RegistryConfig(min_miou=min_miou, min_gain=min_gain))) == ()
 
 
 @pytest.mark.parametrize(
-    ("metrics", "min_miou", "min_gain", "reasons"),
+    ("metrics", "min_miou", "min_gain", "expected"),
     [
         ({"miou": 0.4999}, 0.5, -1.0, ["miou is 0.4999, below registry.min_miou 0.5000"]),
         ({}, 0.0, -1.0, ["miou was not measured, registry.min_miou asks for 0 or more"]),
@@ -44,5 +44,92 @@ def test_good_enough_gives_no_reason(metrics: dict[str, Any], min_miou: float, m
         ),
     ],
 )
-def test_every_lack_is_a_reason(metrics: dict[str, Any], min_miou: float, min_gain: float, reasons: list[str]) -> None:
-    assert check_gate(metrics, RegistryConfig(min_miou=min_miou, min_gain=min_gain)) == tuple(reasons)
+def test_every_lack_is_a_reason(metrics: dict[str, Any], min_miou: float, min_gain: float, expected: list[str]) -> None:
+    assert reasons(check_gate(metrics, RegistryConfig(min_miou=min_miou, min_gain=min_gain))) == tuple(expected)
+
+
+SPLIT = {"split_hash": "ab" * 32, "protocol": "whole scale:1"}
+CHAMPION = Champion(
+    "1.3.0", {**SPLIT, "miou": 0.5, "per_class": {"sky": {"iou": 0.9}, "car": {"iou": 0.4}, "boat": {"iou": None}}}
+)
+BETTER: dict[str, Any] = {**SPLIT, "miou": 0.52, "per_class": {"sky": {"iou": 0.95}, "car": {"iou": 0.35}, "boat": {"iou": 0.1}}}
+
+
+def against(metrics: dict[str, Any], champion: Champion | None = CHAMPION, **limits: Any) -> tuple[str, ...]:
+    return reasons(check_gate(metrics, RegistryConfig(**limits), champion=champion, size_bytes=12_000_000))
+
+
+def test_limits_themselves_pass() -> None:
+    # car loses 0.05, the worst of all; boat was not seen by the champion
+    limits = {"min_champion_gain": 0.02, "max_class_drop": 0.05, "max_ece": 0.1, "max_size_mb": 12.0}
+    assert against(BETTER | {"ece": 0.1}, **limits) == ()
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        (
+            {"min_champion_gain": 0.021},
+            "gain over champion 1.3.0 is 0.0200 (0.5000 to 0.5200), below registry.min_champion_gain 0.0210",
+        ),
+        ({"max_class_drop": 0.049}, "car loses 0.0500 IoU (0.4000 to 0.3500), above registry.max_class_drop 0.0490"),
+        ({"max_ece": 0.1}, "ece was not measured, registry.max_ece asks for 0.1 or less"),
+        ({"max_size_mb": 11.9}, "size of the weights in MB is 12.0000, above registry.max_size_mb 11.9"),
+    ],
+)
+def test_every_limit_refuses_by_its_name(limits: dict[str, Any], expected: str) -> None:
+    assert against(BETTER, **limits) == (expected,)
+
+
+def test_an_ece_too_high_refuses() -> None:
+    assert against(BETTER | {"ece": 0.1001}, max_ece=0.1) == ("ece is 0.1001, above registry.max_ece 0.1",)
+    assert against(BETTER | {"ece": 3}, max_ece=0.1) == ("ece is 3, but a fraction lies in [0, 1]",)
+
+
+def test_a_class_that_was_not_measured_refuses() -> None:
+    for per_class in ({"sky": {"iou": 0.95}}, {"sky": {"iou": 0.95}, "car": {"iou": None}}, {"sky": {"iou": 0.95}, "car": 3}):
+        assert against(BETTER | {"per_class": per_class}, max_class_drop=0.5) == ("IoU of car was not measured",)
+    assert against(BETTER | {"per_class": {"sky": {"iou": math.nan}}}, max_class_drop=0.5) == (
+        "IoU of sky is nan, which is no number",
+    )
+    assert against({**SPLIT, "miou": 0.52}, max_class_drop=0.5) == ("IoU of sky was not measured",)
+
+
+def test_a_champion_without_scores_refuses() -> None:
+    empty = Champion("1.3.0", SPLIT)
+    assert against(BETTER, empty, min_champion_gain=0.0) == ("miou of champion 1.3.0 was not measured",)
+    assert against(BETTER, empty, max_class_drop=0.1) == ("the champion 1.3.0 has no per_class scores to compare with",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"split_hash": "cd" * 32}, "split_hash is cdcdcdcdcdcdcdcdcdcdcdcd, that of champion 1.3.0 is abababababababababababab"),
+        ({"protocol": "whole scale:1 flip"}, "protocol is whole scale:1 flip, that of champion 1.3.0 is whole scale:1"),
+        ({"protocol": None}, "protocol is None, that of champion 1.3.0 is whole scale:1"),
+    ],
+)
+@pytest.mark.parametrize("limits", [{"min_champion_gain": -1.0}, {"max_class_drop": 1.0}])
+def test_scores_of_another_split_or_protocol_are_not_compared(
+    changes: dict[str, Any], expected: str, limits: dict[str, Any]
+) -> None:
+    [reason] = against(BETTER | changes, **limits)
+    assert reason.startswith(expected + ": their scores cannot be compared")
+    assert against(BETTER | changes) == ()  # nothing is asked against a champion
+
+
+def test_the_first_model_has_no_champion_to_beat() -> None:
+    assert against(BETTER, None, min_champion_gain=0.5, max_class_drop=0.0) == ()
+
+
+def test_the_page_says_what_was_asked_what_was_seen_and_why() -> None:
+    checks = check_gate(BETTER, RegistryConfig(min_miou=0.6, max_class_drop=0.1), champion=CHAMPION, size_bytes=1)
+    page = gate_page("shapes", checks, outcome="It is not registered.", champion=CHAMPION)
+    lines = page.splitlines()
+    assert lines[0] == "# shapes: refused"
+    assert "| miou | registry.min\\_miou 0.6000 | 0.5200 | refuses |" in lines
+    assert (
+        "| largest drop of a class against champion 1.3.0 | registry.max\\_class\\_drop 0.1000 | car: 0.0500 | passes |" in lines
+    )
+    assert lines[lines.index("## Why") + 2] == "- miou is 0.5200, below registry.min\\_miou 0.6000"
+    assert "Champion: version 1.3.0." in page

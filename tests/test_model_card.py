@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from cwbass.config import DataConfig, ModelConfig, TrainConfig
-from cwbass.model_card import markdown_text, model_card
+from cwbass.markdown import markdown_text
+from cwbass.model_card import model_card
 from cwbass.params import Params
 
 CONFIG = {"classes": ["sky", "road", "cyclist", "boat"]}

@@ -28,11 +28,12 @@ from cwbass.evaluation.evaluate import evaluate as score
 from cwbass.evaluation.metrics import EvalResult
 from cwbass.pseudo_labels import threshold_map
 from cwbass.reporting.gallery import GalleryItem
+from cwbass.resolve import describe, is_version, open_checkpoint
 from cwbass.steps.report import RunFiles, write_run_files
 from cwbass.steps.train import BEST, LAST
 from cwbass.steps.warmup import BASELINE_BEST, BASELINE_LAST
 from cwbass.telemetry.base import SILENT, Telemetry
-from cwbass.training.checkpoint import Checkpoint, file_sha256, load_checkpoint
+from cwbass.training.checkpoint import Checkpoint, load_checkpoint
 from cwbass.training.device import place, resolve_device, resolve_precision
 from cwbass.training.stage import TIMINGS
 
@@ -84,8 +85,8 @@ def evaluate(
 
     Args:
         params: How to predict; None takes what the checkpoint was trained with.
-        checkpoint: A file, or a training folder: its selected checkpoint counts where there is
-            one, else the last, and all are listed.
+        checkpoint: A file, the folder of a registered version, or a training folder: its selected
+            checkpoint counts where there is one, else the last, and all are listed.
         baseline: Likewise, of the supervised baseline; None compares with nothing.
         manifest: The split; None scores all images with masks below ``data_root``.
         data_root: Folder of the dataset; None takes the checkpoint's.
@@ -125,7 +126,7 @@ def evaluate(
         "seed": chosen.seed,
         "weights": weights,
         "checkpoint": chosen_name,
-        "checkpoint_sha256": file_sha256(_path_of(checkpoint, chosen_name, BEST, LAST)),
+        "checkpoint_sha256": describe(_path_of(checkpoint, chosen_name, BEST, LAST))[1],
         "steps": chosen.step,
         "split": {"counts": dict(data.counts), "notes": list(data.notes)},
     }
@@ -226,8 +227,9 @@ class _Gallery:
 
 def _candidates(path: Path, best: str, last: str) -> dict[str, Checkpoint]:
     """The checkpoints at a path, the one that counts first."""
-    if not path.is_dir():
-        return {path.stem: load_checkpoint(path)}
+    if not path.is_dir() or is_version(path):
+        checkpoint = open_checkpoint(path)
+        return {describe(path)[0]: checkpoint}
     found = {name: load_checkpoint(path / file) for name, file in (("selected", best), ("last", last)) if (path / file).is_file()}
     if not found:
         raise CheckpointError(
@@ -237,7 +239,7 @@ def _candidates(path: Path, best: str, last: str) -> dict[str, Checkpoint]:
 
 
 def _path_of(path: Path, name: str, best: str, last: str) -> Path:
-    return path if not path.is_dir() else path / (best if name == "selected" else last)
+    return path / (best if name == "selected" else last) if path.is_dir() and not is_version(path) else path
 
 
 def _test_set(checkpoint: Checkpoint, manifest: Path | None, data_root: Path | None) -> TestSet:

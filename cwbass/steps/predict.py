@@ -16,7 +16,7 @@ from cwbass.data.base import IMAGE_SUFFIXES, read_image
 from cwbass.errors import DataError
 from cwbass.evaluation.inference import predict_probs
 from cwbass.reporting.images import colorize
-from cwbass.training.checkpoint import load_checkpoint
+from cwbass.resolve import open_checkpoint
 from cwbass.training.device import place, resolve_device, resolve_precision
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def predict(
     A file that cannot be read is reported and passed over; the tree of folders is kept.
 
     Args:
-        checkpoint: File of ``cwbass train``.
+        checkpoint: File of ``cwbass train``, or the folder of a registered version.
         images: An image, or a folder that is searched at any depth.
         out_dir: Where results go.
         eval_config: How to predict; None takes what the checkpoint was trained with.
@@ -62,7 +62,7 @@ def predict(
         CheckpointError: The checkpoint cannot be used.
         DataError: There is no image.
     """
-    loaded = load_checkpoint(checkpoint)
+    loaded = open_checkpoint(checkpoint)
     config = eval_config or loaded.run_params.eval
     on = resolve_device(device)
     dtype = resolve_precision("auto", on)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import platform
-import subprocess
+import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -16,13 +15,16 @@ from typing import Any, Literal
 import safetensors.torch
 import torch
 
-import cwbass
+from cwbass.aliases import CHAMPION, Entry, current, promote
 from cwbass.config import RegistryConfig, Section
 from cwbass.errors import DataError, GateError
-from cwbass.gate import check_gate
+from cwbass.export import export_onnx, missing_packages
+from cwbass.gate import Champion, Check, check_gate, gate_page, reasons
 from cwbass.model_card import model_card
 from cwbass.models.base import SegmentationNet
-from cwbass.registry import CONFIG, WEIGHTS, find_same, register_version
+from cwbass.provenance import dvc_md5, git_state, versions
+from cwbass.registry import CONFIG, WEIGHTS, Number, Version, find_same, find_version, read_file, register_version
+from cwbass.resolve import PARAMS, PROVENANCE
 from cwbass.steps.evaluate import read_metrics
 from cwbass.storage import ObjectStore, open_store
 from cwbass.telemetry.base import SILENT, Telemetry
@@ -30,7 +32,8 @@ from cwbass.training.checkpoint import Checkpoint, file_sha256, load_checkpoint
 
 logger = logging.getLogger(__name__)
 
-METRICS = "metrics.json"
+METRICS, REPORT, CARD, ONNX = "metrics.json", "report.html", "README.md", "model.onnx"
+REGISTRATION, PAGE = "registration.json", "gate.md"
 
 
 class RegisterParams(Section):
@@ -48,7 +51,10 @@ class RegisterReport:
     version: str | None = None
     uri: str | None = None  # of the version's folder
     manifest_sha256: str | None = None
+    alias: str | None = None  # that points to the version now, by registry.promote
+    champion: str | None = None  # version the model was held against
     reasons: tuple[str, ...] = ()  # of a refusal
+    page: str = ""  # gate.md: what was asked and seen
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -65,23 +71,25 @@ def register(
     store: ObjectStore | None = None,
     telemetry: Telemetry = SILENT,
 ) -> RegisterReport:
-    """Pass the gate, and write the next version; writes ``registration.json`` either way.
+    """Pass the gate, write the next version, and give it ``registry.promote``.
 
-    The same weights with the same scores are one version, however often they are registered.
+    Writes ``registration.json`` and ``gate.md`` whether it passes or not. The same weights with the
+    same scores are one version, however often they are registered, so a step that was interrupted
+    can be run again.
 
     Args:
         params: The registry, and its limits.
         checkpoint: File that was scored, or the folder it lies in.
         metrics: Its metrics.json, from ``cwbass eval``.
         report: Its report.html, if there is one.
-        out_dir: Where registration.json is written.
+        out_dir: Where registration.json and gate.md are written.
         store: Where versions are written; None opens ``registry.store``.
         telemetry: Told what is registered.
 
     Raises:
         GateError: The scores are too low, or not there.
         DataError: The checkpoint or the scores cannot be read, or do not belong together.
-        ServiceError: The store fails.
+        ServiceError: The store fails, or the alias was moved in the meantime.
     """
     registry = params.registry
     scores = read_metrics(metrics)
@@ -90,25 +98,59 @@ def register(
     checkpoint_sha256 = file_sha256(path)
     _check_together(scores, model, checkpoint_sha256, f"{metrics} and {path}")
     telemetry.describe_run(data_version=model.split_hash, params=model.params, model=model.run_params.model.label)
-    if reasons := check_gate(scores, registry):
-        _write(RegisterReport(registry.name, "refused", reasons=reasons), out_dir)
-        raise GateError(f"{registry.name} is not registered: {'; '.join(reasons)}. Train a better model, or change the limit.")
-
     store = open_store(registry.store) if store is None else store
     net = model.network(scores["weights"])
-    scored: dict[str, bytes | Path] = {WEIGHTS: _weights(net), METRICS: metrics}
-    version = find_same(store, registry.name, scored)
+    weights = _weights(net)
+    scored: dict[str, bytes | Path] = {WEIGHTS: weights, METRICS: metrics}
+    same = find_same(store, registry.name, scored)
+
+    seen = current(store, registry.name, CHAMPION)  # what the gate judges by is what an alias is moved from
+    champion = _champion(store, registry.name, seen, same)
+    checks = check_gate(scores, registry, size_bytes=len(weights), champion=champion)
+    outcome = RegisterReport(
+        registry.name,
+        "refused",
+        champion=None if champion is None else champion.version,
+        reasons=reasons(checks),
+        page=str(out_dir / PAGE),
+    )
+    if outcome.reasons:
+        _write(outcome, checks, champion, out_dir)
+        raise GateError(
+            f"{registry.name} is not registered: {'; '.join(outcome.reasons)}. Train a better model, or change the limit; "
+            f"see {outcome.page}."
+        )
+    version = same
     if version is None:
-        described = _description(registry.name, model, scores, checkpoint_sha256)
-        files = scored | described | ({} if report is None else {"report.html": report})
+        files = scored | _description(registry, model, net, scores, checkpoint_sha256)
+        files |= {} if report is None else {REPORT: report}
         version = register_version(store, name=registry.name, files=files)
         telemetry.uploaded(sum(len(file) if isinstance(file, bytes) else file.stat().st_size for file in files.values()))
         logger.info("registered %s %s: %s", version.name, version.number, version.uri)
     else:
         logger.info("%s %s is this very model: %s", version.name, version.number, version.uri)
-    outcome = RegisterReport(registry.name, "registered", str(version.number), version.uri, version.manifest_sha256)
-    _write(outcome, out_dir)
+    if registry.promote is not None:
+        before = seen if registry.promote == CHAMPION else current(store, registry.name, registry.promote)
+        promote(store, registry.name, registry.promote, version.number, seen=before, reason="passed the gate")
+        logger.info("%s@%s is %s", version.name, registry.promote, version.number)
+    outcome = replace(
+        outcome,
+        decision="registered",
+        version=str(version.number),
+        uri=version.uri,
+        manifest_sha256=version.manifest_sha256,
+        alias=registry.promote,
+    )
+    _write(outcome, checks, champion, out_dir)
     return outcome
+
+
+def _champion(store: ObjectStore, name: str, seen: Entry | None, same: Version | None) -> Champion | None:
+    """The champion's scores; None where there is none, or where it is the model at hand."""
+    if seen is None or (same is not None and str(same.number) == seen.version):
+        return None
+    version = find_version(store, name, Number.parse(seen.version))
+    return Champion(seen.version, json.loads(read_file(store, version, METRICS)))
 
 
 def _scored_file(checkpoint: Path, scores: Mapping[str, Any]) -> Path:
@@ -143,23 +185,30 @@ def _weights(net: SegmentationNet) -> bytes:
     return safetensors.torch.save(state, metadata={"format": "pt"})
 
 
-def _description(name: str, model: Checkpoint, scores: Mapping[str, Any], checkpoint_sha256: str) -> dict[str, bytes | Path]:
+def _description(
+    registry: RegistryConfig, model: Checkpoint, net: SegmentationNet, scores: Mapping[str, Any], checkpoint_sha256: str
+) -> dict[str, bytes | Path]:
+    """What stands beside weights and scores."""
     params = model.run_params
-    spec = model.dataset
+    spec = model.dataset.to_dict()
+    onnx, graph = _onnx(registry, net, spec["class_names"])
     config = {
         "schema": 1,
         "model": params.model.model_dump(mode="json", exclude={"weights"}),  # where the encoder started is of no use here
-        "classes": list(spec.class_names),
-        "palette": [list(rgb) for rgb in spec.palette],
-        "ignore_index": spec.ignore_index,
+        "classes": spec["class_names"],
+        "palette": spec["palette"],
+        "ignore_index": spec["ignore_index"],
+        "ids": spec["ids"],
+        "colors": spec["colors"],
         "input": "RGB, [B, 3, H, W], 0 to 255, any size; the network subtracts mean and divides by std itself",
         "protocol": scores.get("protocol"),
+        "onnx": onnx,
     }
     provenance = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git": _git_state(),
+        "git": git_state(),
         "split": {"hash": model.split_hash, **(scores.get("split") or {})},
-        "data": params.data.model_dump(mode="json", include={"layout", "root"}),
+        "data": {**params.data.model_dump(mode="json", include={"layout", "root"}), "dvc_md5": dvc_md5(params.data.root)},
         "checkpoint": {
             "sha256": checkpoint_sha256,
             "method": model.method,
@@ -169,38 +218,44 @@ def _description(name: str, model: Checkpoint, scores: Mapping[str, Any], checkp
             "code_version": model.code_version,
         },
         "weights": scores["weights"],
-        "versions": {"cwbass": cwbass.__version__, "python": platform.python_version(), "torch": torch.__version__},
+        "versions": versions(),
     }
-    card = model_card(name, config=config, metrics=scores, provenance=provenance, params=params)
-    return {
+    card = model_card(registry.name, config=config, metrics=scores, provenance=provenance, params=params)
+    described: dict[str, bytes | Path] = {
         CONFIG: _json(config),
-        "params.yaml": model.params.encode(),
-        "provenance.json": _json(provenance),
-        "README.md": card.encode(),
+        PARAMS: model.params.encode(),
+        PROVENANCE: _json(provenance),
+        CARD: card.encode(),
     }
+    return described if graph is None else described | {ONNX: graph}
 
 
-def _git_state() -> dict[str, Any] | None:
-    """Commit of the working folder, and whether tracked files differ from it; None outside a repository."""
-    try:
-        revision = _git("rev-parse", "HEAD")
-        changes = _git("status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return {"revision": revision, "dirty": bool(changes)}
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(("git", *arguments), capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+def _onnx(registry: RegistryConfig, net: SegmentationNet, class_names: list[str]) -> tuple[dict[str, Any], bytes | None]:
+    """What config.json says of the ONNX file, and the file; or why there is none."""
+    missing = missing_packages()
+    if registry.onnx is False:
+        return {"absent": "registry.onnx is false"}, None
+    if registry.onnx == "auto" and missing:
+        absent = f"{', '.join(missing)} not installed (cwbass[export])"
+        logger.warning("the version gets no %s: %s", ONNX, absent)
+        return {"absent": absent}, None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / ONNX
+        parity = export_onnx(net, path, class_names=class_names)
+        graph = path.read_bytes()
+    return {"file": ONNX, "input": "image, uint8 [B, 3, H, W]", "output": "logits, float32", "parity": parity.to_dict()}, graph
 
 
 def _json(values: Mapping[str, Any]) -> bytes:
     return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _write(outcome: RegisterReport, out_dir: Path) -> None:
+def _write(outcome: RegisterReport, checks: tuple[Check, ...], champion: Champion | None, out_dir: Path) -> None:
+    said = "It is not registered." if outcome.version is None else f"It is version {outcome.version}: {outcome.uri}"
+    promoted = "" if outcome.alias is None else f" {outcome.alias} points to it."
+    page = gate_page(outcome.name, checks, outcome=said + promoted, champion=champion)
     out_dir.mkdir(parents=True, exist_ok=True)
-    path = out_dir / "registration.json"
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(_json(outcome.to_dict()))
-    os.replace(partial, path)
+    for name, content in ((PAGE, page.encode()), (REGISTRATION, _json(outcome.to_dict()))):
+        partial = out_dir / f".{name}.partial"
+        partial.write_bytes(content)
+        os.replace(partial, out_dir / name)

@@ -9,41 +9,17 @@ from typing import Any
 import pytest
 import safetensors
 import torch
-from torch import Tensor
+from tiny_model import SPLIT, TINY, tiny_checkpoint
 
-from cwbass.config import ModelConfig, RegistryConfig
-from cwbass.data.base import DatasetSpec
-from cwbass.errors import CheckpointError, DataError, GateError
-from cwbass.models import build_model
-from cwbass.params import Params, dump_params, load_params, parse_yaml
+from cwbass.aliases import current, history, promote
+from cwbass.config import RegistryConfig
+from cwbass.errors import CheckpointError, DataError, GateError, ServiceError
+from cwbass.export import measure_parity, missing_packages, parity_problem
+from cwbass.params import Params, load_params, parse_yaml
 from cwbass.registry import Number, find_version, list_versions, load_network, read_version
 from cwbass.steps.register import RegisterParams, register
 from cwbass.storage import FolderStore
 from cwbass.training.checkpoint import Checkpoint, file_sha256, save_checkpoint
-
-TINY = ModelConfig(arch="unet", encoder="tu-mobilenetv4_conv_small_050", options={"encoder_depth": 2, "decoder_channels": [8, 8]})
-SPLIT = "ab" * 32
-
-
-def tiny_checkpoint(
-    *, seed: int = 0, class_names: tuple[str, ...] = ("sky", "road"), networks: tuple[str, ...] = ("student", "teacher")
-) -> Checkpoint:
-    torch.manual_seed(seed)
-    state: dict[str, Tensor] = {}
-    for name in networks:
-        state |= {f"{name}.{key}": value for key, value in build_model(TINY, len(class_names)).state_dict().items()}
-    return Checkpoint(
-        method="cw_bass",
-        method_state=state | {"thresholds": torch.zeros(len(class_names))},
-        networks=networks,
-        params=dump_params(Params(model=TINY)),
-        spec=DatasetSpec(class_names, tuple((index, 0, 0) for index in range(len(class_names)))).to_dict(),
-        split_hash=SPLIT,
-        seed=seed,
-        step=40,
-        epoch=2,
-        stage="train",
-    )
 
 
 class Run:
@@ -65,8 +41,9 @@ class Run:
         scores = {"miou": 0.6, "split_hash": SPLIT, "weights": "teacher", "protocol": "whole image"}
         self.metrics.write_text(json.dumps(scores | changes))
 
-    def register(self, **limits: float) -> dict[str, Any]:
-        params = RegisterParams(registry=RegistryConfig(name="tiny", store=str(self.store.root), **limits))
+    def register(self, **settings: Any) -> dict[str, Any]:
+        # Export takes seconds, and is asked for where it is tested.
+        params = RegisterParams(registry=RegistryConfig(name="tiny", store=str(self.store.root), **({"onnx": False} | settings)))
         report = register(
             params, checkpoint=self.checkpoint, metrics=self.metrics, report=self.report, out_dir=self.folder / "out"
         )
@@ -98,7 +75,10 @@ def test_a_version_holds_all_that_is_needed_to_judge_and_to_use_it(run: Run) -> 
         "version": "1.0.0",
         "uri": (run.store.root / "models/tiny/versions/1.0.0").as_posix(),
         "manifest_sha256": manifest_sha256,
+        "alias": None,
+        "champion": None,
         "reasons": [],
+        "page": str(run.folder / "out" / "gate.md"),
     }
     files = run.files()
     assert files.keys() == {
@@ -110,6 +90,7 @@ def test_a_version_holds_all_that_is_needed_to_judge_and_to_use_it(run: Run) -> 
     assert config["palette"] == [[0, 0, 0], [1, 0, 0]]
     assert config["ignore_index"] == 255
     assert config["protocol"] == "whole image"
+    assert config["onnx"] == {"absent": "registry.onnx is false"}
     assert config["model"] == TINY.model_dump(mode="json", exclude={"weights"})
     assert load_params(parse_yaml(files["params.yaml"].decode(), "params"), Params) == Params(model=TINY)
     assert files["metrics.json"] == run.metrics.read_bytes()
@@ -188,7 +169,8 @@ def test_registering_again_makes_no_second_version(run: Run) -> None:
 
 def test_a_store_can_be_passed_in(run: Run) -> None:
     other = FolderStore(run.folder / "other")
-    register(RegisterParams(), checkpoint=run.checkpoint, metrics=run.metrics, report=None, out_dir=run.folder, store=other)
+    params = RegisterParams(registry=RegistryConfig(onnx=False))
+    register(params, checkpoint=run.checkpoint, metrics=run.metrics, report=None, out_dir=run.folder, store=other)
     assert list_versions(other, "cwbass-shapes") == [Number(1)]
 
 
@@ -198,7 +180,8 @@ def test_a_model_below_the_limits_is_refused_in_writing(run: Run) -> None:
         run.register(min_miou=0.65, min_gain=0.02)
     reasons = ["miou is 0.6000, below registry.min_miou 0.6500", "miou_gain is 0.0100, below registry.min_gain 0.0200"]
     assert run.written() == {
-        "name": "tiny", "decision": "refused", "version": None, "uri": None, "manifest_sha256": None, "reasons": reasons,
+        "name": "tiny", "decision": "refused", "version": None, "uri": None, "manifest_sha256": None,
+        "alias": None, "champion": None, "reasons": reasons, "page": str(run.folder / "out" / "gate.md"),
     }  # fmt: skip
     assert caught.value.exit_code == 5
     assert all(reason in str(caught.value) for reason in reasons)
@@ -268,3 +251,101 @@ def test_a_file_that_is_no_metrics_is_named(run: Run, content: str, message: str
     run.metrics.unlink()
     with pytest.raises(DataError, match=r"metrics\.json: no such file"):
         run.register()
+
+
+PER_CLASS = {"sky": {"iou": 0.9}, "road": {"iou": 0.3}}
+
+
+def champion(run: Run) -> str | None:
+    entry = current(run.store, "tiny", "champion")
+    return None if entry is None else entry.version
+
+
+def test_a_model_that_beats_the_champion_takes_its_place(run: Run) -> None:
+    gate: dict[str, Any] = {"promote": "champion", "min_champion_gain": 0.01, "max_class_drop": 0.05}
+    run.score(per_class=PER_CLASS)
+    first = run.register(**gate)
+    assert (first["version"], first["alias"], first["champion"]) == ("1.0.0", "champion", None)
+
+    run.score(miou=0.62, per_class={"sky": {"iou": 0.99}, "road": {"iou": 0.25}})
+    second = run.register(**gate)
+    assert (second["version"], second["champion"], champion(run)) == ("1.1.0", "1.0.0", "1.1.0")
+
+    # A step that is run again finds its own model as the champion, which it need not beat.
+    again = run.register(**gate)
+    assert (again["version"], again["champion"], champion(run)) == ("1.1.0", None, "1.1.0")
+    assert len(history(run.store, "tiny", "champion")) == 2
+
+
+def test_a_model_that_does_not_beat_the_champion_leaves_no_trace_but_the_page(run: Run) -> None:
+    run.register(promote="champion")
+    before = run.store.list("")
+    run.score(miou=0.605, per_class=PER_CLASS)
+    with pytest.raises(
+        GateError, match=r"gain over champion 1\.0\.0 is 0\.0050 .*; the champion 1\.0\.0 has no per_class"
+    ) as caught:
+        run.register(promote="champion", min_champion_gain=0.01, max_class_drop=0.05)
+    assert str(run.folder / "out" / "gate.md") in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert run.store.list("") == before
+    assert (run.written()["decision"], run.written()["champion"]) == ("refused", "1.0.0")
+    page = (run.folder / "out" / "gate.md").read_text()
+    assert page.startswith("# tiny: refused\n")
+    assert "- gain over champion 1.0.0 is 0.0050 (0.6000 to 0.6050), below registry.min\\_champion\\_gain 0.0100" in page
+
+
+def test_a_candidate_is_measured_against_the_champion_and_does_not_move_it(run: Run) -> None:
+    run.register(promote="champion")
+    run.score(miou=0.7)
+    assert run.register(promote="candidate", min_champion_gain=0.05)["champion"] == "1.0.0"
+    assert champion(run) == "1.0.0"
+    candidate = current(run.store, "tiny", "candidate")
+    assert candidate is not None and candidate.version == "1.1.0"
+
+
+def test_a_champion_that_changes_while_a_model_is_judged_is_not_overrun(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.register(promote="champion")
+    run.score(miou=0.7)
+    run.register()
+    run.score(miou=0.65)
+    original = FolderStore.put
+
+    def put(self: FolderStore, key: str, content: bytes | Path, *, if_absent: bool = False) -> bool:
+        if key.endswith("1.2.0/MANIFEST.json"):  # somebody promotes 1.1.0 between the gate and our move
+            promote(run.store, "tiny", "champion", Number(1, 1), seen=current(run.store, "tiny", "champion"), reason="first")
+        return original(self, key, content, if_absent=if_absent)
+
+    monkeypatch.setattr(FolderStore, "put", put)
+    with pytest.raises(ServiceError, match=r"tiny@champion was moved to 1\.1\.0 .* in the meantime"):
+        run.register(promote="champion", min_champion_gain=0.01)
+    assert champion(run) == "1.1.0"
+    with pytest.raises(GateError, match=r"gain over champion 1\.1\.0 is -0\.0500"):  # run again: judged by the new one
+        run.register(promote="champion", min_champion_gain=0.01)
+
+
+def test_weights_that_are_too_large_are_refused(run: Run) -> None:
+    with pytest.raises(GateError, match=r"size of the weights in MB is 1\.\d+, above registry\.max_size_mb 0\.001"):
+        run.register(max_size_mb=0.001)
+
+
+@pytest.mark.skipif(bool(missing_packages()), reason="pip install 'cwbass[export]' for onnx, onnxruntime, onnxscript")
+def test_a_version_holds_an_onnx_file_that_was_checked(run: Run) -> None:
+    run.register(onnx="auto")
+    files = run.files()
+    onnx = json.loads(files["config.json"])["onnx"]
+    assert onnx["file"] == "model.onnx"
+    assert onnx["parity"]["argmax_agreement"] >= 0.999
+    assert len(onnx["parity"]["sizes"]) == 3
+    assert "`model.onnx` is the same network for ONNX Runtime" in files["README.md"].decode()
+    path = run.folder / "check.onnx"
+    path.write_bytes(files["model.onnx"])
+    assert parity_problem(measure_parity(load_network(files), path, [(40, 51)])) is None
+
+
+def test_without_the_extra_a_version_says_why_it_has_no_onnx_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cwbass.steps.register.missing_packages", lambda: ("onnx",))
+    run.register(onnx="auto")
+    files = run.files()
+    assert "model.onnx" not in files
+    assert json.loads(files["config.json"])["onnx"] == {"absent": "onnx not installed (cwbass[export])"}
+    assert "There is no ONNX file: onnx not installed (cwbass\\[export\\])." in files["README.md"].decode()

@@ -1,0 +1,44 @@
+"""Verb ``export``: the ONNX file alone."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cwbass.export import Parity, export_onnx
+from cwbass.resolve import open_checkpoint
+from cwbass.training.checkpoint import file_sha256
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What was written, and how near it comes to the network."""
+
+    path: str
+    sha256: str
+    weights: str
+    parity: Parity
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "parity": self.parity.to_dict()}
+
+
+def export(*, checkpoint: Path, out: Path, weights: str = "auto") -> ExportReport:
+    """Write the network of a checkpoint as ONNX.
+
+    Args:
+        checkpoint: A checkpoint's file, or the folder of a registered version.
+        out: The file to write.
+        weights: student or teacher; auto: the one the method prefers.
+
+    Raises:
+        ParamsError: The extra ``export`` is missing, or the network cannot be exported.
+        CheckpointError: The checkpoint cannot be used.
+        GateError: The file's answers differ from the network's.
+    """
+    model = open_checkpoint(checkpoint)
+    name = model.network_name(weights)
+    parity = export_onnx(model.network(name), out, class_names=model.dataset.class_names)
+    return ExportReport(str(out), file_sha256(out), name, parity)

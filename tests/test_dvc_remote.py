@@ -1,0 +1,48 @@
+"""`dvc push` and `dvc pull` as docs/data.md has them, with the registry's S3 server as the remote."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from servers import S3Server, find_tool
+
+DVC = find_tool("dvc")
+pytestmark = pytest.mark.skipif(DVC is None, reason="no dvc: pip install 'cwbass[dvc]'")
+
+
+def dvc(folder: Path, server: S3Server, *arguments: str, who: str = "writer", code: int = 0) -> str:
+    empty = folder / "aws"  # aiobotocore insists on a file
+    empty.touch()
+    environment = os.environ | server.env(who) | {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(folder / "site")}
+    environment |= {"AWS_CONFIG_FILE": str(empty), "AWS_SHARED_CREDENTIALS_FILE": str(empty)}
+    environment.pop("AWS_ENDPOINT_URL")  # what the documents say must do: the remote has a setting of its own
+    assert DVC is not None
+    done = subprocess.run([DVC, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_data_that_was_pushed_is_pulled_by_others_with_the_same_bytes(s3_server: S3Server, tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    (ours / "datasets" / "mine" / "images").mkdir(parents=True)
+    for index in range(5):
+        (ours / "datasets" / "mine" / "images" / f"{index}.bin").write_bytes(os.urandom(1000 + index))
+    dvc(ours, s3_server, "init", "--no-scm", "-q")
+    dvc(ours, s3_server, "add", "-q", "datasets/mine")
+    dvc(ours, s3_server, "remote", "add", "-d", "storage", f"{s3_server.location()}/data")
+    dvc(ours, s3_server, "remote", "modify", "storage", "endpointurl", s3_server.url)
+    assert "6 files pushed" in dvc(ours, s3_server, "push")  # five, and the list of them
+    config = (ours / ".dvc" / "config").read_text()
+    assert not any(secret in config for pair in s3_server.keys.values() for secret in pair)
+
+    theirs.mkdir()  # a clone: what Git would hold, without the data and without the cache
+    shutil.copytree(ours / ".dvc", theirs / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "site"))
+    (theirs / "datasets").mkdir()
+    shutil.copy(ours / "datasets" / "mine.dvc", theirs / "datasets" / "mine.dvc")
+    dvc(theirs, s3_server, "pull", who="reader")
+    found = {path.name: path.read_bytes() for path in (theirs / "datasets" / "mine" / "images").iterdir()}
+    assert found == {path.name: path.read_bytes() for path in (ours / "datasets" / "mine" / "images").iterdir()}
