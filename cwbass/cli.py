@@ -64,6 +64,17 @@ Reason = Annotated[str, typer.Option(help="For the history.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")]
 
 _CHECKPOINT = "Checkpoint, folder of a training, s3:// URI, name@1.4.0 or name@champion."
+Work = Annotated[
+    Optional[Path],
+    typer.Option("--work", help="Folder for the state of the run until it is done; default: OUT/state.", file_okay=False),
+]
+Restart = Annotated[bool, typer.Option("--restart", help="Begin anew, whatever the folders hold.")]
+ResumeForce = Annotated[
+    Optional[list[str]],
+    typer.Option("--resume-force", metavar="KEY", help="Go on with a run although this parameter, or section, differs."),
+]
+KeepState = Annotated[bool, typer.Option("--keep-state", help="Leave the last state behind when the run is done.")]
+
 PARAMS = Path("params.yaml")
 
 
@@ -216,18 +227,33 @@ def warmup(
     metrics_linger: MetricsLinger = None,
     metrics_textfile: MetricsTextfile = None,
     pushgateway: Pushgateway = None,
+    work: Work = None,
+    restart: Restart = False,
+    resume_force: ResumeForce = None,
+    keep_state: KeepState = False,
 ) -> None:
-    """Train supervised: the warm-up, and the baseline that goes on from it."""
+    """Train supervised: the warm-up, and the baseline that goes on from it. A stopped run goes on where it was."""
     from cwbass.steps.training import WarmupParams
     from cwbass.steps.warmup import warmup
     from cwbass.training.distributed import joined
+    from cwbass.training.resume import Resume
 
     loaded = _load(WarmupParams, params, overrides)
     _spread(loaded.train.processes)
     telling = {"port": metrics_port, "linger": metrics_linger, "textfile": metrics_textfile, "pushgateway": pushgateway}
     root = data or Path(loaded.data.root)
+    chosen = Resume(restart, tuple(resume_force or ()), keep_state)
     with _observe("warmup", out, **telling) as telemetry, joined(loaded.train.device, os.environ) as world:
-        report = warmup(loaded, manifest=manifest, data_root=root, out_dir=out, telemetry=telemetry, world=world)
+        report = warmup(
+            loaded,
+            manifest=manifest,
+            data_root=root,
+            out_dir=out,
+            work_dir=work,
+            resume=chosen,
+            telemetry=telemetry,
+            world=world,
+        )
     if world.main:
         _print(report.to_dict())
 
@@ -248,17 +274,33 @@ def train(
     report_file: Annotated[
         Optional[Path], typer.Option("--report", help="Also write what is printed to this file.", dir_okay=False)
     ] = None,
+    work: Work = None,
+    restart: Restart = False,
+    resume_force: ResumeForce = None,
+    keep_state: KeepState = False,
 ) -> None:
-    """Train semi-supervised, from the warm-up's checkpoint on."""
+    """Train semi-supervised, from the warm-up's checkpoint on. A stopped run goes on where it was."""
     from cwbass.steps.train import TrainParams, train
     from cwbass.training.distributed import joined
+    from cwbass.training.resume import Resume
 
     loaded = _load(TrainParams, params, overrides)
     _spread(loaded.train.processes, loaded.train.nodes)
     telling = {"port": metrics_port, "linger": metrics_linger, "textfile": metrics_textfile, "pushgateway": pushgateway}
     root = data or Path(loaded.data.root)
+    chosen = Resume(restart, tuple(resume_force or ()), keep_state)
     with _observe("train", out, **telling) as telemetry, joined(loaded.train.device, os.environ) as world:
-        report = train(loaded, manifest=manifest, warmup=warmup, data_root=root, out_dir=out, telemetry=telemetry, world=world)
+        report = train(
+            loaded,
+            manifest=manifest,
+            warmup=warmup,
+            data_root=root,
+            out_dir=out,
+            work_dir=work,
+            resume=chosen,
+            telemetry=telemetry,
+            world=world,
+        )
     if world.main:
         _print(report.to_dict())
         if report_file is not None:

@@ -160,6 +160,10 @@ class TrainConfig(Section):
     processes: Annotated[int, Field(ge=1)] = Field(default=1, description="Processes on each machine, one for each GPU.")
     workers: Annotated[int, Field(ge=0)] = Field(default=0, description="Loader processes for each stream.")
     cache: str | None = Field(default="artifacts/cache", description="Folder of decoded images; null decodes every time.")
+    save_minutes: Positive = Field(default=10.0, description="Minutes between two saved states; one is saved every epoch, too.")
+    checkpoint_uri: str | None = Field(
+        default=None, description="Second place for the states during training: s3://bucket/prefix or a folder; null has none."
+    )
     max_nonfinite: Annotated[int, Field(ge=1)] = Field(default=10, description="Stop after this many non-finite steps in a row.")
 
     @model_validator(mode="after")

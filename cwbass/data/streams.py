@@ -6,8 +6,11 @@ whichever worker, in whichever process. Continuing at step k is starting the loa
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
+from types import FrameType
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -19,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from cwbass.config import AugmentConfig
 from cwbass.data.cache import ImageSource
 from cwbass.data.transforms import crop_image, crop_mask, crop_valid, draw_geometry, strong_view
+from cwbass.errors import CwbassError, ServiceError
 from cwbass.types import LabeledBatch, UnlabeledBatch
 from cwbass.world import ALONE, World
 
@@ -142,4 +146,43 @@ def make_loader(
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
         multiprocessing_context="spawn" if workers else None,
+        worker_init_fn=leave_signals_to_the_main_process if workers else None,
     )
+
+
+def leave_signals_to_the_main_process(worker: int) -> None:
+    """Run in each loader process: whoever signals the whole group must not take the batch from under a step that is finished.
+
+    The loader ends its processes itself, and they end when their parent has gone. A second SIGTERM still works.
+    """
+
+    def first(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, first)
+
+
+@contextmanager
+def loader_failures() -> Iterator[None]:
+    """What goes wrong in a loader process, in words for the user.
+
+    Raises:
+        ServiceError: A loader process was killed.
+        CwbassError: What a loader process raised, without its traceback.
+    """
+    try:
+        yield
+    except CwbassError as error:
+        text = str(error)
+        if "Original Traceback" not in text:
+            raise
+        raise type(error)(text.rpartition(f"{type(error).__name__}: ")[2].strip()) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ServiceError(
+            f"a loader process died ({' '.join(str(error).split())[:200]}). It was killed, mostly for want of memory: lower "
+            "train.workers or the batch, or give the pod more memory and /dev/shm. Run the same command again: it goes on "
+            "from the last saved state."
+        ) from error

@@ -6,6 +6,9 @@ one. So the *latest* checkpoint counts that is within one standard error of the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
@@ -76,6 +79,14 @@ class LatestWithinOneError:
         self.best = float("-inf")
         self.error = 0.0
         self.epochs_without_gain = 0
+
+    def state(self) -> dict[str, float | int]:
+        """What :meth:`load` takes to go on from here."""
+        return {"best": self.best, "error": self.error, "epochs_without_gain": self.epochs_without_gain}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on with what :meth:`state` gave."""
+        self.best, self.error, self.epochs_without_gain = (state[name] for name in ("best", "error", "epochs_without_gain"))
 
     def counts(self, miou: float, error: float) -> bool:
         """Whether this epoch's checkpoint counts.

@@ -13,12 +13,13 @@ from cwbass.models import build_model
 from cwbass.models.base import SegmentationNet
 from cwbass.params import AnyMethodConfig
 from cwbass.steps.second_stage import FIRST_BEST, FIRST_LAST, SecondStage
-from cwbass.steps.training import TrainReport, WarmupParams, start_run
+from cwbass.steps.training import TrainReport, WarmupParams, finish_run, finished_report, start_run
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import Checkpoint, file_sha256, load_checkpoint
 from cwbass.training.device import place
 from cwbass.training.distributed import check_same
-from cwbass.training.optim import build_optimizer
+from cwbass.training.optim import build_optimizer, load_moments_
+from cwbass.training.resume import Resume
 from cwbass.training.stage import Run, Stage, plan_steps
 from cwbass.world import ALONE, World
 
@@ -40,12 +41,15 @@ def train(
     warmup: Path,
     data_root: Path,
     out_dir: Path,
+    work_dir: Path | None = None,
+    resume: Resume = Resume(),  # noqa: B008 - frozen
     telemetry: Telemetry = SILENT,
     world: World = ALONE,
 ) -> TrainReport:
     """Train ``params.method``; writes ``last.pt``, ``best.pt`` (with a selection slice) and ``history.jsonl``.
 
-    With a second stage these are its last training's; those of the stages before lie beside them.
+    With a second stage these are its last training's; those of the stages before lie beside them. A run that was
+    stopped goes on where it was; one that is done is only reported.
 
     Args:
         params: Sections the step depends on.
@@ -53,19 +57,36 @@ def train(
         warmup: ``warmup.pt`` of ``cwbass warmup``.
         data_root: Folder of the dataset.
         out_dir: Where files are written, by the main process; all processes read it.
+        work_dir: Where the state of the run is kept until it is done; None is a folder in ``out_dir``.
+        resume: What to do with an earlier run's files.
         telemetry: Told what happens.
         world: The processes that train together.
 
     Raises:
-        ParamsError: A parameter or the device is wrong.
+        ParamsError: A parameter or the device is wrong, or the folders hold another run.
         CheckpointError: The warm-up is of another split or another model.
         DataError: The manifest or a file of the dataset is wrong.
+        ServiceError: There is no room on the disk, or a loader process died.
+        Interrupted: SIGTERM or SIGINT came, and the state is saved.
     """
-    run = start_run(params, manifest, data_root, telemetry, world)
+    start, start_sha256 = load_checkpoint(warmup), file_sha256(warmup)
+    check_same(world, f"the SHA-256 of {warmup.name}", start_sha256)
+    run = start_run(
+        "train",
+        params,
+        manifest=manifest,
+        data_root=data_root,
+        out_dir=out_dir,
+        work_dir=work_dir,
+        resume=resume,
+        inputs={"warmup_sha256": start_sha256},
+        telemetry=telemetry,
+        world=world,
+    )
+    if (done := finished_report(run, out_dir)) is not None:
+        return done
     plan = plan_steps(run.train, run.manifest)
-    start = load_checkpoint(warmup)
     _check_warmup(start, params, run.manifest.hash, plan.total, warmup)
-    check_same(world, f"the SHA-256 of {warmup.name}", file_sha256(warmup))
     spec = run.manifest.spec
 
     def build() -> SegmentationNet:
@@ -80,18 +101,18 @@ def train(
         method.student, params.train.optimizer, batch_size=params.train.batch_labeled * params.train.accumulate
     )
     if start.step:
-        optimizer.load_state_dict(dict(start.optimizer))
+        load_moments_(optimizer, start.optimizer)
 
     out_dir.mkdir(parents=True, exist_ok=True)
     stage = Stage(run, "train", method, params.method.name, optimizer, out_dir=out_dir, history=[], timings=[])
     schedule = plan.schedule(start.step, plan.total)
     if not (isinstance(params.method, CwBassConfig) and params.method.terms.second_stage.enabled):
         stage.train(schedule, checkpoint=LAST, best=BEST)
-        return _report(run, [stage], plan.total, out_dir)
+        return finish_run(run, _report(run, [stage], plan.total, out_dir))
     second = SecondStage(run, params.model, params.method, schedule, steps=plan.total, out_dir=out_dir)
     stage.train(schedule, checkpoint=FIRST_LAST, best=FIRST_BEST, snapshots=second.snapshots)
     stages = [stage, *second.retrain(stage, last=LAST, best=BEST)]
-    return _report(run, stages, plan.total + 2 * second.steps, out_dir)
+    return finish_run(run, _report(run, stages, plan.total + 2 * second.steps, out_dir))
 
 
 def _report(run: Run, stages: Sequence[Stage], steps: int, out_dir: Path) -> TrainReport:

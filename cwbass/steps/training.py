@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -14,7 +15,7 @@ from pydantic import Field
 from cwbass import __version__
 from cwbass.config import AugmentConfig, DataConfig, EvalConfig, ModelConfig, Section, SplitConfig, TrainConfig
 from cwbass.data.manifest import Manifest
-from cwbass.errors import ParamsError
+from cwbass.errors import DataError, ParamsError
 from cwbass.methods.supervised import SupervisedConfig
 from cwbass.models import build_model
 from cwbass.models.base import SegmentationNet
@@ -23,6 +24,8 @@ from cwbass.params import Params, dump_params, load_params
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.device import resolve_device, resolve_precision
 from cwbass.training.distributed import check_same
+from cwbass.training.mirror import open_mirror
+from cwbass.training.resume import Keeper, Resume, run_identity
 from cwbass.training.seed import seed_everything
 from cwbass.training.stage import Run
 from cwbass.world import ALONE, World
@@ -64,18 +67,37 @@ class TrainReport:
         }
 
 
-def start_run(params: Section, manifest: Path, data_root: Path, telemetry: Telemetry = SILENT, world: World = ALONE) -> Run:
-    """Read the split, find the device, and say what will be trained on what.
+def start_run(
+    step: str,
+    params: Section,
+    *,
+    manifest: Path,
+    data_root: Path,
+    out_dir: Path,
+    work_dir: Path | None,
+    resume: Resume,
+    inputs: Mapping[str, str] = MappingProxyType({}),
+    telemetry: Telemetry = SILENT,
+    world: World = ALONE,
+) -> Run:
+    """Read the split, find the device, say what will be trained on what, and look for a run to go on with.
 
     Args:
+        step: ``warmup`` or ``train``.
         params: Sections of one step; those it lacks are at their defaults in the checkpoint.
         manifest: File of ``cwbass split``.
         data_root: Folder of the dataset.
+        out_dir: Where results go.
+        work_dir: Where states go; None is a folder in ``out_dir``.
+        resume: What the caller wants of an earlier run's files.
+        inputs: Name and SHA-256 of what else the step starts from.
         telemetry: Told what happens.
         world: The processes that train together.
 
     Raises:
-        ParamsError: A batch cannot be divided among the processes, or these disagree on what is trained.
+        ParamsError: The device is not there, the folders hold another run, a batch cannot be divided among the processes, or
+            these disagree on what is trained.
+        DataError: The manifest is wrong, or its labelled images show fewer than two classes.
     """
     split = Manifest.read(manifest)
     full = load_params(params.model_dump(mode="json"), Params)
@@ -102,6 +124,19 @@ def start_run(params: Section, manifest: Path, data_root: Path, telemetry: Telem
     )
     for note in split.notes:
         logger.warning("%s", note)
+    _check_labels(split, train.batch_labeled)
+    identity = run_identity(step, params, split.hash, **inputs)
+    mirror = None if train.checkpoint_uri is None else open_mirror(train.checkpoint_uri, step, identity)
+    keeper = Keeper(
+        out_dir,
+        work_dir,
+        identity,
+        save_minutes=train.save_minutes,
+        resume=resume,
+        mirror=mirror,
+        telemetry=telemetry,
+        world=world,
+    )
     seed_everything(full.seed)
     params_text = dump_params(full)
     telemetry.describe_run(data_version=split.hash, params=params_text, model=full.model.label)
@@ -117,7 +152,45 @@ def start_run(params: Section, manifest: Path, data_root: Path, telemetry: Telem
         autocast_dtype=dtype,
         telemetry=telemetry,
         world=world,
+        keeper=keeper,
     )
+
+
+def finished_report(run: Run, out_dir: Path) -> TrainReport | None:
+    """The report of a run that is done already; None where there is something left to do."""
+    if run.keeper.report is None:
+        return None
+    report = TrainReport(**run.keeper.report)
+    logger.info("%s holds this very run, finished: nothing to do (--restart trains again)", out_dir)
+    return replace(report, checkpoints={name: str(out_dir / file) for name, file in report.checkpoints.items()})
+
+
+def finish_run(run: Run, report: TrainReport) -> TrainReport:
+    """Mark the run as done, for :func:`finished_report`."""
+    names = {name: Path(path).name for name, path in report.checkpoints.items()}
+    run.keeper.finish({**report.to_dict(), "checkpoints": names})
+    return report
+
+
+def _check_labels(split: Manifest, batch: int) -> None:
+    """Refuse labels that nothing can be learned from; say what is unusual.
+
+    Raises:
+        DataError: The labelled images show fewer than two classes.
+    """
+    names = split.spec.class_names
+    seen = {names[index] for sample in split.labeled for index, count in enumerate(sample.pixels or ()) if count}
+    if len(seen) < 2:
+        raise DataError(
+            f"the {len(split.labeled)} labelled images show {f'one class only, {next(iter(seen))}' if seen else 'no class'}: there is "
+            "nothing to tell apart. Label images of at least two classes, or check data.classes, data.merge and data.ignore_classes."
+        )
+    if len(split.labeled) < batch:
+        logger.info(
+            "%d labelled images are fewer than train.batch_labeled (%d): a batch holds some of them more than once, in other views",
+            len(split.labeled),
+            batch,
+        )
 
 
 def check_batches(train: TrainConfig, world: World) -> None:

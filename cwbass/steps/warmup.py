@@ -10,11 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from cwbass.methods import build_method
-from cwbass.steps.training import TrainReport, WarmupParams, network_factory, start_run
+from cwbass.steps.training import TrainReport, WarmupParams, finish_run, finished_report, network_factory, start_run
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import save_checkpoint
 from cwbass.training.device import place
 from cwbass.training.optim import build_optimizer
+from cwbass.training.resume import Resume
 from cwbass.training.stage import HISTORY, Stage, plan_steps, write_rows
 from cwbass.world import ALONE, World
 
@@ -27,24 +28,44 @@ def warmup(
     manifest: Path,
     data_root: Path,
     out_dir: Path,
+    work_dir: Path | None = None,
+    resume: Resume = Resume(),  # noqa: B008 - frozen
     telemetry: Telemetry = SILENT,
     world: World = ALONE,
 ) -> TrainReport:
     """Train supervised; writes ``warmup.pt``, ``baseline_last.pt``, ``baseline_best.pt`` and ``history.jsonl``.
+
+    A run that was stopped goes on where it was; one that is done is only reported.
 
     Args:
         params: Sections the step depends on.
         manifest: File of ``cwbass split``.
         data_root: Folder of the dataset.
         out_dir: Where files are written, by the main process.
+        work_dir: Where the state of the run is kept until it is done; None is a folder in ``out_dir``.
+        resume: What to do with an earlier run's files.
         telemetry: Told what happens.
         world: The processes that train together.
 
     Raises:
-        ParamsError: A parameter, the weights or the device is wrong.
+        ParamsError: A parameter, the weights or the device is wrong, or the folders hold another run.
         DataError: The manifest or a file of the dataset is.
+        ServiceError: There is no room on the disk, or a loader process died.
+        Interrupted: SIGTERM or SIGINT came, and the state is saved.
     """
-    run = start_run(params, manifest, data_root, telemetry, world)
+    run = start_run(
+        "warmup",
+        params,
+        manifest=manifest,
+        data_root=data_root,
+        out_dir=out_dir,
+        work_dir=work_dir,
+        resume=resume,
+        telemetry=telemetry,
+        world=world,
+    )
+    if (done := finished_report(run, out_dir)) is not None:
+        return done
     plan = plan_steps(run.train, run.manifest)
     spec = run.manifest.spec
     build = network_factory(params.model, spec.num_classes, out_dir / "weights", world)
@@ -68,11 +89,20 @@ def warmup(
     reached = {"warmup": first.best.get("miou")}
     if params.train.baseline:
         second = Stage(
-            run, "baseline", method, "supervised", optimizer, out_dir=out_dir, history=first.history, timings=first.timings
+            run,
+            "baseline",
+            method,
+            "supervised",
+            optimizer,
+            out_dir=out_dir,
+            history=first.history,
+            timings=first.timings,
+            skipped=first.skipped,
         )
         second.train(plan.schedule(steps, plan.total), checkpoint=BASELINE_LAST, best=BASELINE_BEST)
         written["baseline_last"] = str(out_dir / BASELINE_LAST)
         if second.best:
             written["baseline_best"] = str(out_dir / BASELINE_BEST)
         reached["baseline"] = second.best.get("miou")
-    return TrainReport("warmup", plan.total if params.train.baseline else steps, run.manifest.hash, written, reached)
+    taken = plan.total if params.train.baseline else steps
+    return finish_run(run, TrainReport("warmup", taken, run.manifest.hash, written, reached))

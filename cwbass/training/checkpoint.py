@@ -8,8 +8,11 @@ error that says so, never a model with half its weights.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
-from collections.abc import Mapping
+import shutil
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from torch import Tensor
 import cwbass
 from cwbass.config import ModelConfig
 from cwbass.data.base import DatasetSpec
-from cwbass.errors import CheckpointError
+from cwbass.errors import CheckpointError, ServiceError
 from cwbass.models import build_model
 from cwbass.models.base import SegmentationNet
 from cwbass.params import Params, load_params, parse_yaml
@@ -95,27 +98,97 @@ def build_with_weights(config: ModelConfig, num_classes: int, state: Mapping[str
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> str:
-    """Write atomically, with ``<path>.sha256`` beside it.
+    """Write atomically, with ``<path>.sha256`` beside it; equal checkpoints give equal bytes.
 
     Returns:
         SHA-256 of the file, hex.
+
+    Raises:
+        ServiceError: The disk is full or refuses; what was there before is whole.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    content = {item.name: getattr(checkpoint, item.name) for item in fields(checkpoint)}
-    try:
-        with partial.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        digest = file_sha256(partial)
-        # The old digest goes first: a crash in between leaves a file without one, never with a wrong one.
-        digest_path(path).unlink(missing_ok=True)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    digest_path(path).write_text(f"{digest}  {path.name}\n", encoding="ascii")
+    # The old digest goes first: a crash in between leaves a file without one, never with a wrong one.
+    digest = write_whole(path, serialize(fields_of(checkpoint)), before=lambda: digest_path(path).unlink(missing_ok=True))
+    write_digest(path, digest)
     return digest
+
+
+def fields_of(record: Any) -> dict[str, Any]:
+    """The fields of a dataclass, as they are."""
+    return {item.name: getattr(record, item.name) for item in fields(record)}
+
+
+def serialize(content: Mapping[str, Any]) -> memoryview:
+    """What ``torch.save`` would write: a copy, so that training may go on while it is written.
+
+    A pickle names an object by its place where it meets it again. Whether two equal strings are one object depends on
+    where they came from, so all become one here: a run that read half its history from a file gives the same bytes.
+    """
+    buffer = io.BytesIO()
+    torch.save(_canonical(content), buffer)
+    return buffer.getbuffer()
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, str):
+        return sys.intern(value)
+    if isinstance(value, Mapping):
+        return {_canonical(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    return tuple(_canonical(item) for item in value) if isinstance(value, tuple) else value
+
+
+def write_whole(path: Path, data: bytes | memoryview, *, before: Callable[[], None] = lambda: None) -> str:
+    """Write a file beside its place, flush it, and move it there.
+
+    Args:
+        path: Its place; folders are made.
+        data: Its content.
+        before: Called between the two.
+
+    Returns:
+        SHA-256 of the content, hex.
+
+    Raises:
+        ServiceError: The disk is full or refuses; what was there before is whole.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            before()
+            os.replace(partial, path)
+            _sync_folder(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise no_room(path, len(data), error) from error
+    return hashlib.sha256(data).hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Names are data of the folder: without this, a power cut could keep a deletion and lose the file that came before."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def no_room(path: Path, size: int, error: OSError) -> ServiceError:
+    """What to tell where a file cannot be written."""
+    try:
+        free = f"{shutil.disk_usage(path.parent).free / 1e6:.0f} MB are free there"
+    except OSError:
+        free = "its folder cannot be read"
+    return ServiceError(
+        f"{path} cannot be written: {error.strerror or error}; it needs {size / 1e6:.1f} MB, {free}. "
+        "What was saved before is whole. Make room, then run the same command again: it goes on from there."
+    )
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -133,12 +206,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path} is damaged: its SHA-256 is {found[:12]}, {digest_path(path).name} says {expected[:12]}. Use another checkpoint."
         )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle raises whatever its bytes happen to say
-        raise CheckpointError(
-            f"{path} is no checkpoint of cwbass, or is torn ({' '.join(str(error).split())[:200]}). Use another file."
-        ) from error
+    content = load_plain(path)
     if not isinstance(content, dict) or "schema" not in content:
         raise CheckpointError(f"{path} is no checkpoint of cwbass. Pass a file that `cwbass train` or `cwbass warmup` wrote.")
     if content["schema"] != SCHEMA:
@@ -152,9 +220,28 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(**content)
 
 
+def load_plain(path: Path) -> Any:
+    """Tensors and plain values of a file of ``torch.save``, on the CPU; no code in it runs.
+
+    Raises:
+        CheckpointError: It is torn, of another kind, or holds more than that.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle raises whatever its bytes happen to say
+        raise CheckpointError(
+            f"{path} is no checkpoint of cwbass, or is torn ({' '.join(str(error).split())[:200]}). Use another file."
+        ) from error
+
+
 def digest_path(path: Path) -> Path:
     """Where the SHA-256 of a checkpoint lies."""
     return path.with_name(f"{path.name}.sha256")
+
+
+def write_digest(path: Path, digest: str) -> None:
+    """Write the SHA-256 of a file beside it, in the form that ``sha256sum -c`` reads."""
+    write_whole(digest_path(path), f"{digest}  {path.name}\n".encode("ascii"))
 
 
 def file_sha256(path: Path) -> str:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,10 +63,18 @@ class EpochRecord:
     images: int
 
 
-class _Meter:
-    """Sums of what the steps of an epoch report; stays on the device until it is read."""
+class Meter:
+    """Sums of what the steps of an epoch report; stays on the device until it is read.
+
+    A meter that is saved in the middle of an epoch and loaded again gives the record of the whole epoch.
+    """
 
     def __init__(self) -> None:
+        self.nonfinite_in_a_row = 0  # epochs do not matter to it
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin an epoch."""
         self.means: dict[str, Tensor] = {}
         self.sums: dict[str, Tensor] = {}
         self.steps = self.batches = self.nonfinite = self.images = 0
@@ -78,6 +87,19 @@ class _Meter:
                 own[name] = own[name] + value if name in own else value.clone()
         self.batches += 1
         self.images += images
+
+    def state(self) -> dict[str, Any]:
+        """Everything of the epoch under way, on the CPU."""
+        counts = {name: getattr(self, name) for name in _COUNTS}
+        tensors = {kind: {name: value.cpu() for name, value in getattr(self, kind).items()} for kind in ("means", "sums")}
+        return {**counts, **tensors, "seconds": time.perf_counter() - self.started}
+
+    def load(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Go on with what :meth:`state` gave."""
+        for name in _COUNTS:
+            setattr(self, name, state[name])
+        self.means, self.sums = ({name: value.to(device) for name, value in state[kind].items()} for kind in ("means", "sums"))
+        self.started = time.perf_counter() - state["seconds"]
 
     def record(self, epoch: int, step: int, learning_rate: float, world: World) -> EpochRecord:
         seconds = time.perf_counter() - self.started
@@ -96,6 +118,9 @@ class _Meter:
         )
 
 
+_COUNTS = ("steps", "batches", "nonfinite", "images", "nonfinite_in_a_row", "wait_seconds")
+
+
 def fit(
     method: Method,
     labeled: Iterable[LabeledBatch],
@@ -110,6 +135,7 @@ def fit(
     on_epoch: Callable[[EpochRecord], bool],
     on_step: Callable[[int], None] = lambda step: None,
     on_skip: Callable[[int], None] = lambda step: None,
+    meter: Meter | None = None,
     accumulate: int = 1,
     max_grad_norm: float | None = None,
     max_nonfinite: int = 10,
@@ -128,8 +154,10 @@ def fit(
         device: Where batches go.
         autocast_dtype: torch.bfloat16, or None for float32.
         on_epoch: Called with each epoch's record; returns whether to go on.
-        on_step: Called after each step with the number of steps taken.
+        on_step: Called after each step, and after ``on_epoch`` where it ended one, with the number of steps taken.
+            What it raises stops training between two steps.
         on_skip: Called with each step that was not finite.
+        meter: Of the epoch that ``schedule.start`` continues; None begins one.
         accumulate: Batches whose mean gradient makes one step.
         max_grad_norm: Gradient norm is clipped to this; None does not clip.
         max_nonfinite: Stop with an error after this many non-finite steps in a row.
@@ -142,7 +170,7 @@ def fit(
     unlabeled_batches = None if unlabeled is None else iter(unlabeled)
     parameters = [p for p in method.student.parameters() if p.requires_grad]
     method.student.train()
-    meter, nonfinite_in_a_row = _Meter(), 0
+    meter = meter or Meter()
 
     for step in range(schedule.start, schedule.stop):
         generator = seed_everything(seed, step=step + 1, rank=world.rank)
@@ -172,25 +200,26 @@ def fit(
         if torch.isfinite(norm):
             optimizer.step()
             method.after_optimizer_step(progress)
-            nonfinite_in_a_row = 0
+            meter.nonfinite_in_a_row = 0
             meter.steps += 1
             reports[0][0]["grad_norm"] = norm.detach() * accumulate  # one a step, averaged over batches
             for report in reports:  # only of steps taken: one NaN would make the epoch's mean NaN
                 meter.add(*report)
         else:
-            nonfinite_in_a_row += 1
+            meter.nonfinite_in_a_row += 1
             meter.nonfinite += 1
             logger.warning("step %d: loss or gradient is not finite; the step is skipped", step)
             on_skip(step)
-            if nonfinite_in_a_row >= max_nonfinite:
+            if meter.nonfinite_in_a_row >= max_nonfinite:
                 raise CwbassError(
-                    f"{nonfinite_in_a_row} steps in a row (the last is {step}) had a loss or gradient that is not finite. "
+                    f"{meter.nonfinite_in_a_row} steps in a row (the last is {step}) had a loss or gradient that is not finite. "
                     "Lower train.optimizer.lr, set train.optimizer.max_grad_norm, or use train.precision: float32."
                 )
-        on_step(step + 1)
+        go_on = True
         if schedule.ends_epoch(step):
             go_on = on_epoch(meter.record(schedule.epoch_of(step), step + 1, learning_rate, world))
             method.student.train()
-            meter = _Meter()
-            if not go_on:
-                return
+            meter.reset()
+        on_step(step + 1)
+        if not go_on:
+            return

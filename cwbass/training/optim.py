@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -54,3 +55,19 @@ def set_learning_rate_(optimizer: torch.optim.Optimizer, *, step: int, total_ste
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
     return max(float(group["lr"]) for group in optimizer.param_groups)
+
+
+def load_moments_(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Go on with a saved optimiser's moments, at the rates and decays that the parameters give now.
+
+    Args:
+        optimizer: From :func:`build_optimizer`.
+        state: ``state_dict`` of an optimiser over the same parameters.
+
+    Raises:
+        ValueError: It is of other parameters.
+    """
+    settings = [{key: value for key, value in group.items() if key not in ("params", "lr")} for group in optimizer.param_groups]
+    optimizer.load_state_dict(dict(state))
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)

@@ -20,8 +20,17 @@ from cwbass.data.base import Sample
 from cwbass.data.cache import open_source
 from cwbass.data.manifest import Manifest
 from cwbass.data.offline import OfflineStream, collate_offline
-from cwbass.data.streams import LabeledStream, UnlabeledStream, collate_labeled, collate_unlabeled, make_loader
-from cwbass.errors import DataError
+from cwbass.data.streams import (
+    LabeledStream,
+    Stream,
+    UnlabeledStream,
+    collate_labeled,
+    collate_unlabeled,
+    index_at,
+    loader_failures,
+    make_loader,
+)
+from cwbass.errors import DataError, ParamsError
 from cwbass.evaluation.boundary import near_boundaries
 from cwbass.evaluation.evaluate import evaluate
 from cwbass.evaluation.metrics import EvalResult, Scores
@@ -31,14 +40,16 @@ from cwbass.methods.base import Method
 from cwbass.models.norm import synchronize_norms_
 from cwbass.pseudo_labels import retained_precision
 from cwbass.telemetry.base import SILENT, Telemetry
-from cwbass.training.checkpoint import Checkpoint, save_checkpoint
-from cwbass.training.loop import EpochRecord, Schedule, fit
+from cwbass.training.checkpoint import Checkpoint, file_sha256, save_checkpoint, write_whole
+from cwbass.training.loop import EpochRecord, Meter, Schedule, fit
+from cwbass.training.optim import load_moments_
 from cwbass.training.progress import ProgressLine
+from cwbass.training.resume import Keeper, State
 from cwbass.world import ALONE, World
 
 logger = logging.getLogger(__name__)
 
-HISTORY, TIMINGS = "history.jsonl", "timings.jsonl"
+HISTORY, TIMINGS, SKIPPED = "history.jsonl", "timings.jsonl", "skipped.jsonl"
 NEAR = 5  # pixels from a boundary, within which pseudo-labels are known to be worst
 
 
@@ -55,6 +66,7 @@ class Run:
     params_text: str  # resolved, for the checkpoint
     device: torch.device
     autocast_dtype: torch.dtype | None
+    keeper: Keeper
     telemetry: Telemetry = SILENT
     world: World = ALONE
 
@@ -105,6 +117,7 @@ class Stage:
         out_dir: Where checkpoints and history go.
         history: Rows of the stages before; this stage's are appended.
         timings: Likewise; apart, so that the history and the checkpoints of two equal runs are equal.
+        skipped: Steps of the stages before that were not finite, with their images; this stage's are appended.
         offline: Unlabelled crops with labels made before; None takes the run's unlabelled images.
     """
 
@@ -119,17 +132,21 @@ class Stage:
         out_dir: Path,
         history: list[dict[str, Any]],
         timings: list[dict[str, Any]],
+        skipped: list[dict[str, Any]] | None = None,
         offline: OfflineStream | None = None,
     ) -> None:
         self.run, self.name, self.method, self.method_name = run, name, method, method_name
         self.optimizer, self.out_dir, self.history, self.timings = optimizer, out_dir, history, timings
+        self.skipped = [] if skipped is None else skipped
         self.offline = offline
         synchronize_norms_(method, run.world)
         self.best: dict[str, Any] = {}  # of the checkpoint that counts: miou on the slice, step
         self.selection = LatestWithinOneError()
+        self.meter = Meter()
+        self.stopped = False  # by early stop
 
     def train(self, schedule: Schedule, *, checkpoint: str, best: str | None, snapshots: Mapping[int, str] | None = None) -> None:
-        """Take the steps of ``schedule``.
+        """Take the steps of ``schedule``; those that an earlier process has taken are not taken again.
 
         Args:
             schedule: Which steps.
@@ -144,61 +161,152 @@ class Stage:
                 f"method {self.method_name} learns from unlabelled images and the split has none. "
                 "Lower split.labeled, add images without masks, or use method.name: supervised."
             )
-        world = run.world
+        world, keeper = run.world, run.keeper
+        if self.name in keeper.finished:
+            self.best = dict(keeper.finished[self.name])
+            return
+        schedule = self._begin(schedule, checkpoint)
         labeled, unlabeled = self._loaders(schedule)
-        self._calibrate()
         line = ProgressLine(self.name, schedule) if world.main else None
         self._start_telemetry(schedule)
+        ended: dict[int, Checkpoint] = {}  # step -> of the epoch that ended with it
 
         def on_epoch(record: EpochRecord) -> bool:
+            telemetry.step_done()  # before what is measured now: that is no part of the step
             row = self._measure(record)
             self.history.append(row)
             self.timings.append(_timing(self.name, record))
+            self._write_rows()
             counts = self._counts(row)
-            if line is not None:  # the main process
-                write_rows(self.out_dir / HISTORY, self.history)
-                write_rows(self.out_dir / TIMINGS, self.timings)
-                state = self.checkpoint(record.step, record.epoch + 1)
-                for name in (checkpoint, best if counts else None):
-                    if name is not None:
-                        with telemetry.saving(self.out_dir / name):
-                            save_checkpoint(state, self.out_dir / name)
+            state = self.checkpoint(record.step, record.epoch + 1)
+            ended.clear()
+            ended[record.step] = state
+            self._save(state, checkpoint)
+            if counts and best is not None:
+                keeper.keep(self.out_dir / best, self._save(state, best))
+            if line is not None:
                 line.epoch({**row, **self.timings[-1]})
             telemetry.epoch_done(record, row, self._learning_rates(record.learning_rate))
             patience = run.train.early_stop
             if patience is not None and self.selection.epochs_without_gain >= patience:
                 logger.info("%s: no better mIoU on the selection slice for %d epochs; stopped", self.name, patience)
-                return False
-            return True
+                self.stopped = True
+            return not self.stopped
 
         def on_step(taken: int) -> None:
-            telemetry.step_done()
-            if line is None:
-                return
-            line.step(taken)
+            if taken not in ended:
+                telemetry.step_done()
+            if line is not None:
+                line.step(taken)
             if snapshots and taken in snapshots:
-                state = self.checkpoint(taken, schedule.epoch_of(taken))
-                save_checkpoint(replace(state, optimizer={}, rng={}), self.out_dir / snapshots[taken])
+                snapshot = replace(ended.get(taken) or self.checkpoint(taken, schedule.epoch_of(taken)), optimizer={}, rng={})
+                keeper.keep(self.out_dir / snapshots[taken], self._save(snapshot, snapshots[taken]))
+            keeper.after_step(
+                lambda: self._state(ended.get(taken) or self.checkpoint(taken, schedule.epoch_of(taken))),
+                epoch_ended=taken in ended,
+            )
 
-        fit(
-            self.method,
-            telemetry.watch(labeled, "labeled", run.train.batch_labeled),
-            None if unlabeled is None else telemetry.watch(unlabeled, "unlabeled", run.train.batch_unlabeled),
-            optimizer=self.optimizer,
-            schedule=schedule,
-            poly_power=run.train.optimizer.poly_power,
-            seed=run.seed,
-            device=run.device,
-            autocast_dtype=run.autocast_dtype,
-            on_epoch=on_epoch,
-            on_step=on_step,
-            on_skip=telemetry.step_skipped,
-            accumulate=run.train.accumulate,
-            max_grad_norm=run.train.optimizer.max_grad_norm,
-            max_nonfinite=run.train.max_nonfinite,
-            world=world,
-        )
+        def on_skip(step: int) -> None:
+            telemetry.step_skipped(step)
+            self.skipped.append({"stage": self.name, "step": step, **self._images_of(step)})
+            logger.warning("the images of step %d: %s", step, json.dumps(self._images_of(step)))
+            self._write_rows()
+
+        with keeper.listening(), loader_failures():
+            fit(
+                self.method,
+                telemetry.watch(labeled, "labeled", run.train.batch_labeled),
+                None if unlabeled is None else telemetry.watch(unlabeled, "unlabeled", run.train.batch_unlabeled),
+                optimizer=self.optimizer,
+                schedule=schedule,
+                poly_power=run.train.optimizer.poly_power,
+                seed=run.seed,
+                device=run.device,
+                autocast_dtype=run.autocast_dtype,
+                on_epoch=on_epoch,
+                on_step=on_step,
+                on_skip=on_skip,
+                meter=self.meter,
+                accumulate=run.train.accumulate,
+                max_grad_norm=run.train.optimizer.max_grad_norm,
+                max_nonfinite=run.train.max_nonfinite,
+                world=world,
+            )
+        if world.main:
+            keeper.keep(self.out_dir / checkpoint, file_sha256(self.out_dir / checkpoint))
+        keeper.finish_stage(self.name, self.best)
         world.barrier()  # what the main process wrote is there for all
+
+    def _save(self, state: Checkpoint, name: str) -> str:
+        """Write a checkpoint, if this is the main process; returns its SHA-256."""
+        if not self.run.world.main:
+            return ""
+        with self.run.telemetry.saving(self.out_dir / name):
+            return save_checkpoint(state, self.out_dir / name)
+
+    def _begin(self, schedule: Schedule, checkpoint: str) -> Schedule:
+        """Become what an earlier process saved, if it did; returns the steps that are left."""
+        if (state := self.run.keeper.enter(self.name)) is None:
+            self._calibrate()
+            return schedule
+        saved = state.checkpoint
+        try:
+            self.method.load_state_dict(dict(saved.method_state))
+            load_moments_(self.optimizer, saved.optimizer)
+        except (RuntimeError, ValueError) as error:
+            raise ParamsError(
+                f"the saved state of {self.name} does not fit this model ({' '.join(str(error).split())[:200]}). "
+                "Take back what --resume-force let through, or begin anew with --restart."
+            ) from error
+        self.history[:], self.timings[:], self.skipped[:] = saved.history, state.timings, state.skipped
+        self.best, self.stopped = dict(saved.best), state.stopped
+        self.selection.load(state.selection)
+        self._write_rows()
+        if len(state.meters) == self.run.world.size:
+            self.meter.load(state.meters[self.run.world.rank], self.run.device)
+        if state.device != self.run.device.type:
+            logger.warning("on %s now, on %s before: results may differ in rounding", self.run.device.type, state.device)
+        if schedule.ends_epoch(state.step - 1) and self.run.world.main:
+            save_checkpoint(saved, self.out_dir / checkpoint)
+        return replace(schedule, start=schedule.stop if self.stopped else state.step)
+
+    def _state(self, checkpoint: Checkpoint) -> State:
+        keeper = self.run.keeper
+        return State(
+            checkpoint=checkpoint,
+            selection=self.selection.state(),
+            timings=self.timings,
+            skipped=self.skipped,
+            finished=keeper.finished,
+            stopped=self.stopped,
+            meters=self.run.world.collect(self.meter.state()),
+            device=self.run.device.type,
+        )
+
+    def _write_rows(self) -> None:
+        if not self.run.world.main:
+            return
+        write_rows(self.out_dir / HISTORY, self.history)
+        write_rows(self.out_dir / TIMINGS, self.timings)
+        if self.skipped:
+            write_rows(self.out_dir / SKIPPED, self.skipped)
+
+    def _images_of(self, step: int) -> dict[str, list[str]]:
+        """Ids of a step's labelled and unlabelled images."""
+        manifest, train = self.run.manifest, self.run.train
+        sources: dict[Stream, tuple[list[str], int]] = {
+            "labeled": ([sample.id for sample in manifest.labeled], train.batch_labeled * train.accumulate)
+        }
+        if self.method.needs_unlabeled:
+            ids = [sample.id for sample in manifest.unlabeled] if self.offline is None else list(self.offline.labels.ids)
+            sources["unlabeled"] = ids, train.batch_unlabeled * train.accumulate
+        return {
+            stream: [
+                ids[index_at(position, len(ids), seed=self.run.seed, stream=stream)]
+                for position in range(step * batch, (step + 1) * batch)
+            ]
+            for stream, (ids, batch) in sources.items()
+        }
 
     def _loaders(self, schedule: Schedule) -> tuple[Any, Any]:
         run, train = self.run, self.run.train
@@ -340,9 +448,7 @@ class Stage:
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """One JSON object a line, rewritten whole: a torn line cannot be left behind."""
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text("".join(f"{json.dumps(_finite(row))}\n" for row in rows), encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, "".join(f"{json.dumps(_finite(row))}\n" for row in rows).encode())
 
 
 def _timing(stage: str, record: EpochRecord) -> dict[str, Any]:

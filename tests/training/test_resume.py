@@ -1,0 +1,387 @@
+"""States on disk: which are kept, which one a run goes on from, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cwbass.errors import Interrupted, ParamsError, ServiceError
+from cwbass.params import Params, load_params
+from cwbass.training.checkpoint import Checkpoint, file_sha256, load_checkpoint, save_checkpoint
+from cwbass.training.resume import RUN, Keeper, Resume, State, code_version, run_identity
+from cwbass.world import World
+
+IDENTITY = {"seed": 0, "train.optimizer.lr": 0.1, "train.optimizer.name": "adamw", "code": "1"}
+NEVER, ALWAYS = 1e9, 1e-9  # minutes
+
+
+def checkpoint(step: int, stage: str = "train") -> Checkpoint:
+    return Checkpoint(
+        method="cw_bass",
+        method_state={"student.weight": torch.full((5000,), float(step))},
+        networks=("student",),
+        params="",
+        spec={},
+        split_hash="ab",
+        seed=0,
+        step=step,
+        epoch=0,
+        stage=stage,
+        history=[{"step": step}],
+    )
+
+
+def state(step: int, finished: Mapping[str, Any] | None = None) -> State:
+    meter = {"means": {"loss": torch.tensor(step / 3)}, "sums": {}, "steps": 1}
+    return State(checkpoint(step), {"best": 0.5}, [{"seconds": 1.5}], [], finished or {}, False, [meter], "cpu")
+
+
+def keeper(root: Path, identity: Mapping[str, Any] = IDENTITY, **settings: Any) -> Keeper:
+    return Keeper(root / "out", root / "work", identity, **{"save_minutes": ALWAYS, **settings})
+
+
+def save(keeper: Keeper, *steps: int, epochs: tuple[int, ...] = ()) -> None:
+    """What the steps of a stage leave."""
+    for step in steps:
+        keeper.after_step(lambda step=step: state(step, keeper.finished), epoch_ended=step in epochs)  # type: ignore[misc]
+    keeper._wait()
+
+
+def names(root: Path) -> list[str]:
+    return sorted(path.name for path in (root / "work").iterdir() if path.is_file())
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A run that was stopped after step 4, and has the states of steps 2 (an epoch's end), 3 and 4."""
+    save(keeper(tmp_path), 1, 2, 3, 4, epochs=(2,))
+    return tmp_path
+
+
+def test_the_newest_two_are_kept_and_the_newest_of_an_epochs_end(saved: Path) -> None:
+    stems = ("0-train-00000002-epoch", "0-train-00000003", "0-train-00000004")
+    assert names(saved) == [f"{stem}.{kind}" for stem in stems for kind in ("json", "pt")]
+
+
+def test_a_state_comes_back_whole(saved: Path) -> None:
+    found = keeper(saved)
+    assert found.enter("warmup") is None
+    loaded = found.enter("train")
+    assert loaded is not None
+    assert found.enter("train") is None  # once
+    before = state(4)
+    assert torch.equal(loaded.checkpoint.method_state["student.weight"], before.checkpoint.method_state["student.weight"])
+    assert torch.equal(loaded.meters[0]["means"]["loss"], before.meters[0]["means"]["loss"])
+    assert (loaded.step, loaded.checkpoint.history, loaded.timings, loaded.selection) == (
+        *(4, [{"step": 4}], [{"seconds": 1.5}]),
+        {"best": 0.5},
+    )
+    assert found.counts["fallbacks"] == 0
+
+
+@pytest.mark.parametrize("kind", ["pt", "json"])
+@pytest.mark.parametrize("quarter", [0, 1, 2, 3])
+def test_a_torn_newest_state_gives_way_to_the_one_before(
+    kind: str, quarter: int, saved: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    newest = saved / "work" / f"0-train-00000004.{kind}"
+    os.truncate(newest, newest.stat().st_size * quarter // 4)
+    found = keeper(saved)
+    assert found.state is not None and found.state.step == 3
+    assert found.counts["fallbacks"] == 1
+    assert f"0-train-00000004.{kind} is " in caplog.text
+    assert "Going back to the state before it." in caplog.text
+    assert not list((saved / "work").glob("*4.*"))  # what begins where this run does not go is gone
+
+
+def test_a_flipped_bit_and_a_missing_file_are_found_too(saved: Path) -> None:
+    newest = saved / "work" / "0-train-00000004.pt"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    (saved / "work" / "0-train-00000003.pt").unlink()
+    found = keeper(saved)
+    assert found.state is not None and found.state.step == 2
+    assert found.counts["fallbacks"] == 2
+
+
+def test_where_all_are_torn_the_run_begins_anew_and_says_so(saved: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for path in (saved / "work").glob("*.pt"):
+        os.truncate(path, 10)
+    found = keeper(saved)
+    assert found.state is None
+    assert "holds no state to go on from: beginning anew" in caplog.text
+
+
+def test_another_run_is_refused_with_both_values_of_every_key_that_differs(saved: Path) -> None:
+    other = {**IDENTITY, "train.optimizer.lr": 0.2, "seed": 1, "new": None}
+    with pytest.raises(ParamsError) as caught:
+        keeper(saved, other)
+    text = str(caught.value)
+    assert "holds an unfinished run that differs from this one:" in text
+    assert "\n  seed: 0 there, 1 now\n  train.optimizer.lr: 0.1 there, 0.2 now\n" in text
+    assert "--restart" in text and "--resume-force KEY" in text
+    assert text.count(" there, ") == 2  # what is equal is not named
+    assert caught.value.exit_code == 3
+    assert len(names(saved)) == 6  # and nothing is touched
+
+
+@pytest.mark.parametrize("force", [("train.optimizer.lr", "seed"), ("train.optimizer", "seed"), ("train", "seed")])
+def test_forced_keys_may_differ(force: tuple[str, ...], saved: Path, caplog: pytest.LogCaptureFixture) -> None:
+    other = {**IDENTITY, "train.optimizer.lr": 0.2, "seed": 1}
+    found = keeper(saved, other, resume=Resume(force=force))
+    assert found.state is not None and found.state.step == 4
+    assert "going on although these differ: seed, train.optimizer.lr" in caplog.text
+    with pytest.raises(ParamsError, match="seed: 0 there, 1 now"):
+        keeper(saved, other, resume=Resume(force=("train", "see")))  # the beginning of a name is no section
+
+
+def test_restart_deletes_what_there_is(saved: Path) -> None:
+    found = keeper(saved, {**IDENTITY, "seed": 1}, resume=Resume(restart=True))
+    assert found.state is None
+    assert not (saved / "work").exists()
+
+
+def test_parameters_that_change_no_number_are_no_part_of_a_run() -> None:
+    def identity(**train: Any) -> dict[str, Any]:
+        return run_identity("train", load_params({"train": {"steps": 5, **train}}, Params), "ab", warmup_sha256="cd")
+
+    plain = identity()
+    assert identity(workers=3, cache=None, save_minutes=1.0, checkpoint_uri="s3://bucket/key", device="cpu") == plain
+    assert {key for key, value in identity(batch_labeled=9).items() if value != plain[key]} == {"train.batch_labeled"}
+    assert (plain["step"], plain["split_hash"], plain["warmup_sha256"], plain["code"]) == ("train", "ab", "cd", code_version())
+    assert plain["method.cwbass.threshold.rule"] == "auto"
+
+
+def result(root: Path, name: str, step: int) -> tuple[Path, str]:
+    path = root / "out" / name
+    return path, save_checkpoint(checkpoint(step), path)
+
+
+def test_results_are_put_back_as_they_were_when_the_state_was_saved(tmp_path: Path) -> None:
+    first = keeper(tmp_path)
+    first.keep(*result(tmp_path, "best.pt", 1))
+    save(first, 1)
+    path, later = result(tmp_path, "best.pt", 2)  # the process is killed before its next state
+    first.keep(path, later)
+    keeper(tmp_path)
+    assert load_checkpoint(path).step == 1
+    path.unlink()  # as DVC does, or a pod whose disk went with it
+    keeper(tmp_path)
+    assert load_checkpoint(path).step == 1
+
+
+def test_results_that_no_state_needs_any_more_are_deleted(tmp_path: Path) -> None:
+    first = keeper(tmp_path)
+    for step in (1, 2, 3):
+        first.keep(*result(tmp_path, "best.pt", step))
+        save(first, step)
+    kept = {load_checkpoint(path).step for path in (tmp_path / "work" / "files").iterdir()}
+    assert kept == {2, 3}
+
+
+def test_a_state_whose_result_is_damaged_is_passed_over(tmp_path: Path) -> None:
+    first = keeper(tmp_path)
+    save(first, 1)
+    path, digest = result(tmp_path, "best.pt", 2)
+    first.keep(path, digest)
+    save(first, 2)
+    path.unlink()
+    (tmp_path / "work" / "files" / digest).write_bytes(b"")
+    found = keeper(tmp_path)
+    assert found.state is not None and found.state.step == 1
+
+
+def finish(keeper: Keeper, root: Path) -> None:
+    keeper.keep(*result(root, "last.pt", 9))
+    save(keeper, 9, epochs=(9,))
+    keeper.finish({"steps": 9, "checkpoints": {"last": "last.pt"}})
+
+
+def test_a_finished_run_is_reported_and_leaves_no_state(tmp_path: Path) -> None:
+    finish(keeper(tmp_path), tmp_path)
+    assert not (tmp_path / "work").exists()
+    found = keeper(tmp_path)
+    assert found.report == {"steps": 9, "checkpoints": {"last": "last.pt"}}
+    with pytest.raises(ParamsError, match="holds a finished run that differs from this one:\n  seed: 0 there, 1 now"):
+        keeper(tmp_path, {**IDENTITY, "seed": 1})
+    assert keeper(tmp_path, {**IDENTITY, "seed": 1}, resume=Resume(restart=True)).report is None
+    assert not (tmp_path / "out" / RUN).exists()
+
+
+def test_a_finished_run_whose_result_is_gone_is_not_finished(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    finish(keeper(tmp_path), tmp_path)
+    (tmp_path / "out" / "last.pt").unlink()
+    found = keeper(tmp_path)
+    assert (found.report, found.state) == (None, None)
+    assert "last.pt is missing" in caplog.text
+
+
+def test_the_last_state_can_outlive_the_run(tmp_path: Path) -> None:
+    finish(keeper(tmp_path, resume=Resume(keep_state=True)), tmp_path)
+    for path in (tmp_path / "out").iterdir():
+        path.unlink()
+    found = keeper(tmp_path)
+    assert found.state is not None and found.state.step == 9
+    other = keeper(tmp_path, {**IDENTITY, "seed": 1})  # its results were handed over: nothing is lost
+    assert other.state is None
+
+
+class Several(World):
+    """Two processes, one after the other: the second hears what the first has said."""
+
+    size = 2
+
+    def __init__(self, rank: int, told: list[Any]) -> None:
+        self.rank, self.told = rank, told
+
+    def collect(self, value: Any) -> list[Any]:
+        if self.main:
+            self.told.append(value)
+        return self.told
+
+
+def test_another_number_of_processes_goes_on_from_an_epochs_beginning(saved: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = keeper(saved, world=Several(0, []))
+    assert found.state is not None and found.state.step == 2
+    assert found.counts["fallbacks"] == 0
+    assert "2 processes now, 1 before: going on from the beginning of an epoch, after step 2" in caplog.text
+
+
+def test_the_other_processes_go_on_from_what_the_first_one_found(saved: Path) -> None:
+    os.truncate(saved / "work" / "0-train-00000004.pt", 10)
+    told: list[Any] = []
+    keeper(saved, world=Several(0, told))
+    second = keeper(saved, world=Several(1, told))
+    assert second.state is not None and second.state.step == 2  # the newest of an epoch's end: one process has saved it
+    save(second, 4)  # writes nothing
+    assert not list((saved / "work").glob("*4.*"))
+
+
+def test_states_are_saved_by_the_clock_and_after_every_epoch(tmp_path: Path) -> None:
+    save(keeper(tmp_path, save_minutes=NEVER), 1, 2, 3, 4, epochs=(2,))
+    assert names(tmp_path) == ["0-train-00000002-epoch.json", "0-train-00000002-epoch.pt"]
+    hour, clock = keeper(tmp_path / "b", save_minutes=60), [0.0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cwbass.training.resume.time.monotonic", lambda: clock[0])
+        with hour.listening():
+            for step, seconds in ((1, 3599.0), (2, 3600.0), (3, 7199.0), (4, 7200.0)):
+                clock[0] = seconds
+                save(hour, step)
+    assert [name for name in names(tmp_path / "b") if name.endswith("pt")] == ["0-train-00000002.pt", "0-train-00000004.pt"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_waits_for_the_step_and_saves(number: signal.Signals, tmp_path: Path) -> None:
+    running = keeper(tmp_path, save_minutes=NEVER)
+    before = signal.getsignal(number)
+    with running.listening():
+        save(running, 1)
+        assert not (tmp_path / "work").exists()
+        os.kill(os.getpid(), number)
+        with pytest.raises(Interrupted, match=rf"stopped by {number.name} after step 2 of train.*same command again") as caught:
+            save(running, 2)
+    assert caught.value.exit_code == 75
+    assert signal.getsignal(number) is before
+    assert keeper(tmp_path).state.step == 2  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_stops_at_once(number: signal.Signals) -> None:
+    code = (
+        "import os, sys; from cwbass.training.interrupt import StopSignals\n"
+        "with StopSignals() as stop:\n"
+        f"    os.kill(os.getpid(), {int(number)}); print(stop.received.name, flush=True)\n"
+        f"    os.kill(os.getpid(), {int(number)}); print('still here', flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (128 + number, f"{number.name}\n")
+    assert done.stderr == f"{number.name}: finishing the step, then saving. A second signal stops at once.\n"
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Like a disk that is full: what is beyond is refused by the kernel."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def full_disk(saved: Path, write: Callable[[Keeper], None]) -> None:
+    running = keeper(saved)
+    before = {path.name: file_sha256(path) for path in (saved / "work").iterdir() if path.is_file()}
+    with (
+        files_of_at_most(4096),
+        pytest.raises(
+            ServiceError, match=r"cannot be written: File too large; it needs 0\.0 MB.*saved before is whole"
+        ) as caught,
+    ):
+        write(running)
+    assert caught.value.exit_code == 6
+    assert {path.name: file_sha256(path) for path in (saved / "work").iterdir() if path.is_file()} == before
+    assert keeper(saved).state.step == 4  # type: ignore[union-attr]
+
+
+def test_a_disk_that_fills_in_mid_save_leaves_the_states_before(saved: Path) -> None:
+    full_disk(saved, lambda running: save(running, 5))
+
+
+def test_a_full_disk_is_told_by_the_next_step_at_the_latest(saved: Path) -> None:
+    def write(running: Keeper) -> None:
+        running.after_step(lambda: state(5), epoch_ended=True)
+        running._writer.submit(lambda: None).result()  # until the thread is done
+        running.save_seconds = NEVER
+        running.after_step(lambda: state(6), epoch_ended=False)
+
+    full_disk(saved, write)
+
+
+def test_a_checkpoint_on_a_full_disk_leaves_the_one_before(tmp_path: Path) -> None:
+    path, digest = result(tmp_path, "last.pt", 1)
+    with files_of_at_most(4096), pytest.raises(ServiceError, match=r"last\.pt cannot be written: File too large"):
+        result(tmp_path, "last.pt", 2)
+    assert file_sha256(path) == digest
+    assert load_checkpoint(path).step == 1
+    assert sorted(item.name for item in path.parent.iterdir()) == ["last.pt", "last.pt.sha256"]
+
+
+def test_what_a_killed_process_left_half_written_is_deleted(saved: Path) -> None:
+    for path in (saved / "out" / ".last.pt.7.tmp", saved / "work" / ".0-train-00000005.pt.7.tmp"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    keeper(saved)
+    assert not list(saved.rglob(".*.tmp"))
+
+
+def test_equal_states_are_equal_bytes_wherever_their_parts_came_from(tmp_path: Path) -> None:
+    """Strings that were read and strings of this program are not the same objects, and pickles show it."""
+    one, other = checkpoint(3), checkpoint(3)
+    read = json.loads(json.dumps([*one.history, {"step": 4, "stage": "train"}]))
+    rows = [{"step": 3}, {"step": 4, "stage": "train"}]
+    first = save_checkpoint(Checkpoint(**{**vars_of(one), "history": read}), tmp_path / "a.pt")
+    second = save_checkpoint(Checkpoint(**{**vars_of(other), "history": rows}), tmp_path / "b.pt")
+    assert first == second
+
+
+def vars_of(record: Checkpoint) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in record.__dataclass_fields__}
+
+
+@pytest.fixture(autouse=True)
+def _warnings_are_seen(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
