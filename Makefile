@@ -34,7 +34,7 @@ smoke: $(VENV)/ready  ## The same five stages on a handful of images, in under a
 	scripts/smoke
 
 test: $(VENV)/ready  ## Run the tests (CPU, offline)
-	pytest -q $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 pytest -q -n auto --dist loadfile $(PYTEST_ARGS)
 
 check: $(VENV)/ready lint  ## Lint, types, and the shipped parameter files
 	for file in params.yaml configs/*.yaml; do cwbass --quiet check --params-only --params $$file || exit; done

@@ -34,11 +34,14 @@ def register(
     from cwbass.params import load_params, parse_yaml
     from cwbass.reporting.summary import decision_page, read_decision
     from cwbass.steps import register as step
+    from cwbass.telemetry import observe_here
 
     loaded, out_dir = load_params(parse_yaml(params, "register_params"), step.RegisterParams), Path(registration.path)
     files = {"checkpoint": Path(train.path), "metrics": Path(reports.path) / "metrics.json"}
-    with suppress(GateError):  # registration.json holds the reasons
-        step.register(loaded, **files, report=Path(reports.path) / "report.html", out_dir=out_dir)
+    # A refusal is told, and goes no further: registration.json holds the reasons.
+    with suppress(GateError), observe_here("register") as telemetry, telemetry.registry_operation("register"):
+        page = Path(reports.path) / "report.html"
+        step.register(loaded, **files, report=page, out_dir=out_dir, telemetry=telemetry)
     decision = read_decision(out_dir)
     shown = ("name", "decision", "version", "uri", "manifest_sha256")
     registration.metadata.update({key: decision[key] for key in shown if decision.get(key)})

@@ -12,6 +12,10 @@ def train(
     runs: str,
     run_id: str,
     split: dsl.Input[dsl.Dataset],
+    image: str,
+    cpu: str,
+    memory: str,
+    accelerator: str,
     warmup: dsl.Input[dsl.Model],
     train: dsl.Output[dsl.Model],
 ):
@@ -22,25 +26,33 @@ def train(
         data: The dataset: s3://bucket/prefix, or a folder of the work volume.
         runs: Folder of the work volume for checkpoints of runs.
         run_id: Id of this run: a retried pod finds its checkpoints by it.
+        image: Of the pods of a job on several machines (train.nodes).
+        cpu: CPUs of each of them.
+        memory: Their memory.
+        accelerator: Resource of which each process gets one.
         split: From split.
         warmup: From warmup.
 
     Returns:
         train: last.pt, best.pt (the one that counts by the selection slice) and the history.
     """
+    import functools
     import shutil
     from pathlib import Path
 
     from cwbass.data.remote import DATASETS, local_dataset
     from cwbass.params import flatten, load_params, parse_yaml
-    from cwbass.steps import train as step
+    from cwbass.steps.launch import Cluster, train_where_asked
     from cwbass.steps.runs import run_folder
+    from cwbass.steps.train import TrainParams
+    from cwbass.telemetry import observe_here
 
-    loaded = load_params(parse_yaml(params, "train_params"), step.TrainParams)
+    loaded = load_params(parse_yaml(params, "train_params"), TrainParams)
     out_dir = run_folder(Path(runs), run_id, "train")
-    manifest, data_root = Path(split.path) / "manifest.json", local_dataset(data, DATASETS)
-    start = Path(warmup.path) / "warmup.pt"
-    # The one place for more than one machine: what launches a job takes these same arguments.
-    report = step.train(loaded, manifest=manifest, warmup=start, data_root=data_root, out_dir=out_dir)
+    inputs = {"manifest": Path(split.path) / "manifest.json", "warmup": Path(warmup.path) / "warmup.pt"}
+    cluster = Cluster(image, cpu=cpu, memory=memory, accelerator=accelerator or None)
+    telemetry = functools.partial(observe_here, "train", out_dir=out_dir, run_id=run_id)
+    data_root = local_dataset(data, DATASETS)
+    report = train_where_asked(loaded, cluster=cluster, **inputs, data_root=data_root, out_dir=out_dir, telemetry=telemetry)
     shutil.copytree(out_dir, train.path, dirs_exist_ok=True)
     train.metadata.update(flatten(report.to_dict()))

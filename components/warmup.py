@@ -27,10 +27,12 @@ def warmup(params: str, data: str, runs: str, run_id: str, split: dsl.Input[dsl.
     from cwbass.steps import warmup as step
     from cwbass.steps.runs import run_folder
     from cwbass.steps.training import WarmupParams
+    from cwbass.telemetry import observe_here
 
     loaded = load_params(parse_yaml(params, "warmup_params"), WarmupParams)
     out_dir = run_folder(Path(runs), run_id, "warmup")
     manifest, data_root = Path(split.path) / "manifest.json", local_dataset(data, DATASETS)
-    report = step.warmup(loaded, manifest=manifest, data_root=data_root, out_dir=out_dir)
+    with observe_here("warmup", out_dir=out_dir, run_id=run_id) as telemetry:
+        report = step.warmup(loaded, manifest=manifest, data_root=data_root, out_dir=out_dir, telemetry=telemetry)
     shutil.copytree(out_dir, warmup.path, dirs_exist_ok=True)
     warmup.metadata.update(flatten(report.to_dict()))

@@ -115,9 +115,9 @@ def _load(kind: Any, params: Path, overrides: list[str] | None) -> Any:
 
 def _observe(stage: str, out: Path | None = None, **settings: Any) -> AbstractContextManager[Telemetry]:
     """Metrics of a step; docs/monitoring.md has the variables that say where they go."""
-    from cwbass.telemetry import TelemetrySettings, observe
+    from cwbass.telemetry import observe_here
 
-    return observe(stage, TelemetrySettings.from_environment(os.environ, **settings), out_dir=out)
+    return observe_here(stage, out_dir=out, **settings)
 
 
 def _spread(processes: int, nodes: int = 1) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 import components
+from components.image import IMAGE
 from cwbass import __version__
 
 NAME = "cwbass-train-eval-register"
@@ -19,13 +20,25 @@ TIMEOUTS = {"split": 2 * HOUR, "warmup": 14 * 24 * HOUR, "train": 14 * 24 * HOUR
 GPU_TAINT = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
 
 
-def build(arguments: Mapping[str, str], *, runs: str = RUNS, retries: int = RETRIES) -> Any:
+# What k8s/base/monitoring expects. A gateway that is not there costs a step one warning.
+MONITORING = {
+    "CWBASS_METRICS_PORT": "9095",
+    "CWBASS_METRICS_ADDRESS": "0.0.0.0",
+    "CWBASS_PUSHGATEWAY": "http://pushgateway:9091",
+    "CWBASS_PIPELINE": NAME,
+}
+
+
+def build(
+    arguments: Mapping[str, str], *, runs: str = RUNS, retries: int = RETRIES, environment: Mapping[str, str] = MONITORING
+) -> Any:
     """The pipeline.
 
     Args:
         arguments: Defaults of its parameters, from ``pipeline_arguments``.
         runs: Folder for checkpoints of runs, relative to the working directory of the pods.
         retries: How often a step that fails is started again.
+        environment: Variables of every step's pod.
     """
 
     # Numbers of pods are text: the back end reads them so, and would take a number for none.
@@ -67,7 +80,8 @@ def build(arguments: Mapping[str, str], *, runs: str = RUNS, retries: int = RETR
         splits = split.outputs["split"]
         warmup = components.warmup(params=warmup_params, data=data, split=splits, **run)
         warm = warmup.outputs["warmup"]
-        train = components.train(params=train_params, data=data, split=splits, warmup=warm, **run)
+        pods = {"image": IMAGE, "cpu": cpu, "memory": memory, "accelerator": accelerator_type}
+        train = components.train(params=train_params, data=data, split=splits, warmup=warm, **run, **pods)
         trained = train.outputs["train"]
         evaluate = components.evaluate(params=evaluate_params, data=data, split=splits, warmup=warm, train=trained)
         register = components.register(params=register_params, train=trained, reports=evaluate.outputs["reports"])
@@ -76,6 +90,8 @@ def build(arguments: Mapping[str, str], *, runs: str = RUNS, retries: int = RETR
         for task in (split, warmup, train, evaluate, register):
             _pod(task, retries=retries)
             _storage(task)
+            for key, value in environment.items():
+                task.set_env_variable(key, value)
         _pod(verdict, retries=0)  # a refusal is final
         for task in (split, register, verdict):
             task.set_cpu_request("1").set_memory_request("4Gi").set_memory_limit("8Gi")

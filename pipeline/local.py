@@ -40,7 +40,7 @@ def run_local(arguments: Mapping[str, str], out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     before = set(out.glob(f"{NAME}-*"))
     # A retry would wait for minutes, and the same machine gives the same answer.
-    pipeline = build(arguments, runs=str((out / "runs").resolve()), retries=0)
+    pipeline = build(arguments, runs=str((out / "runs").resolve()), retries=0, environment={})
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(out))
     log, failure = out / LOG, None
     with log.open("w", encoding="utf-8") as file, redirect_stdout(_Tee(sys.stderr, file)), warnings.catch_warnings():

@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from cwbass.errors import CheckpointError, CwbassError, DataError, Interrupted, 
 from cwbass.params import dump_params
 from cwbass.steps.train import TrainParams, train
 from cwbass.steps.training import TrainReport, check_batches
+from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.torchrun import run_processes
 from cwbass.world import World
 
@@ -111,7 +112,14 @@ def launch(
 
 
 def train_where_asked(
-    params: TrainParams, *, cluster: Cluster, manifest: Path, warmup: Path, data_root: Path, out_dir: Path
+    params: TrainParams,
+    *,
+    cluster: Cluster,
+    manifest: Path,
+    warmup: Path,
+    data_root: Path,
+    out_dir: Path,
+    telemetry: Callable[[], AbstractContextManager[Telemetry]] = lambda: nullcontext(SILENT),
 ) -> TrainReport:
     """Train here, in one process or in ``train.processes``, or as a TrainJob where ``train.nodes`` is above 1.
 
@@ -122,6 +130,7 @@ def train_where_asked(
         warmup: ``warmup.pt`` of ``cwbass warmup``.
         data_root: Folder of the dataset.
         out_dir: Where results go.
+        telemetry: Opened where this very process trains; others tell of themselves.
 
     Raises:
         CwbassError: As :func:`launch` and :func:`cwbass.steps.train.train` do.
@@ -129,7 +138,8 @@ def train_where_asked(
     if params.train.nodes > 1:
         return launch(params, cluster=cluster, manifest=manifest, warmup=warmup, data_root=data_root, out_dir=out_dir)
     if params.train.processes == 1:
-        return train(params, manifest=manifest, warmup=warmup, data_root=data_root, out_dir=out_dir)
+        with telemetry() as told:
+            return train(params, manifest=manifest, warmup=warmup, data_root=data_root, out_dir=out_dir, telemetry=told)
     files = _hand_over(params, manifest, warmup, out_dir)
     files["report"].unlink(missing_ok=True)
     code = run_processes(params.train.processes, ["train", *_arguments(files, data_root, out_dir)])

@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -125,6 +125,17 @@ def observe(stage: str, settings: TelemetrySettings, *, out_dir: Path | None = N
                     time.sleep(settings.linger)
             server.shutdown()
             server.server_close()
+
+
+def observe_here(stage: str, *, out_dir: Path | None = None, **given: Any) -> AbstractContextManager[Telemetry]:
+    """:func:`observe`, with the settings of this process's environment.
+
+    Args:
+        stage: One of STAGES.
+        out_dir: As for :func:`observe`.
+        given: Settings that win over the environment, unless None.
+    """
+    return observe(stage, TelemetrySettings.from_environment(os.environ, **given), out_dir=out_dir)
 
 
 def _recorder(stage: str, settings: TelemetrySettings) -> Recorder | None:

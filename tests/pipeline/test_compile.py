@@ -170,7 +170,7 @@ def test_a_component_is_thin_and_imports_cwbass_alone(name: str) -> None:
     source = inspect.getsource(COMPONENTS[name].python_func)
     body = source.rpartition('"""')[2]
     imported = set(re.findall(r"^ +(?:from|import) ([a-z]+)", body, flags=re.MULTILINE))
-    assert imported <= {"contextlib", "cwbass", "pathlib", "shutil"}
+    assert imported <= {"contextlib", "cwbass", "functools", "pathlib", "shutil"}
     lines = [line for line in body.splitlines() if line.strip() and not re.match(r" +(?:from|import|#) ?", line)]
     assert len(lines) <= 12, body
 
