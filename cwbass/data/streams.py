@@ -178,8 +178,9 @@ def loader_failures() -> Iterator[None]:
         if "Original Traceback" not in text:
             raise
         raise type(error)(text.rpartition(f"{type(error).__name__}: ")[2].strip()) from error
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        # A process that dies while it hands over a batch breaks the line before torch sees that it is gone.
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         raise ServiceError(
             f"a loader process died ({' '.join(str(error).split())[:200]}). It was killed, mostly for want of memory: lower "

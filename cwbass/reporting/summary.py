@@ -81,7 +81,7 @@ def scores_page(reports: Path) -> str:
 
 
 def read_decision(registration: Path) -> dict[str, Any]:
-    """What became of a model: the content of registration.json.
+    """What became of a model: the content of registration.json, with the gate's page itself as ``page``.
 
     Raises:
         DataError: The file is missing or says nothing.
@@ -89,7 +89,10 @@ def read_decision(registration: Path) -> dict[str, Any]:
     decision = _read_json(registration / "registration.json")
     if decision.get("decision") not in ("registered", "refused"):
         raise DataError(f"{registration / 'registration.json'} holds no decision. Run `cwbass register` again.")
-    return {**decision, "reasons": list(decision.get("reasons") or ())}
+    # The page lies beside the decision, wherever both were copied to.
+    page = registration / Path(str(decision.get("page") or "gate.md")).name
+    text = page.read_text(encoding="utf-8") if page.is_file() else None
+    return {**decision, "reasons": list(decision.get("reasons") or ()), "page": text}
 
 
 def decision_page(decision: Mapping[str, Any]) -> str:

@@ -79,7 +79,7 @@ def test_a_server_that_goes_away_leaves_no_half_copy(
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", link.url)
     local_dataset(dataset, tmp_path / "through the link")
-    link.close()
+    link.answer = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
     with pytest.raises(ServiceError, match=dataset):
         local_dataset(dataset, tmp_path / "copies")
     assert not (tmp_path / "copies").exists()

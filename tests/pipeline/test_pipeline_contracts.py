@@ -66,7 +66,7 @@ def test_the_same_artifacts_go_from_stage_to_stage() -> None:
         (stage, *found)
         for stage in DVC
         for name, value in arguments_of(stage).items()
-        if name != "out" and isinstance(value, Path) and (found := artifact(value))
+        if name != "out" and isinstance(value, str | Path) and (found := artifact(Path(value)))
     }
     expected: set[Edge] = {
         ("warmup", "split", "split"),
