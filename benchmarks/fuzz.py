@@ -262,12 +262,15 @@ class Masks(Parser):
         image = Image.fromarray(values.astype(kinds.get(mode, np.uint8)))
         if mode == "P":
             image.putpalette(list(range(256)) * 3)
+        elif mode == "1":  # convert would dither
+            image = Image.fromarray(values != 0)
         elif mode not in ("L", *kinds):
             image = image.convert(mode)
         out = io.BytesIO()
         suffix = ".tif" if mode in ("F", "CMYK", "I") else ".png"
         image.save(out, "tiff" if suffix == ".tif" else "png")
         whole = rng.random() < 0.6
+        self.names = (str(self.folder), f"mask{suffix}: mask is")
         image_path, path = self.folder / "image.png", self.folder / f"mask{suffix}"
         Image.new("RGB", (8, 6)).save(image_path)
         path.write_bytes(out.getvalue() if whole else spoil_bytes(out.getvalue(), rng))
@@ -374,7 +377,7 @@ class Checkpoints(Parser):
         self.whole = tiny_checkpoint()
         save_checkpoint(self.whole, self.path)
         self.content, self.digest = self.path.read_bytes(), digest_path(self.path).read_bytes()
-        self.names = (str(self.path), "checkpoint", "the weights do not fit")
+        self.names = (str(self.path), "checkpoint", "spec:", "the weights do not fit")
 
     def attempt(self, rng: random.Random) -> None:
         digest_path(self.path).unlink(missing_ok=True)
@@ -452,7 +455,7 @@ METRICS: dict[str, Any] = {
     "weights": "student", "images": 3, "pixel_accuracy": 0.8, "boundary_iou": 0.4, "absent_classes": [],
     "per_class": {name: {"iou": 0.6, "baseline_iou": 0.5, "boundary_iou": 0.4, "baseline_boundary_iou": 0.4, "accuracy": 0.7, "pixels": 9}
                   for name in SPEC.class_names},
-    "confusion": {"classes": list(SPEC.class_names), "matrix": [[3, 1, 0], [1, 3, 0], [0, 1, 3]]},
+    "confusion": {"class_names": list(SPEC.class_names), "matrix": [[3, 1, 0], [1, 3, 0], [0, 1, 3]]},
     "split": {"counts": {"labeled": 3, "test": 3}, "notes": ["a note"]},
 }  # fmt: skip
 

@@ -201,7 +201,7 @@ def _read(store: ObjectStore, name: str, alias: str, number: int) -> Entry:
         values: Mapping[str, Any] = json.loads(store.get(key))
         schema, _ = values["schema"], values["name"]
         entry = Entry(**{field: values[field] for field in Entry.__dataclass_fields__})
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"{store.uri(key)} is no entry of an alias ({error!r}). Restore it, or promote a version anew."
         ) from error

@@ -96,13 +96,13 @@ def parse_yaml(text: str, name: str) -> dict[str, Any]:
         if values is None:
             return {}
         if not isinstance(values, dict):
-            raise ParamsError(f"{name} holds {type(values).__name__}, not a mapping of sections.")
+            raise ParamsError(f"{name} holds {type(values).__name__}, not a mapping of sections. Write sections of keys and values, as in params.yaml.")
         plain: dict[str, Any] = json.loads(json.dumps(values, allow_nan=False, ensure_ascii=False).encode())
     except yaml.YAMLError as error:
         problem = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
-        raise ParamsError(f"{name} cannot be read as YAML: {problem}") from error
+        raise ParamsError(f"{name} cannot be read as YAML: {problem}. Mend it there.") from error
     except (TypeError, ValueError, RecursionError, LookupError, AttributeError) as error:  # the last two: `!!bool x`, `!!int ""`
-        raise ParamsError(f"{name} holds a value that no parameter takes: {error}.") from error
+        raise ParamsError(f"{name} holds a value that no parameter takes: {error}. Remove it, or write a number, text, list or mapping.") from error
     return plain
 
 

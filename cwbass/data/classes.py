@@ -183,5 +183,5 @@ def _by_color(palette: Sequence[Color], names: Sequence[str]) -> dict[Color, int
 def _color(words: Sequence[str], path: Path, number: int) -> Color:
     red, green, blue = (int(word) for word in words)
     if max(red, green, blue) > 255:
-        raise DataError(f"{path}, line {number}: colour {red},{green},{blue} exceeds 255.")
+        raise DataError(f"{path}, line {number}: colour {red},{green},{blue} exceeds 255. Write three numbers of 0 to 255.")
     return red, green, blue

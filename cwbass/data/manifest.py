@@ -149,7 +149,7 @@ def _load(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such manifest. Run `cwbass split` first.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is no manifest ({error}). Run `cwbass split` again.") from error
     if not isinstance(values, dict):
         raise DataError(f"{path} is no manifest: it holds a {type(values).__name__}. Run `cwbass split` again.")
