@@ -63,10 +63,38 @@ TOP = Path(__file__).parents[1]
 TINY = ModelConfig(arch="unet", encoder="tu-mobilenetv4_conv_small_050", options={"encoder_depth": 2, "decoder_channels": [8, 8]})
 SPEC = DatasetSpec(("sky", "road", "tree"), ((0, 0, 0), (128, 0, 0), (0, 128, 0)), ids={0: 0, 1: 1, 2: 2, 255: 255})
 # What a message that mends begins a sentence or clause with.
-MENDS = (
-    "add change check choose copy did export fetch give is keep look make mend merge must name pass register remap remove replace "
-    "restore run save set should train use write"
-).split()
+MENDS = frozenset(
+    [
+        "add",
+        "change",
+        "check",
+        "choose",
+        "copy",
+        "export",
+        "fetch",
+        "give",
+        "keep",
+        "look",
+        "make",
+        "mend",
+        "merge",
+        "must",
+        "name",
+        "pass",
+        "register",
+        "remap",
+        "remove",
+        "replace",
+        "restore",
+        "run",
+        "save",
+        "set",
+        "should",
+        "train",
+        "use",
+        "write",
+    ]
+)
 ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2**31, -(2**63), 2**70, 1e308, -0.5, float("nan"), float("inf"), "", "x", "../../etc/passwd", "\x00",
     "\u202e\ud7ff", "<script>alert(1)</script>", "${HOME}", "!!python/object/apply:os.system [id]", "9" * 400, [], {}, [[]], [1, 2, 3],
@@ -303,7 +331,9 @@ class ParamsFiles(Parser):
 class Lists(Parser):
     def attempt(self, rng: random.Random) -> None:
         images = {f"{index:03}": f"images/{index:03}.png" for index in range(20)}
-        lines = [rng.choice((f"{rng.randrange(25):03}", f"images/{rng.randrange(20):03}.png masks/x.png", "# x", "", "a b", "\x00"))]
+        lines = [
+            rng.choice((f"{rng.randrange(25):03}", f"images/{rng.randrange(20):03}.png masks/x.png", "# x", "", "a b", "\x00"))
+        ]
         lines += [f"{index:03}" for index in rng.sample(range(20), 5)]
         path = self.folder / "list.txt"
         content = "\n".join(lines).encode()
@@ -317,8 +347,12 @@ class ClassLists(Parser):
     def attempt(self, rng: random.Random) -> None:
         shutil.rmtree(self.folder)
         self.folder.mkdir()
-        content = rng.choice((b"sky\nroad\n", b"sky 1 2 3\nroad 4 5 6\n", b"sky 1 2 3\nroad\n", b"sky 1 2 999\n", "sk\u00b2 1 \u00b2 3".encode()))
-        labelmap = rng.choice((b"sky:1,2,3::\nroad:4,5,6::\n", b"sky:1,2,3\n", b"sky:1,2\n", "sky:\u0661,2,3::\n".encode(), b"# x\n"))
+        content = rng.choice(
+            (b"sky\nroad\n", b"sky 1 2 3\nroad 4 5 6\n", b"sky 1 2 3\nroad\n", b"sky 1 2 999\n", "sk\u00b2 1 \u00b2 3".encode())
+        )
+        labelmap = rng.choice(
+            (b"sky:1,2,3::\nroad:4,5,6::\n", b"sky:1,2,3\n", b"sky:1,2\n", "sky:\u0661,2,3::\n".encode(), b"# x\n")
+        )
         if rng.random() < 0.6:
             content, labelmap = spoil_bytes(content, rng), spoil_bytes(labelmap, rng)
         self.names = (str(self.folder), "class", "data.")
@@ -354,9 +388,13 @@ class Manifests(Parser):
 
 def tiny_checkpoint(seed: int = 0, names: tuple[str, ...] = SPEC.class_names) -> Checkpoint:
     torch.manual_seed(seed)
-    spec = DatasetSpec(names, tuple((index, 0, 0) for index in range(len(names))), ids={index: index for index in range(len(names))})
+    spec = DatasetSpec(
+        names, tuple((index, 0, 0) for index in range(len(names))), ids={index: index for index in range(len(names))}
+    )
     state = {f"student.{key}": value for key, value in build_model(TINY, len(names)).state_dict().items()}
-    return Checkpoint("supervised", state, ("student",), dump_params(Params(model=TINY)), spec.to_dict(), "ab" * 32, seed, 4, 1, "train")
+    return Checkpoint(
+        "supervised", state, ("student",), dump_params(Params(model=TINY)), spec.to_dict(), "ab" * 32, seed, 4, 1, "train"
+    )
 
 
 class Code:
@@ -400,11 +438,16 @@ class Checkpoints(Parser):
                 self.path.write_bytes(pickle.dumps(hostile))
         elif kind == 3:
             other = tiny_checkpoint(1, ("sky", "road"))
-            torch.save({**fields_of(self.whole), rng.choice(("method_state", "spec")): rng.choice((other.method_state, other.spec))}, self.path)
+            torch.save(
+                {**fields_of(self.whole), rng.choice(("method_state", "spec")): rng.choice((other.method_state, other.spec))},
+                self.path,
+            )
         elif kind == 4:
             torch.save({**fields_of(self.whole), "schema": rng.choice((0, 2, "1", None)), "code_version": "9.9"}, self.path)
         else:
-            torch.save({**fields_of(self.whole), rng.choice(list(fields_of(self.whole))): copy.deepcopy(rng.choice(ODD))}, self.path)
+            torch.save(
+                {**fields_of(self.whole), rng.choice(list(fields_of(self.whole))): copy.deepcopy(rng.choice(ODD))}, self.path
+            )
         try:
             found = load_checkpoint(self.path)
             found.dataset.lookup()
@@ -433,7 +476,13 @@ class WeightFiles(Parser):
         elif kind == 1:
             state: dict[str, Any] = dict(self.state)
             key = rng.choice(list(state))
-            changed = (torch.zeros(3), state[key] * float("nan"), state[key].to(torch.complex64), torch.zeros(0), state[key].double())
+            changed = (
+                torch.zeros(3),
+                state[key] * float("nan"),
+                state[key].to(torch.complex64),
+                torch.zeros(0),
+                state[key].double(),
+            )
             state[key] = rng.choice(changed)
             if rng.random() < 0.3:
                 state[f"{key}.x"] = state.pop(key)
@@ -615,7 +664,7 @@ def unclear_message(message: str, names: tuple[str, ...]) -> str:
     if not any(name in message for name in names):
         return f"names neither file nor key: {message[:300]}"
     words = {word.strip(".,;:()`'").lower() for word in message.split()}
-    if not words & set(MENDS) and "unknown key" not in message and "required" not in message:
+    if not words & MENDS and "unknown key" not in message and "required" not in message:
         return f"says no mend: {message[:300]}"
     return ""
 

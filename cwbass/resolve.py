@@ -102,7 +102,9 @@ def describe(path: Path) -> tuple[str, str]:
     try:
         made_from = json.loads((path / PROVENANCE).read_bytes())["checkpoint"]["sha256"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path / PROVENANCE} does not say what the version was made from ({error!r}). Register it again.") from error
+        raise CheckpointError(
+            f"{path / PROVENANCE} does not say what the version was made from ({error!r}). Register it again."
+        ) from error
     return f"{manifest.name}@{manifest.number}", str(made_from)
 
 

@@ -11,7 +11,17 @@ import pytest
 TOP = Path(__file__).parents[1]
 FOLDERS = ("cwbass", "components", "pipeline", "benchmarks", "scripts")
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
-FORBIDDEN = {"eval", "exec", "os.system", "os.popen", "yaml.unsafe_load", "yaml.full_load", "extractall", "extract", "subprocess.getoutput"}
+FORBIDDEN = {
+    "eval",
+    "exec",
+    "os.system",
+    "os.popen",
+    "yaml.unsafe_load",
+    "yaml.full_load",
+    "extractall",
+    "extract",
+    "subprocess.getoutput",
+}
 SAFE_LOADERS = {"_UniqueKeyLoader", "SafeLoader", "CSafeLoader"}
 # The fuzzer writes hostile pickles; it reads none.
 ALLOWED = {("benchmarks/fuzz.py", "import pickle")}

@@ -127,7 +127,9 @@ def read_image(path: Path) -> NDArray[np.uint8]:
             return np.array(eight_bit_rgb(upright), dtype=np.uint8)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image. Run `cwbass split` again if files were moved.") from error
-    except Exception as error:  # Pillow's readers raise whatever broken bytes happen to cause: struct.error, IndexError, zlib.error
+    except (
+        Exception
+    ) as error:  # Pillow's readers raise whatever broken bytes happen to cause: struct.error, IndexError, zlib.error
         raise DataError(f"{path}: cannot be decoded as an image ({error}). Replace or remove the file.") from error
 
 
