@@ -63,38 +63,10 @@ TOP = Path(__file__).parents[1]
 TINY = ModelConfig(arch="unet", encoder="tu-mobilenetv4_conv_small_050", options={"encoder_depth": 2, "decoder_channels": [8, 8]})
 SPEC = DatasetSpec(("sky", "road", "tree"), ((0, 0, 0), (128, 0, 0), (0, 128, 0)), ids={0: 0, 1: 1, 2: 2, 255: 255})
 # What a message that mends begins a sentence or clause with.
-MENDS = frozenset(
-    [
-        "add",
-        "change",
-        "check",
-        "choose",
-        "copy",
-        "export",
-        "fetch",
-        "give",
-        "keep",
-        "look",
-        "make",
-        "mend",
-        "merge",
-        "must",
-        "name",
-        "pass",
-        "register",
-        "remap",
-        "remove",
-        "replace",
-        "restore",
-        "run",
-        "save",
-        "set",
-        "should",
-        "train",
-        "use",
-        "write",
-    ]
-)
+MENDS = frozenset({
+    "add", "change", "check", "choose", "copy", "export", "fetch", "give", "keep", "look", "make", "mend", "merge", "must", "name",
+    "pass", "register", "remap", "remove", "replace", "restore", "run", "save", "set", "should", "train", "use", "write",
+})  # fmt: skip
 ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2**31, -(2**63), 2**70, 1e308, -0.5, float("nan"), float("inf"), "", "x", "../../etc/passwd", "\x00",
     "\u202e\ud7ff", "<script>alert(1)</script>", "${HOME}", "!!python/object/apply:os.system [id]", "9" * 400, [], {}, [[]], [1, 2, 3],
