@@ -215,7 +215,7 @@ def _contract(config: bytes, name: str) -> list[Any]:
         values = json.loads(config)
         return [values["classes"], values["model"]["mean"], values["model"]["std"]]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{name} is no config of a model ({error!r}): it needs classes, model.mean and model.std.") from error
+        raise DataError(f"{name} is no config of a model ({error!r}): it must hold classes, model.mean and model.std.") from error
 
 
 def read_manifest(path: Path) -> Version:

@@ -92,7 +92,9 @@ def read_labelmap(path: Path) -> dict[str, Color]:
         name, _, rest = line.partition(":")
         numbers = rest.split(":")[0].split(",")
         if not name or len(numbers) != 3 or not all(word.strip().isdecimal() for word in numbers):
-            raise DataError(f"{path}, line {number}: {line!r} is not of the form name:r,g,b:: (CVAT's label map).")
+            raise DataError(
+                f"{path}, line {number}: {line!r} is not of the form name:r,g,b:: (CVAT's label map). Change or remove the line."
+            )
         if name in found:
             raise DataError(f"{path}, line {number}: class {name!r} is listed twice. Remove one of the lines.")
         found[name] = _color(numbers, path, number)
@@ -175,7 +177,7 @@ def _by_color(palette: Sequence[Color], names: Sequence[str]) -> dict[Color, int
     places: dict[Color, int] = {}
     for place, color in enumerate(palette):
         if color in places:
-            raise ParamsError(f"classes {names[places[color]]!r} and {names[place]!r} have the same colour {color}.")
+            raise ParamsError(f"classes {names[places[color]]!r} and {names[place]!r} have the same colour {color}. Change one.")
         places[color] = place
     return places
 

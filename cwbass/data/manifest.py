@@ -117,7 +117,9 @@ class Manifest:
         for role in ROLES:
             for sample in self.samples(role):
                 if sample.id in seen:
-                    raise DataError(f"{sample.id!r} is both {seen[sample.id]} and {role}; an image has one role.")
+                    raise DataError(
+                        f"{sample.id!r} is both {seen[sample.id]} and {role}; an image has one role. Run `cwbass split` again."
+                    )
                 seen[sample.id] = role
                 if (sample.mask is None) != (role == "unlabeled"):
                     has = "no mask" if sample.mask is None else "a mask"
