@@ -92,9 +92,7 @@ def read_labelmap(path: Path) -> dict[str, Color]:
         name, _, rest = line.partition(":")
         numbers = rest.split(":")[0].split(",")
         if not name or len(numbers) != 3 or not all(word.strip().isdecimal() for word in numbers):
-            raise DataError(
-                f"{path}, line {number}: {line!r} is not of the form name:r,g,b:: (CVAT's label map). Mend the line."
-            )
+            raise DataError(f"{path}, line {number}: {line!r} is not of the form name:r,g,b:: (CVAT's label map). Mend the line.")
         if name in found:
             raise DataError(f"{path}, line {number}: class {name!r} is listed twice. Remove one of the lines.")
         found[name] = _color(numbers, path, number)
