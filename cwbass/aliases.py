@@ -184,7 +184,7 @@ def _version_of(store: ObjectStore, name: str, entry: Entry) -> Version:
     if version.manifest_sha256 != entry.manifest_sha256:
         raise ServiceError(
             f"{version.uri}/MANIFEST.json is not the one that {entry.alias} was set to: its SHA-256 is "
-            f"{version.manifest_sha256[:12]}, was {entry.manifest_sha256[:12]}. Restore it, or promote another version."
+            f"{version.manifest_sha256[:12]}, was {str(entry.manifest_sha256)[:12]}. Restore it, or promote another version."
         )
     return version
 
@@ -201,7 +201,8 @@ def _read(store: ObjectStore, name: str, alias: str, number: int) -> Entry:
         values: Mapping[str, Any] = json.loads(store.get(key))
         schema, _ = values["schema"], values["name"]
         entry = Entry(**{field: values[field] for field in Entry.__dataclass_fields__})
-    except (ValueError, KeyError, TypeError) as error:
+        Number.parse(entry.version)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"{store.uri(key)} is no entry of an alias ({error!r}). Restore it, or promote a version anew."
         ) from error

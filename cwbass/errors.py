@@ -13,11 +13,18 @@ A message says what is wrong, what was seen, and how to mend it. Codes 3, 4 and 
 permanent: a retry gives the same answer.
 """
 
+import re
+
+_PASSWORD = re.compile(r"//[^/\s]*@")
+
 
 class CwbassError(Exception):
-    """Base of every error whose message is meant for the user."""
+    """Base of every error whose message is meant for the user; user and password of a URL are cut out of it."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(without_password(message))
 
 
 class ParamsError(CwbassError):
@@ -56,3 +63,8 @@ class Interrupted(CwbassError):
     """Training stopped on request after it wrote a clean checkpoint."""
 
     exit_code = 75
+
+
+def without_password(text: str) -> str:
+    """A text with the user and password cut out of every URL in it."""
+    return _PASSWORD.sub("//", text)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union
@@ -35,6 +36,7 @@ from cwbass.methods.cw_bass import CwBassConfig
 from cwbass.methods.supervised import SupervisedConfig
 
 P = TypeVar("P", bound=Section)
+_USER = re.compile(r"://[^/\s]*(@|:(?!\d+(/|$)))")  # before the first slash; a colon is also that of a port
 _SCALARS = ("int", "float", "str", "bool")
 if TYPE_CHECKING:
     AnyMethodConfig = MethodConfig
@@ -96,13 +98,17 @@ def parse_yaml(text: str, name: str) -> dict[str, Any]:
         if values is None:
             return {}
         if not isinstance(values, dict):
-            raise ParamsError(f"{name} holds {type(values).__name__}, not a mapping of sections.")
+            raise ParamsError(
+                f"{name} holds {type(values).__name__}, not a mapping of sections. Write sections of keys and values, as in params.yaml."
+            )
         plain: dict[str, Any] = json.loads(json.dumps(values, allow_nan=False, ensure_ascii=False).encode())
     except yaml.YAMLError as error:
         problem = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
-        raise ParamsError(f"{name} cannot be read as YAML: {problem}") from error
+        raise ParamsError(f"{name} cannot be read as YAML: {problem}. Mend it there.") from error
     except (TypeError, ValueError, RecursionError, LookupError, AttributeError) as error:  # the last two: `!!bool x`, `!!int ""`
-        raise ParamsError(f"{name} holds a value that no parameter takes: {error}.") from error
+        raise ParamsError(
+            f"{name} holds a value that no parameter takes: {error}. Remove it, or write a number, text, list or mapping."
+        ) from error
     return plain
 
 
@@ -118,6 +124,14 @@ def load_params(values: Mapping[str, Any], kind: type[P]) -> P:
     """
     known = {name: values[name] for name in kind.model_fields if name in values}
     unknown = [name for name in values if name not in Params.model_fields]
+    if secrets := [key for key, value in flatten(values).items() if _holds_password(value)]:
+        raise ParamsError(
+            "\n".join(
+                f"{key}: holds a user or password in a URL, and parameters are written into every checkpoint and report. "
+                "Remove it; give credentials by the environment, as the AWS_... variables."
+                for key in secrets
+            )
+        )
     try:
         # Through JSON text: strict mode then takes lists for tuples and 1 for 1.0, but no "1" for 1.
         params = kind.model_validate_json(json.dumps(known))
@@ -155,6 +169,12 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"key {key.value!r} is given twice; keep one", problem_mark=key.start_mark)
             seen.add(key.value)
         return node
+
+
+def _holds_password(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(_holds_password(item) for item in value)
+    return isinstance(value, str) and _USER.search(value) is not None
 
 
 def _override(values: dict[str, Any], override: str) -> None:

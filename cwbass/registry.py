@@ -214,8 +214,8 @@ def _contract(config: bytes, name: str) -> list[Any]:
     try:
         values = json.loads(config)
         return [values["classes"], values["model"]["mean"], values["model"]["std"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{name} is no config of a model ({error!r}): it needs classes, model.mean and model.std.") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{name} is no config of a model ({error!r}): it must hold classes, model.mean and model.std.") from error
 
 
 def read_manifest(path: Path) -> Version:
@@ -228,7 +228,7 @@ def read_manifest(path: Path) -> Version:
     try:
         values = json.loads(content)
         name, number = str(values["name"]), Number.parse(values["version"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path} is no manifest of a version ({error!r}). Restore it, or use another version.") from error
     return _version(content, path.as_posix(), name, number)
 
@@ -241,7 +241,7 @@ def _version(content: bytes, uri: str, name: str, number: Number) -> Version:
     try:
         values = json.loads(content)
         schema, files = values["schema"], {str(file): str(digest) for file, digest in dict(values["files"]).items()}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{uri} is no manifest of a version ({error!r}). Restore it, or use another version.") from error
     if schema != SCHEMA:
         raise DataError(f"{uri} has schema {schema!r}, this cwbass reads {SCHEMA}. Use the cwbass that wrote it.")

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from cwbass.aliases import named_version
-from cwbass.errors import CheckpointError, DataError, ParamsError, ServiceError
+from cwbass.errors import CheckpointError, CwbassError, DataError, ParamsError, ServiceError
 from cwbass.registry import CONFIG, MANIFEST, WEIGHTS, Number, Version, find_version, read_file, read_manifest
 from cwbass.storage import FolderStore, ObjectStore, open_store
 from cwbass.training.checkpoint import Checkpoint, digest_path, file_sha256, load_checkpoint
@@ -99,8 +99,13 @@ def describe(path: Path) -> tuple[str, str]:
     if not is_version(path):
         return path.stem, file_sha256(path)
     manifest = read_manifest(path / MANIFEST)
-    provenance = json.loads((path / PROVENANCE).read_bytes())
-    return f"{manifest.name}@{manifest.number}", str(provenance["checkpoint"]["sha256"])
+    try:
+        made_from = json.loads((path / PROVENANCE).read_bytes())["checkpoint"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path / PROVENANCE} does not say what the version was made from ({error!r}). Register it again."
+        ) from error
+    return f"{manifest.name}@{manifest.number}", str(made_from)
 
 
 def _as_checkpoint(files: Mapping[str, bytes], path: Path) -> Checkpoint:
@@ -130,8 +135,11 @@ def _as_checkpoint(files: Mapping[str, bytes], path: Path) -> Checkpoint:
             stage=source["stage"],
             code_version=source["code_version"],
         )
-        _ = checkpoint.dataset  # its classes and colours are read here, not in the middle of scoring
-    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+        # Classes, colours and parameters are read here, not in the middle of scoring.
+        _ = checkpoint.dataset, checkpoint.run_params
+    except CwbassError as error:
+        raise CheckpointError(f"{path} is no version that can be scored ({error}) Register the model again.") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, SafetensorError) as error:
         raise CheckpointError(f"{path} is no version that can be scored ({error!r}). Register the model again.") from error
     return checkpoint
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from botocore.exceptions import (
 )
 from botocore.exceptions import ConnectionError as EndpointError
 
-from cwbass.errors import ParamsError, ServiceError
+from cwbass.errors import ParamsError, ServiceError, without_password
 
 ATTEMPTS = 3
 CONNECT_TIMEOUT, READ_TIMEOUT = 3, 20  # seconds, for each attempt
@@ -68,7 +67,17 @@ def split_uri(uri: str) -> tuple[str, str]:
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not uri.startswith("s3://") or not bucket or not key:
         raise ParamsError(f"{uri!r} is not of the form s3://bucket/key.")
+    refuse_password(bucket)
     return bucket, key
+
+
+def refuse_password(bucket: str) -> None:
+    """Raise a ParamsError for ``key:secret@bucket``, before boto3 or a log repeats it."""
+    _, at, name = bucket.rpartition("@")
+    if at:
+        raise ParamsError(
+            f"a URI of the bucket {name} holds a user or password. Remove it; give credentials as AWS_... variables."
+        )
 
 
 def download(uri: str, folder: Path) -> Path:
@@ -102,7 +111,7 @@ def s3_failures(uri: str, endpoint: str | None = None) -> Iterator[None]:
         uri: What is read or written, for the message.
         endpoint: URL of the server, likewise.
     """
-    where = f"{uri} at {_clean(endpoint)}" if endpoint else uri
+    where = f"{uri} at {without_password(endpoint)}" if endpoint else uri
     try:
         yield
     except ClientError as error:
@@ -142,8 +151,4 @@ def _fetch(client: Any, bucket: str, key: str, path: Path, size: int) -> None:
 
 
 def _line(error: BaseException) -> str:
-    return _clean(" ".join(str(error).split()))[:300] or type(error).__name__
-
-
-def _clean(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//", text)  # an endpoint may hold a password
+    return without_password(" ".join(str(error).split()))[:300] or type(error).__name__

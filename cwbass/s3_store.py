@@ -14,7 +14,7 @@ from typing import Any
 from botocore.exceptions import ClientError, FlexibleChecksumError, HTTPClientError, IncompleteReadError
 
 from cwbass.errors import DataError, ParamsError
-from cwbass.s3 import ATTEMPTS, s3_client, s3_failures
+from cwbass.s3 import ATTEMPTS, refuse_password, s3_client, s3_failures
 from cwbass.storage import check_key
 
 MAX_BYTES = 5 << 30  # of one PUT
@@ -41,6 +41,7 @@ class S3Store:
         self.bucket, _, prefix = location.removeprefix("s3://").rstrip("/").partition("/")
         if not location.startswith("s3://") or not self.bucket:
             raise ParamsError(f"registry.store is {location!r}; write s3://bucket or s3://bucket/prefix.")
+        refuse_password(self.bucket)
         try:
             self.prefix = "/".join(check_key(prefix)) + "/" if prefix else ""
         except DataError as error:

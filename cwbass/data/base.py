@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from cwbass.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+_SPEC_MEND = "Run the step that wrote the file again, or use another file."
 UNKNOWN = 256  # in a lookup table: a raw value that no class claims
 
 
@@ -60,15 +61,48 @@ class DatasetSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DatasetSpec:
-        """Inverse of :meth:`to_dict`."""
-        colors = values["colors"]
-        return cls(
-            class_names=tuple(values["class_names"]),
-            palette=tuple((r, g, b) for r, g, b in values["palette"]),
-            ignore_index=values["ignore_index"],
-            ids={int(raw): index for raw, index in values["ids"].items()},
-            colors=None if colors is None else {(r, g, b): index for r, g, b, index in colors},
-        )
+        """Inverse of :meth:`to_dict`.
+
+        Raises:
+            DataError: A key is missing, or its value cannot be of a dataset; the message names the key.
+        """
+        try:
+            spec = cls(
+                class_names=tuple(values["class_names"]),
+                palette=tuple((r, g, b) for r, g, b in values["palette"]),
+                ignore_index=values["ignore_index"],
+                ids={int(raw): index for raw, index in values["ids"].items()},
+                colors=None if (colors := values["colors"]) is None else {(r, g, b): index for r, g, b, index in colors},
+            )
+            wrong = spec._wrong()
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise DataError(f"spec: the classes of the dataset cannot be read ({error!r}). {_SPEC_MEND}") from error
+        if wrong is not None:
+            raise DataError(f"spec: the classes of the dataset are wrong: {wrong}. {_SPEC_MEND}")
+        return spec
+
+    def _wrong(self) -> str | None:
+        """The key that holds what no dataset has, with what it holds."""
+        names, indices = self.class_names, range(len(self.class_names))
+        if not names or not all(isinstance(name, str) for name in names):
+            return f"class_names is {str(names)[:80]}, not one or more names"
+        if len(self.palette) != len(names) or not all(_is_byte(value) for color in self.palette for value in color):
+            return f"palette is {str(self.palette)[:80]}, not a colour of 0..255 for each of {len(names)} classes"
+        if not _is_byte(self.ignore_index) or self.ignore_index in indices:
+            return f"ignore_index is {str(self.ignore_index)[:80]}, not a value of 0..255 that is no class"
+        if not all(_is_byte(raw) for raw in self.ids):
+            return f"ids maps {str(list(self.ids))[:80]}, not values of 0..255"
+        if not all(_is_byte(value) for color in self.colors or () for value in color):
+            return f"colors maps {str(list(self.colors or ()))[:80]}, not colours of 0..255"
+        for key, mapping in (("ids", self.ids), ("colors", self.colors or {})):
+            for index in mapping.values():
+                if not _is_byte(index) or (index not in indices and index != self.ignore_index):
+                    return f"{key} maps to {str(index)[:80]}, neither a class nor ignore_index"
+        return None
+
+
+def _is_byte(value: object) -> bool:
+    return type(value) is int and 0 <= value <= 255  # bool is an int, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +127,9 @@ def read_image(path: Path) -> NDArray[np.uint8]:
             return np.array(eight_bit_rgb(upright), dtype=np.uint8)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image. Run `cwbass split` again if files were moved.") from error
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (
+        Exception
+    ) as error:  # Pillow's readers raise whatever broken bytes happen to cause: struct.error, IndexError, zlib.error
         raise DataError(f"{path}: cannot be decoded as an image ({error}). Replace or remove the file.") from error
 
 
@@ -102,7 +138,9 @@ def eight_bit_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         # Pillow clips to 255 when it converts these; scale by what the type can hold instead.
         wide = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if image.mode != "F" else max(1.0, float(wide.max()))
+        if not np.isfinite(wide).all():
+            raise ValueError("pixels that are not finite")
+        top = max(1.0 if image.mode == "F" else 65535.0, float(wide.max()))
         return Image.fromarray((wide / top * 255.0).round().clip(0, 255).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
 
@@ -129,7 +167,9 @@ def read_raw_mask(path: Path) -> NDArray[np.uint8]:
             raise DataError(f"{path}: mask has mode {file.mode}; save it as 8-bit grey, palette or RGB PNG.")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such mask. Run `cwbass split` again if files were moved.") from error
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # as in read_image
         raise DataError(f"{path}: cannot be decoded as a mask ({error}). Replace or remove the file.") from error
 
 

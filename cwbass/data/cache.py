@@ -196,7 +196,7 @@ def _upright_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as file:
             turned = file.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             return (file.width, file.height) if turned else (file.height, file.width)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except Exception:  # Pillow's readers raise whatever broken bytes happen to cause
         height, width, _ = read_image(path).shape  # says what is wrong with the file
         return height, width
 

@@ -92,7 +92,7 @@ def read_labelmap(path: Path) -> dict[str, Color]:
         name, _, rest = line.partition(":")
         numbers = rest.split(":")[0].split(",")
         if not name or len(numbers) != 3 or not all(word.strip().isdecimal() for word in numbers):
-            raise DataError(f"{path}, line {number}: {line!r} is not of the form name:r,g,b:: (CVAT's label map).")
+            raise DataError(f"{path}, line {number}: {line!r} is not of the form name:r,g,b:: (CVAT's label map). Mend the line.")
         if name in found:
             raise DataError(f"{path}, line {number}: class {name!r} is listed twice. Remove one of the lines.")
         found[name] = _color(numbers, path, number)
@@ -175,7 +175,7 @@ def _by_color(palette: Sequence[Color], names: Sequence[str]) -> dict[Color, int
     places: dict[Color, int] = {}
     for place, color in enumerate(palette):
         if color in places:
-            raise ParamsError(f"classes {names[places[color]]!r} and {names[place]!r} have the same colour {color}.")
+            raise ParamsError(f"classes {names[places[color]]!r} and {names[place]!r} have the same colour {color}. Change one.")
         places[color] = place
     return places
 
@@ -183,5 +183,5 @@ def _by_color(palette: Sequence[Color], names: Sequence[str]) -> dict[Color, int
 def _color(words: Sequence[str], path: Path, number: int) -> Color:
     red, green, blue = (int(word) for word in words)
     if max(red, green, blue) > 255:
-        raise DataError(f"{path}, line {number}: colour {red},{green},{blue} exceeds 255.")
+        raise DataError(f"{path}, line {number}: colour {red},{green},{blue} exceeds 255. Write three numbers of 0 to 255.")
     return red, green, blue

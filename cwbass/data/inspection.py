@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
 from cwbass.data.base import UNKNOWN, DatasetSpec, eight_bit_rgb, map_mask, read_raw_mask
 from cwbass.data.near_duplicates import Hash, difference_hash
@@ -60,7 +60,7 @@ def inspect_image(path: Path) -> ImageFacts:
             rotated = file.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
             upright = eight_bit_rgb(ImageOps.exif_transpose(file))
             return ImageFacts(size=upright.size, rotated=rotated, hash=difference_hash(upright))
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except Exception as error:  # as in read_image
         return ImageFacts(error=str(error))
 
 

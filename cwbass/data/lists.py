@@ -46,7 +46,7 @@ def read_ids(path: Path, images: Mapping[str, str]) -> tuple[str, ...]:
         id = next((by_path.get(name, name) for name in names if name in images or name in by_path), None)
         if id is None:
             raise DataError(
-                f"{path}, line {number}: {names[-1]!r} is not among the {len(images)} images that may be named here."
+                f"{path}, line {number}: {names[-1]!r} is not among the {len(images)} images that may be named here. Mend the line."
                 f"{near(names[-1], by_path if names[-1].lower().endswith(('.jpg', '.png')) else images)}"
             )
         if id in lines:

@@ -117,7 +117,9 @@ class Manifest:
         for role in ROLES:
             for sample in self.samples(role):
                 if sample.id in seen:
-                    raise DataError(f"{sample.id!r} is both {seen[sample.id]} and {role}; an image has one role.")
+                    raise DataError(
+                        f"{sample.id!r} is both {seen[sample.id]} and {role}; an image has one role. Run `cwbass split` again."
+                    )
                 seen[sample.id] = role
                 if (sample.mask is None) != (role == "unlabeled"):
                     has = "no mask" if sample.mask is None else "a mask"
@@ -149,7 +151,7 @@ def _load(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such manifest. Run `cwbass split` first.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is no manifest ({error}). Run `cwbass split` again.") from error
     if not isinstance(values, dict):
         raise DataError(f"{path} is no manifest: it holds a {type(values).__name__}. Run `cwbass split` again.")

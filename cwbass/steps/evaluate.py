@@ -309,7 +309,7 @@ def read_metrics(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file. `cwbass eval` writes it.") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is no JSON: {error}. Run `cwbass eval` again.") from error
     if not isinstance(values, dict):
         raise DataError(f"{path} holds no metrics. Run `cwbass eval` again.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -74,11 +73,11 @@ def report(out_dir: Path) -> Path:
         history = [json.loads(line) for line in lines]
         params_text = (out_dir / "params.yaml").read_text(encoding="utf-8")
         gallery = _read_gallery(out_dir / "gallery.npz")
+        return draw(RunFiles(metrics, history, gallery, spec, params_text), out_dir)
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: no such file. `cwbass eval --out {out_dir}` writes it.") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{out_dir} holds a broken file ({error}). Run `cwbass eval --out {out_dir}` again.") from error
-    return draw(RunFiles(metrics, history, gallery, spec, params_text), out_dir)
+    except Exception as error:  # a value of another kind, deep in a table, raises whatever it happens to cause
+        raise DataError(f"{out_dir} holds a broken file ({error!r}). Run `cwbass eval --out {out_dir}` again.") from error
 
 
 def draw(files: RunFiles, out_dir: Path) -> Path:
