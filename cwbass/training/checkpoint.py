@@ -29,6 +29,13 @@ from cwbass.models.base import SegmentationNet
 from cwbass.params import Params, load_params, parse_yaml
 
 SCHEMA = 1
+_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("method", "params", "split_hash", "stage", "code_version"), str),
+    **dict.fromkeys(("method_state", "spec", "optimizer", "best", "rng"), dict),
+    **dict.fromkeys(("seed", "step", "epoch"), int),
+    "networks": (tuple, list),
+    "history": list,
+}
 _CHUNK = 1 << 20
 
 
@@ -82,8 +89,16 @@ class Checkpoint:
         return build_with_weights(self.run_params.model, self.dataset.num_classes, state)
 
 
-def build_with_weights(config: ModelConfig, num_classes: int, state: Mapping[str, Tensor]) -> SegmentationNet:
+def build_with_weights(
+    config: ModelConfig, num_classes: int, state: Mapping[str, Tensor], name: str = "the checkpoint"
+) -> SegmentationNet:
     """A network of ``config`` that holds exactly ``state``, in eval mode.
+
+    Args:
+        config: Architecture and encoder.
+        num_classes: C.
+        state: Of the network.
+        name: Where it comes from, for the error.
 
     Raises:
         CheckpointError: A key is missing, foreign or of another shape; the message names some.
@@ -92,8 +107,10 @@ def build_with_weights(config: ModelConfig, num_classes: int, state: Mapping[str
     try:
         net.load_state_dict(dict(state), strict=True)
     except RuntimeError as error:
-        problem = " ".join(str(error).split())[:600]
-        raise CheckpointError(f"the weights do not fit {config.arch} with {config.encoder}: {problem}") from error
+        problem = " ".join(str(error).split())[:600].rstrip(".")
+        raise CheckpointError(
+            f"the weights of {name} do not fit {config.arch} with {config.encoder}: {problem}. Use a file of this very model."
+        ) from error
     return net.eval()
 
 
@@ -217,6 +234,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
     names = {item.name for item in fields(Checkpoint)}
     if wrong := sorted(map(str, names ^ content.keys())):
         raise CheckpointError(f"{path} is no whole checkpoint: {', '.join(wrong)} missing or unknown. Use another file.")
+    if broken := [name for name, kind in _KINDS.items() if not isinstance(content[name], kind)]:
+        seen = ", ".join(f"{name} is a {type(content[name]).__name__}" for name in broken)
+        raise CheckpointError(f"{path} is no checkpoint: {seen}. Use another file.")
+    state, networks = content["method_state"], content["networks"]
+    named = all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items())
+    if not named or not networks or not all(isinstance(name, str) for name in networks):
+        raise CheckpointError(f"{path} is no checkpoint: method_state or networks hold something else. Use another file.")
     return Checkpoint(**content)
 
 

@@ -11,14 +11,7 @@ from benchmarks.fuzz import PARSERS, try_parser, unclear_message
 INPUTS = 25
 
 
-UNMENDED = pytest.mark.xfail(
-    strict=True, reason="cwbass/training/checkpoint.py takes fields of a wrong kind, and weights that do not fit have no mend"
-)
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=UNMENDED if name in ("checkpoints", "registry") else ()) for name in PARSERS]
-)
+@pytest.mark.parametrize("name", PARSERS)
 def test_every_answer_is_valid_or_clear(name: str, tmp_path: Path) -> None:
     counts = try_parser(name, tmp_path / "files", inputs=INPUTS, seed=1)
     assert counts.unclear == []
