@@ -514,7 +514,7 @@ class Registries(Parser):
             "metrics.json": json.dumps(METRICS).encode(),
         }  # fmt: skip
         self.whole = self._store(self.folder / "whole", self.files)
-        self.names = (str(self.folder), "config.json", "champion")
+        self.names = (str(self.folder), "config.json", "champion", "the checkpoint")
 
     def _store(self, root: Path, files: dict[str, bytes | Path]) -> FolderStore:
         store = FolderStore(root)
