@@ -212,7 +212,7 @@ def test_something_else_in_the_folder_stops_the_writer(any_store: ObjectStore) -
 def test_a_version_without_a_contract_is_refused(store: FolderStore, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a version needs a config\.json; there are only weights"):
         register_version(store, name=NAME, files={"weights": b""})
-    with pytest.raises(DataError, match=r"it needs classes, model\.mean and model\.std"):
+    with pytest.raises(DataError, match=r"it must hold classes, model\.mean and model\.std"):
         register_version(store, name=NAME, files={"config.json": b'{"classes": []}'})
     with pytest.raises(DataError, match=r"gone\.html cannot be read"):
         register_version(store, name=NAME, files=version_files() | {"report.html": tmp_path / "gone.html"})
