@@ -251,8 +251,8 @@ def _json(values: Mapping[str, Any]) -> bytes:
 
 
 def _write(outcome: RegisterReport, checks: tuple[Check, ...], champion: Champion | None, out_dir: Path) -> None:
-    said = "It is not registered." if outcome.version is None else f"It is version {outcome.version}: {outcome.uri}"
-    promoted = "" if outcome.alias is None else f" {outcome.alias} points to it."
+    said = "It is not registered." if outcome.version is None else f"It is version {outcome.version} ({outcome.uri})."
+    promoted = "" if outcome.alias is None else f" The alias {outcome.alias} points to it."
     page = gate_page(outcome.name, checks, outcome=said + promoted, champion=champion)
     out_dir.mkdir(parents=True, exist_ok=True)
     for name, content in ((PAGE, page.encode()), (REGISTRATION, _json(outcome.to_dict()))):

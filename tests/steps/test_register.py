@@ -15,6 +15,7 @@ from cwbass.aliases import current, history, promote
 from cwbass.config import RegistryConfig
 from cwbass.errors import CheckpointError, DataError, GateError, ServiceError
 from cwbass.export import measure_parity, missing_packages, parity_problem
+from cwbass.markdown import markdown_text
 from cwbass.params import Params, load_params, parse_yaml
 from cwbass.registry import Number, find_version, list_versions, load_network, read_version
 from cwbass.steps.register import RegisterParams, register
@@ -266,6 +267,9 @@ def test_a_model_that_beats_the_champion_takes_its_place(run: Run) -> None:
     run.score(per_class=PER_CLASS)
     first = run.register(**gate)
     assert (first["version"], first["alias"], first["champion"]) == ("1.0.0", "champion", None)
+
+    page = (run.folder / "out" / "gate.md").read_text()
+    assert f"It is version 1.0.0 ({markdown_text(first['uri'])}). The alias champion points to it." in page
 
     run.score(miou=0.62, per_class={"sky": {"iou": 0.99}, "road": {"iou": 0.25}})
     second = run.register(**gate)
