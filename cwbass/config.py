@@ -218,5 +218,6 @@ class RegistryConfig(Section):
         description="Alias that a registered model gets: champion, candidate; null: none.",
     )
     onnx: Literal["auto"] | bool = Field(
-        default="auto", description="Whether a version holds model.onnx; auto: where the extra `export` is installed."
+        default="auto",
+        description="Whether a version holds model.onnx; auto: where the extra `export` is installed and the network allows it.",
     )

@@ -84,19 +84,18 @@ def export_onnx(net: SegmentationNet, path: Path, *, class_names: Sequence[str])
 
 
 def measure_parity(net: nn.Module, path: Path, sizes: Sequence[tuple[int, int]] = SIZES) -> Parity:
-    """Compare a file with a network on smooth random images, one a size and one batch of two."""
-    import onnxruntime
+    """Compare a file with a network on smooth random images, one a size and one batch of two.
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that spin hinder the training beside it
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    Raises:
+        ParamsError: ONNX Runtime cannot run the file.
+        GateError: It gives logits of another shape.
+    """
     differences, logits, same, pixels = [0.0], [0.0], 0, 0
     for index, size in enumerate(sizes):
         image = _image(2 if index == 0 else 1, size)
         with torch.no_grad():
             expected: NDArray[np.float32] = net(image).numpy()
-        found: NDArray[np.float32] = session.run(None, {"image": image.numpy()})[0]
+        found = _run(path, image)
         if found.shape != expected.shape:
             raise GateError(f"{path.name} gives logits of shape {found.shape} at {size}, the network {expected.shape}.")
         differences.append(float(np.abs(found - expected).max()))
@@ -104,6 +103,26 @@ def measure_parity(net: nn.Module, path: Path, sizes: Sequence[tuple[int, int]] 
         same += int((found.argmax(1) == expected.argmax(1)).sum())
         pixels += expected.shape[0] * size[0] * size[1]
     return Parity(tuple(sizes), max(differences), max(logits), same / pixels)
+
+
+def _run(path: Path, image: Tensor) -> NDArray[np.float32]:
+    """Logits of a file on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is in the exception too
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that spin hinder the training beside it
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        logits: NDArray[np.float32] = session.run(None, {"image": image.numpy()})[0]
+    except Exception as error:  # its exceptions have no common base
+        problem = " ".join(str(error).split())[:300]
+        size = " x ".join(map(str, image.shape[-2:]))
+        raise ParamsError(
+            f"this network cannot be exported to ONNX: its file fails at {size} pixels ({problem}). Set registry.onnx: false."
+        ) from error
+    return logits
 
 
 def parity_problem(parity: Parity) -> str | None:

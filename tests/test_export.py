@@ -87,6 +87,17 @@ def test_a_file_that_answers_otherwise_is_not_handed_out(
 
 
 @needs_onnx
+@pytest.mark.parametrize("content", [b"", b"no graph"])
+def test_a_file_that_cannot_be_run_is_named_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.setattr("cwbass.export._write", lambda net, path, names: path.write_bytes(content))
+    with pytest.raises(ParamsError, match=r"its file fails at 64 x 64 pixels \(.*\)\. Set registry\.onnx: false"):
+        export_onnx(network(), tmp_path / "model.onnx", class_names=["a"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_onnx
 def test_a_network_that_cannot_be_exported_is_named_with_the_way_out(tmp_path: Path) -> None:
     class Branching(torch.nn.Module):
         def forward(self, image: torch.Tensor) -> torch.Tensor:

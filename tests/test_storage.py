@@ -113,7 +113,7 @@ def test_a_store_that_is_a_file_is_a_service_failure(tmp_path: Path) -> None:
 
 
 def test_of_many_writers_at_once_one_gets_each_key(any_store: ObjectStore) -> None:
-    writers, keys = 6, [f"k/{index}" for index in range(8)]
+    writers, keys = 5, [f"k/{index}" for index in range(4)]  # SeaweedFS settles such a race in seconds
     start = threading.Barrier(writers)
     won: list[list[str]] = [[] for _ in range(writers)]
 

@@ -17,7 +17,7 @@ import torch
 
 from cwbass.aliases import CHAMPION, Entry, current, promote
 from cwbass.config import RegistryConfig, Section
-from cwbass.errors import DataError, GateError
+from cwbass.errors import DataError, GateError, ParamsError
 from cwbass.export import export_onnx, missing_packages
 from cwbass.gate import Champion, Check, check_gate, gate_page, reasons
 from cwbass.model_card import model_card
@@ -232,13 +232,21 @@ def _description(
 
 def _onnx(registry: RegistryConfig, net: SegmentationNet, class_names: list[str]) -> tuple[dict[str, Any], bytes | None]:
     """What config.json says of the ONNX file, and the file; or why there is none."""
-    missing = missing_packages()
     if registry.onnx is False:
         return {"absent": "registry.onnx is false"}, None
-    if registry.onnx == "auto" and missing:
-        absent = f"{', '.join(missing)} not installed (cwbass[export])"
-        logger.warning("the version gets no %s: %s", ONNX, absent)
-        return {"absent": absent}, None
+    absent = f"{', '.join(missing)} not installed (cwbass[export])" if (missing := missing_packages()) else None
+    if absent is None or registry.onnx is True:
+        try:
+            return _export(net, class_names)
+        except ParamsError as error:  # not every network can be; one that can, and answers otherwise, is a GateError
+            if registry.onnx is True:
+                raise
+            absent = str(error)
+    logger.warning("the version gets no %s: %s", ONNX, absent)
+    return {"absent": absent}, None
+
+
+def _export(net: SegmentationNet, class_names: list[str]) -> tuple[dict[str, Any], bytes]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / ONNX
         parity = export_onnx(net, path, class_names=class_names)
@@ -251,8 +259,8 @@ def _json(values: Mapping[str, Any]) -> bytes:
 
 
 def _write(outcome: RegisterReport, checks: tuple[Check, ...], champion: Champion | None, out_dir: Path) -> None:
-    said = "It is not registered." if outcome.version is None else f"It is version {outcome.version}: {outcome.uri}"
-    promoted = "" if outcome.alias is None else f" {outcome.alias} points to it."
+    said = "It is not registered." if outcome.version is None else f"It is version {outcome.version} ({outcome.uri})."
+    promoted = "" if outcome.alias is None else f" The alias {outcome.alias} points to it."
     page = gate_page(outcome.name, checks, outcome=said + promoted, champion=champion)
     out_dir.mkdir(parents=True, exist_ok=True)
     for name, content in ((PAGE, page.encode()), (REGISTRATION, _json(outcome.to_dict()))):

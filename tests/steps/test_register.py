@@ -13,8 +13,9 @@ from tiny_model import SPLIT, TINY, tiny_checkpoint
 
 from cwbass.aliases import current, history, promote
 from cwbass.config import RegistryConfig
-from cwbass.errors import CheckpointError, DataError, GateError, ServiceError
+from cwbass.errors import CheckpointError, DataError, GateError, ParamsError, ServiceError
 from cwbass.export import measure_parity, missing_packages, parity_problem
+from cwbass.markdown import markdown_text
 from cwbass.params import Params, load_params, parse_yaml
 from cwbass.registry import Number, find_version, list_versions, load_network, read_version
 from cwbass.steps.register import RegisterParams, register
@@ -267,6 +268,9 @@ def test_a_model_that_beats_the_champion_takes_its_place(run: Run) -> None:
     first = run.register(**gate)
     assert (first["version"], first["alias"], first["champion"]) == ("1.0.0", "champion", None)
 
+    page = (run.folder / "out" / "gate.md").read_text()
+    assert f"It is version 1.0.0 ({markdown_text(first['uri'])}). The alias champion points to it." in page
+
     run.score(miou=0.62, per_class={"sky": {"iou": 0.99}, "road": {"iou": 0.25}})
     second = run.register(**gate)
     assert (second["version"], second["champion"], champion(run)) == ("1.1.0", "1.0.0", "1.1.0")
@@ -349,3 +353,29 @@ def test_without_the_extra_a_version_says_why_it_has_no_onnx_file(run: Run, monk
     assert "model.onnx" not in files
     assert json.loads(files["config.json"])["onnx"] == {"absent": "onnx not installed (cwbass[export])"}
     assert "There is no ONNX file: onnx not installed (cwbass\\[export\\])." in files["README.md"].decode()
+
+
+def test_a_network_that_cannot_be_exported_is_registered_without_unless_onnx_was_asked_for(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ParamsError("this network cannot be exported to ONNX: an operation")
+
+    monkeypatch.setattr("cwbass.steps.register.missing_packages", lambda: ())
+    monkeypatch.setattr("cwbass.steps.register.export_onnx", fail)
+    with pytest.raises(ParamsError, match="an operation"):
+        run.register(onnx=True)
+    assert run.store.list("") == []
+    run.register(onnx="auto")
+    assert json.loads(run.files()["config.json"])["onnx"] == {"absent": "this network cannot be exported to ONNX: an operation"}
+
+
+def test_a_file_that_answers_otherwise_stops_the_registration(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise GateError("model.onnx does not answer as the network does")
+
+    monkeypatch.setattr("cwbass.steps.register.missing_packages", lambda: ())
+    monkeypatch.setattr("cwbass.steps.register.export_onnx", fail)
+    with pytest.raises(GateError, match="does not answer"):
+        run.register(onnx="auto")
+    assert run.store.list("") == []
