@@ -103,7 +103,7 @@ def _main(
         format="%(asctime)s %(levelname)s %(message)s",
         datefmt="%H:%M:%S",
     )
-    for noisy in ("httpx", "botocore", "PIL", "torch", "timm"):
+    for noisy in ("httpx", "botocore", "PIL", "torch", "timm", "onnxscript", "onnx_ir"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
