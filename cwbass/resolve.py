@@ -135,8 +135,8 @@ def _as_checkpoint(files: Mapping[str, bytes], path: Path) -> Checkpoint:
             stage=source["stage"],
             code_version=source["code_version"],
         )
-        # Classes, colours and parameters are read here, not in the middle of scoring.
-        _ = checkpoint.dataset, checkpoint.run_params
+        # What does not fit together is told here, by the version's name, and not in the middle of scoring.
+        _ = checkpoint.dataset, checkpoint.network(weights)
     except CwbassError as error:
         raise CheckpointError(f"{path} is no version that can be scored ({error}) Register the model again.") from error
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, SafetensorError) as error:

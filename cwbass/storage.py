@@ -109,7 +109,7 @@ class FolderStore:
                 written = _place(partial, path, if_absent=if_absent)
             finally:
                 partial.unlink(missing_ok=True)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         return written
 
     def get(self, key: str) -> bytes:
@@ -178,8 +178,8 @@ def _place(partial: Path, path: Path, *, if_absent: bool) -> bool:
     return True
 
 
-def _sync_folder(path: Path) -> None:
-    """Names are data of the folder: without this, a power cut could keep a later file and lose an earlier one."""
+def sync_folder(path: Path) -> None:
+    """Names are data of the folder: without this, a power cut could keep a later change of it and lose an earlier one."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

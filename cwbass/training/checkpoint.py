@@ -27,6 +27,7 @@ from cwbass.errors import CheckpointError, ServiceError
 from cwbass.models import build_model
 from cwbass.models.base import SegmentationNet
 from cwbass.params import Params, load_params, parse_yaml
+from cwbass.storage import sync_folder
 
 SCHEMA = 1
 _KINDS: Mapping[str, type | tuple[type, ...]] = {
@@ -179,21 +180,12 @@ def write_whole(path: Path, data: bytes | memoryview, *, before: Callable[[], No
                 os.fsync(file.fileno())
             before()
             os.replace(partial, path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise no_room(path, len(data), error) from error
     return hashlib.sha256(data).hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Names are data of the folder: without this, a power cut could keep a deletion and lose the file that came before."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def no_room(path: Path, size: int, error: OSError) -> ServiceError:

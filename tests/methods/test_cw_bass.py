@@ -114,7 +114,9 @@ def test_the_paper_recipe_then_moves_the_teacher_by_a_thousandth(norm_net: Net, 
 
 
 @pytest.mark.parametrize("rule", ["strict", "logistic", "per_class", "floor", "auto"])
-@pytest.mark.parametrize("extra", [{}, {"cutmix": 1.0}, {"norm": "joint"}, {"norm": "separate"}, {"boundary": {"width": 3}}])
+@pytest.mark.parametrize(
+    "extra", [{}, {"labels": "hard"}, {"cutmix": 0.0}, {"norm": "joint"}, {"norm": "separate"}, {"boundary": {"width": 3}}]
+)
 def test_padding_has_no_influence_at_all(
     pixel_net: Net, batches: Batches, progress: Steps, rule: str, extra: dict[str, Any]
 ) -> None:
@@ -231,9 +233,15 @@ def test_with_every_switch_off_it_is_plain_hard_self_training(pixel_net: Net, ba
 
 
 def test_no_weight_or_no_kept_label_leaves_the_supervised_loss(pixel_net: Net, batches: Batches, progress: Steps) -> None:
-    for terms in ({"unsup_weight": 0.0}, {"threshold": {"rule": "strict", "strict": 1.0}}):
-        output, _ = run(build(pixel_net, **terms), batches(), progress())
-        assert torch.equal(output.loss, output.means["loss_sup"])
+    for recipe in ("paper", "cwbass"):  # hard and soft labels
+        for terms in ({"unsup_weight": 0.0}, {"threshold": {"rule": "strict", "strict": 1.0}, "cutmix_labeled": 0.0}):
+            method, batch = build(pixel_net, recipe, **terms), batches()
+            output, gradients = run(method, batch, progress())
+            assert torch.equal(output.loss, output.means["loss_sup"])
+            method.student.zero_grad()
+            F.cross_entropy(method.student(batch[0].image), batch[0].mask.long(), ignore_index=255).backward()
+            for gradient, parameter in zip(gradients, method.student.parameters(), strict=True):
+                torch.testing.assert_close(gradient, parameter.grad)
 
 
 def test_a_label_is_kept_where_confidence_exceeds_tau(pixel_net: Net, batches: Batches, progress: Steps) -> None:
