@@ -1,0 +1,1 @@
+"""What cwbass costs and scores, measured."""

@@ -1,0 +1,7 @@
+"""What the training step costs."""
+
+from __future__ import annotations
+
+from benchmarks.harness import Row
+
+ROWS: tuple[Row, ...] = ()

@@ -1,0 +1,70 @@
+"""The table of costs: what its ratios mean. What the rows measure is not tested, but run."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.harness import Goal, Pair, Row, Samples, Unavailable, at_least, at_most, choose, line, run
+from benchmarks.rows import all_rows
+
+
+def row(measured, goal: Goal | None = None, name: str = "a.b") -> Row:
+    def measure(repeats: int) -> Pair | Samples:
+        if isinstance(measured, Exception):
+            raise measured
+        return measured
+
+    return Row(name, "ours", "theirs", goal, measure)
+
+
+def test_at_most_compares_ours_over_against_by_the_median_repeat():
+    samples = Samples([1.0, 2.0, 30.0], [1.0, 1.0, 10.0])  # 1, 2 and 3 times
+    found = run(row(samples, at_most(2.0))).to_dict()
+    assert (found["ratio"], found["reached"], found["goal"]) == (2.0, True, "at most 2")
+    assert not run(row(samples, at_most(1.9))).to_dict()["reached"]
+    assert found["spread"] == [1.0, 3.0]
+
+
+def test_at_least_is_how_many_times_as_fast_ours_is():
+    found = run(row(Samples([1.0, 1.0, 2.0], [4.0, 3.0, 4.0]), at_least(3.0))).to_dict()  # 4, 3 and 2 times
+    assert (found["ratio"], found["reached"]) == (3.0, True)
+
+
+def test_without_anything_to_compare_with_the_goal_is_on_ours():
+    found = run(row(Samples([0.2, 0.3, 0.4], None), at_most(0.3))).to_dict()
+    assert (found["ours"], found["ratio"], found["reached"]) == (0.3, None, True)
+
+
+def test_a_row_without_a_goal_neither_reaches_nor_misses_it():
+    assert run(row(Samples([2.0], [1.0]))).to_dict()["reached"] is None
+
+
+def test_calls_are_timed_in_turn_by_the_clock_of_the_pair_and_warm_ups_do_not_count():
+    now, calls = [0.0], []
+
+    def spend(name: str, seconds: float) -> None:
+        calls.append(name)
+        now[0] += 100 if len(calls) <= 8 else seconds  # the first two rounds of two calls each
+
+    pair = Pair(lambda: spend("ours", 3), lambda: spend("against", 2), calls=2, clock=lambda: now[0])
+    found = run(row(pair), repeats=2).to_dict()
+    assert (found["ours"], found["against"], found["ratio"]) == (3.0, 2.0, 1.5)
+    assert calls[8:] == ["against", "against", "ours", "ours", "ours", "ours", "against", "against"]
+
+
+def test_what_cannot_be_measured_says_why():
+    result = run(row(Unavailable("no djpeg: apt-get install libjpeg-turbo-progs"), at_most(1)))
+    assert result.to_dict()["reached"] is None
+    assert "no djpeg: apt-get install libjpeg-turbo-progs" in line(result)
+
+
+def test_rows_are_chosen_by_the_beginnings_of_their_names():
+    rows = [row(None, name=name) for name in ("step.a", "step.b", "data.a")]
+    assert [found.name for found in choose(rows, "step.b, data")] == ["step.b", "data.a"]
+    with pytest.raises(ValueError, match="no row begins with 'stp'; there are: step.a, step.b, data.a"):
+        choose(rows, "stp")
+
+
+def test_the_names_of_all_rows_are_different():
+    names = [found.name for found in all_rows()]
+    assert len(set(names)) == len(names)
