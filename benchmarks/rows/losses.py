@@ -1,7 +1,94 @@
-"""What boundaries, pseudo-labels and losses costs."""
+"""What boundaries, pseudo-labels and losses cost beside the least that could be done with the same maps."""
 
 from __future__ import annotations
 
-from benchmarks.harness import Row
+from collections.abc import Callable
+from dataclasses import replace
 
-ROWS: tuple[Row, ...] = ()
+import torch
+from torch import Tensor, nn
+
+from benchmarks.cases import R50, Case, lite0
+from benchmarks.harness import Pair, Row, Samples, at_least, at_most
+from benchmarks.memory import peak_of_call
+from benchmarks.plain import one_hot_sobel
+from cwbass.losses.boundary import boundary_mask
+from cwbass.types import Progress
+
+SIZE = (4, 321, 321)
+
+
+def label_map(classes: int) -> Tensor:
+    """Regions of random classes. [B, H, W] int64."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randint(0, classes, (SIZE[0], 41, 41), generator=generator)
+    return coarse.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, : SIZE[1], : SIZE[2]].contiguous()
+
+
+def _boundary(classes: int) -> Callable[[int], Pair]:
+    def measure(repeats: int) -> Pair:
+        label = label_map(classes)
+        assert torch.equal(boundary_mask(label, frame="zero"), one_hot_sobel(label, classes))
+        return Pair(lambda: boundary_mask(label, frame="zero"), lambda: one_hot_sobel(label, classes), note="maps are equal")
+
+    return measure
+
+
+def _boundary_memory(repeats: int) -> Samples:
+    many, few = (peak_of_call(lambda k=k: boundary_mask(label_map(k), frame="zero")) for k in (150, 21))
+    return Samples([many], [few], unit="MB")
+
+
+class Known(nn.Module):
+    """In a network's place: logits that are there already, for the images in the order in which they are asked for."""
+
+    def __init__(self, *logits: Tensor) -> None:
+        super().__init__()
+        self.logits, self.asked = logits, 0
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.asked += 1
+        return self.logits[(self.asked - 1) % len(self.logits)]
+
+
+def step_without_networks(case: Case) -> tuple[Callable[[], object], Tensor]:
+    """The forward part of a training step when all logits are known, and the teacher's logits, as the network lays them out."""
+    method = case.method()
+    labeled, unlabeled = case.batches()
+    with torch.no_grad():
+        teacher, student_x, student_u = (method.teacher(image) for image in (unlabeled.weak, labeled.image, unlabeled.strong))
+    method.teacher, method.student = Known(teacher), Known(student_x, student_u)  # type: ignore[assignment]
+    progress = Progress(1, 100, 0, 0, torch.Generator())
+
+    @torch.no_grad()
+    def step() -> object:
+        progress.generator.manual_seed(0)
+        return method.training_step(labeled, unlabeled, progress).loss
+
+    return step, teacher
+
+
+def _forward(case: Callable[[], Case]) -> Callable[[int], Pair]:
+    def measure(repeats: int) -> Pair:
+        step, logits = step_without_networks(case())
+        return Pair(step, lambda: logits.softmax(1), note=f"{case().name}; with the loss of the labelled images")
+
+    return measure
+
+
+def _forward_memory(repeats: int) -> Samples:
+    step, logits = step_without_networks(replace(lite0(), name="150 classes", classes=150, size=96))
+    return Samples([peak_of_call(step)], [peak_of_call(lambda: logits.softmax(1))], unit="MB", note="150 classes, 96 px")
+
+
+SOBEL = "one-hot planes and a Sobel pair by grouped convolution"
+SOFTMAX = "one softmax over the teacher's logits"
+
+ROWS: tuple[Row, ...] = (
+    Row("losses.boundary.21", "boundary of a label map, 21 classes", SOBEL, at_least(20), _boundary(21)),
+    Row("losses.boundary.150", "boundary of a label map, 150 classes", SOBEL, at_least(20), _boundary(150), repeats=7),
+    Row("losses.boundary.memory", "memory for a boundary, 150 classes", "21 classes", at_most(1.0), _boundary_memory, repeats=1),
+    Row("losses.r50", "all of a step's forward part but the networks", SOFTMAX, at_most(3), _forward(lambda: R50)),
+    Row("losses.lite0", "all of a step's forward part but the networks", SOFTMAX, at_most(3), _forward(lite0)),
+    Row("losses.memory", "memory of the same", SOFTMAX, at_most(1.25), _forward_memory, repeats=1),
+)

@@ -1,0 +1,74 @@
+"""How much memory things take: of a step in a process of its own, and of a few operations by the byte.
+
+    python -m benchmarks.memory ours|plain r50|lite0 [bfloat16] [KEY=VALUE ...]
+
+prints the megabytes that a process needs to take training steps: its peak resident memory less what it had before the
+networks were built. Weights, gradients, moments and the teacher are in it, and what oneDNN takes beside torch.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+STEPS = 3
+# Else glibc keeps blocks of up to 32 MB that were freed, and the peak is one of luck.
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
+
+
+def peak_of_step(which: str, case: str, *settings: str) -> float:
+    """Megabytes of a process that takes steps; see the module's command."""
+    command = [sys.executable, "-m", "benchmarks.memory", which, case, *settings]
+    ended = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | GIVE_BACK)
+    return float(ended.stdout)
+
+
+def peak_of_call(call: Callable[[], object]) -> float:
+    """Megabytes that torch's allocator holds for a call at its height, beyond what it held before.
+
+    Exact, for operations that take nothing beside it; kept results count.
+    """
+    import torch
+
+    call()  # what is made once and kept is made now
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        result = call()
+    events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
+    held = peak = 0
+    for event in sorted((event for event in events if event.name() == "[memory]"), key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    del result
+    return peak / 1e6
+
+
+def main(which: str, name: str, *settings: str) -> None:
+    from dataclasses import replace
+
+    from benchmarks.cases import R50, bfloat16, lite0, published, whole_step
+    from benchmarks.plain import plain_step
+
+    case = published({"r50": R50, "lite0": lite0()}[name])
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        case = replace(case, **{key: value if key == "recipe" else int(value)}) if value else bfloat16(case)
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    step = plain_step(case) if which == "plain" else whole_step(case, case.method())
+    for _ in range(STEPS):
+        step()
+    print(_resident("VmHWM") - before)
+
+
+def _resident(which: str) -> float:
+    found = re.search(rf"{which}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024 / 1e6
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
