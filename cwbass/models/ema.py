@@ -6,6 +6,7 @@ import copy
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from cwbass.models.base import SegmentationNet
 
@@ -48,8 +49,13 @@ def update_ema_(teacher: SegmentationNet, student: SegmentationNet, *, decay: fl
             published; integer buffers are always copied.
     """
     torch._foreach_lerp_(list(teacher.parameters()), [p.detach() for p in student.parameters()], 1 - decay)
+    followed: tuple[list[Tensor], list[Tensor]] = ([], [])
+    copied: tuple[list[Tensor], list[Tensor]] = ([], [])
     for own, other in zip(teacher.buffers(), student.buffers(), strict=True):
-        if buffers == "average" and own.is_floating_point():
-            own.lerp_(other, 1 - decay)
-        else:
-            own.copy_(other)
+        kind = followed if buffers == "average" and own.is_floating_point() else copied
+        kind[0].append(own)
+        kind[1].append(other)
+    if followed[0]:
+        torch._foreach_lerp_(*followed, 1 - decay)
+    if copied[0]:
+        torch._foreach_copy_(*copied)

@@ -22,17 +22,17 @@ def frozen_statistics(net: nn.Module) -> Iterator[None]:
     """
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
-    counts = [norm.num_batches_tracked for norm in norms]
-    saved = [None if count is None else count.clone() for count in counts]
+    counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+    saved = torch.stack(counts) if counts else None
     for norm in norms:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, momentum, count, before in zip(norms, momenta, counts, saved, strict=True):
+        for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-            if count is not None and before is not None:
-                count.copy_(before)
+        if saved is not None:
+            torch._foreach_copy_(counts, list(saved))
 
 
 def synchronize_norms_(net: nn.Module, world: World) -> None:

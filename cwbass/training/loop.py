@@ -196,7 +196,9 @@ def fit(
 
         world.average_gradients_(parameters)
         # A loss that is not finite leaves a norm that is not finite: one check, one wait for the device.
-        norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm if max_grad_norm is not None else float("inf"))
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if max_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
         if torch.isfinite(norm):
             optimizer.step()
             method.after_optimizer_step(progress)
