@@ -35,10 +35,7 @@ def boundary_mask(label: Tensor, *, frame: Frame, width: int = 1, valid: Tensor 
     """
     label = label.to(torch.int16)[:, None]
     padded = F.pad(label, (1, 1, 1, 1), value=_OUTSIDE) if frame == "zero" else _replicate(label)
-    padded = padded[:, 0]  # [B, H + 2, W + 2]
-    left, right = _columns(padded)
-    top, bottom = _columns(padded.transpose(1, 2))
-    edge = _multisets_differ(left, right) | _multisets_differ(top, bottom).transpose(1, 2)
+    edge = _sobel_answers(padded[:, 0])
     reach = 1
     if width > 1:
         edge = _dilate(edge, width - 1)
@@ -78,24 +75,36 @@ def _replicate(label: Tensor) -> Tensor:
     return torch.cat((label[..., :1, :], label, label[..., -1:, :]), dim=-2)
 
 
-def _columns(padded: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
-    """The three labels left of each pixel, and the three right of it."""
-    return (
-        (padded[:, :-2, :-2], padded[:, 1:-1, :-2], padded[:, 2:, :-2]),
-        (padded[:, :-2, 2:], padded[:, 1:-1, 2:], padded[:, 2:, 2:]),
+def _sobel_answers(padded: Tensor) -> Tensor:
+    """Where two weighted multisets of the eight neighbours differ: left and right, or above and below.
+
+    {a, b, b, c} and {d, e, e, f} are equal where the centres b and e are, and the ends in one order or the other; or where
+    both ends are equal on each side, and centre and ends of the sides change places.
+
+    [B, H + 2, W + 2] -> [B, H, W] bool.
+    """
+    rows, columns = padded[:, :, :-2] == padded[:, :, 2:], padded[:, :-2] == padded[:, 2:]  # of equal ends, two apart
+    left, middle, right = (padded[:, :, start : start + padded.shape[2] - 2] for start in range(3))
+    (nw, w, sw), (n, s), (ne, e, se) = (
+        (left[:, :-2], left[:, 1:-1], left[:, 2:]),
+        (middle[:, :-2], middle[:, 2:]),
+        (right[:, :-2], right[:, 1:-1], right[:, 2:]),
     )
-
-
-def _multisets_differ(one: tuple[Tensor, Tensor, Tensor], other: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Whether {a, b, b, c} and {d, e, e, f} differ as multisets."""
-    (a, b, c), (d, e, f) = one, other
-    straight = (a == d) & (c == f)
-    crossed = (a == f) & (c == d)
-    same_centre = (b == e) & (straight | crossed)
-    # {a, a, b, b} equals {d, d, e, e} with the roles of centre and ends exchanged.
-    exchanged = (a == c) & (d == f) & (b == d) & (a == e)
-    return ~(same_centre | exchanged)
+    crossed = (nw == se) & (sw == ne)
+    straight_rows = rows[:, :-2] & rows[:, 2:]  # nw == ne and sw == se
+    straight_columns = columns[:, :, :-2] & columns[:, :, 2:]  # nw == sw and ne == se
+    sides = (rows[:, 1:-1] & (straight_rows | crossed)) | (straight_columns & (w == ne) & (nw == e))
+    levels = (columns[:, :, 1:-1] & (straight_columns | crossed)) | (straight_rows & (n == sw) & (nw == s))
+    return ~(sides & levels)
 
 
 def _dilate(mask: Tensor, by: int) -> Tensor:
-    return F.max_pool2d(mask[:, None].to(torch.float32), 2 * by + 1, stride=1, padding=by)[:, 0] > 0
+    """True where any pixel of the square around one is. [B, H, W] bool."""
+    for axis in (1, 2):
+        mask = F.pad(mask, (0, 0, by, by) if axis == 1 else (by, by, 0, 0))
+        size = mask.shape[axis] - 2 * by
+        shifts = [mask.narrow(axis, shift, size) for shift in range(2 * by + 1)]
+        mask = shifts[0] | shifts[1]
+        for shift in shifts[2:]:
+            mask |= shift
+    return mask

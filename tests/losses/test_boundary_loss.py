@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cwbass.losses.boundary import boundary_mask, boundary_mean
+from cwbass.losses.boundary import _dilate, boundary_mask, boundary_mean
 
 Frame = Literal["zero", "replicate"]
 FRAMES: tuple[Frame, ...] = ("zero", "replicate")
@@ -64,6 +64,13 @@ def test_width_is_the_reach_on_each_side_of_an_edge(width: int, columns: list[in
     edge = boundary_mask(label, frame="replicate", width=width)
     assert edge.any(1)[0].nonzero().flatten().tolist() == columns
     assert edge.all(1)[0].nonzero().flatten().tolist() == columns
+
+
+@pytest.mark.parametrize("by", [1, 2, 5, 20])
+def test_a_mask_is_widened_as_pooling_would(by: int) -> None:
+    mask = torch.rand(3, 17, 13, generator=torch.Generator().manual_seed(0)) < 0.02
+    pooled = F.max_pool2d(mask[:, None].float(), 2 * by + 1, stride=1, padding=by)[:, 0] > 0
+    assert torch.equal(_dilate(mask, by), pooled)
 
 
 @pytest.mark.parametrize("width", [1, 3])
