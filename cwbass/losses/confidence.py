@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
+
+from cwbass.losses.cross_entropy import HardCrossEntropy, SoftCrossEntropy
 
 
 def pixel_cross_entropy(logits: Tensor, label: Tensor, *, ignore_index: int) -> Tensor:
@@ -17,7 +18,8 @@ def pixel_cross_entropy(logits: Tensor, label: Tensor, *, ignore_index: int) -> 
     Returns:
         Nats. [B, H, W] float.
     """
-    return F.cross_entropy(logits, label, ignore_index=ignore_index, reduction="none")
+    loss: Tensor = HardCrossEntropy.apply(logits, label, ignore_index)
+    return loss
 
 
 def soft_cross_entropy(logits: Tensor, probs: Tensor) -> Tensor:
@@ -32,7 +34,8 @@ def soft_cross_entropy(logits: Tensor, probs: Tensor) -> Tensor:
     Returns:
         Nats. [B, H, W] float.
     """
-    return F.cross_entropy(logits, probs, reduction="none")
+    loss: Tensor = SoftCrossEntropy.apply(logits, probs)
+    return loss
 
 
 def confidence_weighted_mean(

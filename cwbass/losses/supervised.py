@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from cwbass.losses.confidence import pixel_cross_entropy
 from cwbass.world import ALONE, World
 
 
@@ -54,6 +54,8 @@ def supervised_cross_entropy(
         Nats per labelled pixel. [] float; 0, still on the graph, where no pixel is labelled
         (torch's own mean is NaN there).
     """
-    loss = F.cross_entropy(logits, mask, weight=class_weight, ignore_index=ignore_index, reduction="sum")
-    labeled = mask[mask != ignore_index]
-    return loss / world.share(labeled.new_tensor(labeled.numel()) if class_weight is None else class_weight[labeled].sum())
+    loss, known = pixel_cross_entropy(logits, mask, ignore_index=ignore_index), mask != ignore_index
+    if class_weight is None:
+        return loss.sum() / world.share(known.sum())
+    weight = class_weight[mask.where(known, 0)] * known  # [B, H, W]
+    return (loss * weight).sum() / world.share(weight.sum())
