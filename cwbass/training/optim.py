@@ -39,8 +39,8 @@ def build_optimizer(student: SegmentationNet, config: OptimizerConfig, *, batch_
         for (of_encoder, decays), parameters in groups.items()
     ]
     if config.name == "sgd":
-        return torch.optim.SGD(settings, lr=lr, momentum=0.9, foreach=True)
-    return torch.optim.AdamW(settings, lr=lr, foreach=True)
+        return torch.optim.SGD(settings, lr=lr, momentum=0.9, fused=True)
+    return torch.optim.AdamW(settings, lr=lr, fused=True)
 
 
 def set_learning_rate_(optimizer: torch.optim.Optimizer, *, step: int, total_steps: int, power: float) -> float:
@@ -71,3 +71,8 @@ def load_moments_(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) ->
     optimizer.load_state_dict(dict(state))
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         group.update(own)
+    # A fused step goes through memory, not through indices: a moment must lie as its parameter does.
+    for parameter, moments in optimizer.state.items():
+        for name, moment in moments.items():
+            if torch.is_tensor(moment) and moment.shape == parameter.shape and moment.stride() != parameter.stride():
+                moments[name] = torch.empty_like(parameter).copy_(moment)

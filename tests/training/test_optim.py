@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from cwbass.config import OptimizerConfig
 from cwbass.models.base import SegmentationNet
-from cwbass.training.optim import build_optimizer, set_learning_rate_
+from cwbass.training.optim import build_optimizer, load_moments_, set_learning_rate_
 
 
 def groups(net: SegmentationNet, **settings: Any) -> dict[str, tuple[float, float]]:
@@ -64,3 +67,50 @@ def test_poly_schedule(tiny_net: type[SegmentationNet], step: int, power: float,
         set_learning_rate_(optimizer, step=other, total_steps=100, power=power)
     assert set_learning_rate_(optimizer, step=step, total_steps=100, power=power) == pytest.approx(expected)
     assert {round(g["lr"] / expected, 9) for g in optimizer.param_groups} == {0.5, 1.0}
+
+
+def conv(layout: torch.memory_format) -> nn.Conv2d:
+    """A convolution whose weight has two layouts that differ."""
+    torch.manual_seed(0)
+    return nn.Conv2d(4, 6, 3).to(memory_format=layout)
+
+
+def steps(net: nn.Module, optimizer: torch.optim.Optimizer, seeds: Sequence[int]) -> list[Tensor]:
+    """Parameters after steps on random batches."""
+    for seed in seeds:
+        optimizer.zero_grad()
+        net(torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(seed))).square().mean().backward()
+        optimizer.step()
+    return [parameter.detach().clone() for parameter in net.parameters()]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_steps_are_those_of_torchs_plain_loop_over_parameters(name: Any, layout: torch.memory_format) -> None:
+    settings: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.1, "foreach": False, "fused": False}
+    plain, fast = conv(torch.contiguous_format), conv(layout)
+    loop = torch.optim.SGD if name == "sgd" else torch.optim.AdamW
+    expected = steps(plain, loop(plain.parameters(), **settings, **({"momentum": 0.9} if name == "sgd" else {})), range(5))
+    found = steps(fast, built(fast, name), range(5))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("saved_as", [torch.contiguous_format, torch.channels_last])
+def test_moments_go_on_in_the_layout_of_the_parameters(name: Any, saved_as: torch.memory_format) -> None:
+    before = conv(saved_as)
+    first = built(before, name)
+    steps(before, first, range(3))
+    after = conv(torch.channels_last)
+    after.load_state_dict(before.state_dict())
+    second = built(after, name)
+    load_moments_(second, copy.deepcopy(first.state_dict()))
+    for one, other in zip(steps(after, second, (3, 4)), steps(before, first, (3, 4)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def built(net: nn.Module, name: Any) -> torch.optim.Optimizer:
+    net.encoder_parameters = lambda: []  # type: ignore[assignment]
+    config = OptimizerConfig(name=name, lr=0.01, weight_decay=0.1, decay_norm_and_bias=True)
+    return build_optimizer(net, config, batch_size=1)  # type: ignore[arg-type]
