@@ -155,6 +155,11 @@ class TrainConfig(Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="auto: bfloat16 where the hardware has it, else float32."
     )
+    compile: bool = Field(
+        default=False,
+        description="Whether torch.compile makes kernels for the networks: a minute or more before the first steps, faster ones "
+        "after. Needs a C++ compiler; without one it is left out, with a warning.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one.")
     nodes: Annotated[int, Field(ge=1)] = Field(default=1, description="Machines; more than one are a TrainJob of a cluster.")
     processes: Annotated[int, Field(ge=1)] = Field(default=1, description="Processes on each machine, one for each GPU.")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+from collections.abc import Iterable
 from typing import TypeVar
 
 import torch
@@ -35,6 +38,23 @@ def place(module: M, device: torch.device) -> M:
     module.to(device)
     module.to(memory_format=torch.channels_last)
     return module
+
+
+def compile_networks_(networks: Iterable[nn.Module]) -> bool:
+    """Let torch.compile make kernels for networks when they first run; parameters and their names stay as they are.
+
+    Returns:
+        Whether; without a C++ compiler nothing is changed, and a warning says so.
+    """
+    named = os.environ.get("CXX", "c++")
+    if shutil.which(named) is None:
+        logger.warning(
+            "train.compile is true, but there is no C++ compiler (%s): running without. Install g++, or name one in CXX.", named
+        )
+        return False
+    for network in networks:
+        network.compile(dynamic=False)
+    return True
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype | None:

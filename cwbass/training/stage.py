@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from cwbass.models.norm import synchronize_norms_
 from cwbass.pseudo_labels import retained_precision
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import Checkpoint, file_sha256, save_checkpoint, write_whole
+from cwbass.training.device import compile_networks_
 from cwbass.training.loop import EpochRecord, Meter, Schedule, fit
 from cwbass.training.optim import load_moments_
 from cwbass.training.progress import ProgressLine
@@ -140,6 +142,7 @@ class Stage:
         self.skipped = [] if skipped is None else skipped
         self.offline = offline
         synchronize_norms_(method, run.world)
+        self.compiled = run.train.compile and compile_networks_(method.networks().values())
         self.best: dict[str, Any] = {}  # of the checkpoint that counts: miou on the slice, step
         self.selection = LatestWithinOneError()
         self.meter = Meter()
@@ -361,18 +364,20 @@ class Stage:
             if near is not None:
                 near.update(probs, near_boundaries(torch.tensor(mask, device=run.device), NEAR, spec.ignore_index))
 
-        result = evaluate(
-            self.method.networks()[name],
-            run.manifest.selection,
-            root=run.data_root,
-            spec=spec,
-            config=run.eval,
-            device=run.device,
-            autocast_dtype=run.autocast_dtype,
-            boundary=False,
-            on_image=on_image,
-            world=run.world,
-        )
+        # Whole images have many sizes, and each would be compiled.
+        with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
+            result = evaluate(
+                self.method.networks()[name],
+                run.manifest.selection,
+                root=run.data_root,
+                spec=spec,
+                config=run.eval,
+                device=run.device,
+                autocast_dtype=run.autocast_dtype,
+                boundary=False,
+                on_image=on_image,
+                world=run.world,
+            )
         images.add_up(run.world)
         if near is not None:
             near.add_up(run.world)
