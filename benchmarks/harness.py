@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-WARM_UPS = 2  # rounds that are not counted
+WARM_UPS, LONG = 2, 2.0  # rounds that are not counted; one is enough where it takes this many seconds
 
 
 class Unavailable(Exception):
@@ -133,16 +133,22 @@ def run(row: Row, repeats: int | None = None) -> Result:
 
 def time_in_turn(pair: Pair, repeats: int) -> Samples:
     """Seconds of both calls of each repeat. Every other repeat begins with the other one, so that neither gains by its place."""
+    for _ in range(WARM_UPS):
+        if sum(_seconds(pair, call) for call in (pair.ours, pair.against)) > LONG:
+            break
     seconds: tuple[list[float], list[float]] = ([], [])
     both = list(zip((pair.ours, pair.against), seconds, strict=True))
-    for repeat in range(WARM_UPS + repeats):
-        for call, own in both if repeat % 2 else reversed(both):
-            started = pair.clock()
-            for _ in range(pair.calls):
-                call()
-            if repeat >= WARM_UPS:
-                own.append((pair.clock() - started) / pair.calls)
+    for repeat in range(repeats):
+        for call, own in reversed(both) if repeat % 2 else both:
+            own.append(_seconds(pair, call) / pair.calls)
     return Samples(*seconds, note=pair.note)
+
+
+def _seconds(pair: Pair, call: Callable[[], object]) -> float:
+    started = pair.clock()
+    for _ in range(pair.calls):
+        call()
+    return pair.clock() - started
 
 
 def choose(rows: Sequence[Row], only: str | None) -> list[Row]:

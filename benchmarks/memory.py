@@ -1,6 +1,6 @@
 """How much memory things take: of a step in a process of its own, and of a few operations by the byte.
 
-    python -m benchmarks.memory ours|plain r50|lite0 [bfloat16] [KEY=VALUE ...]
+    python -m benchmarks.memory ours|plain r50|lite0 [bfloat16] [classes=K] [size=PIXELS] [labeled=N] [unlabeled=N]
 
 prints the megabytes that a process needs to take training steps: its peak resident memory less what it had before the
 networks were built. Weights, gradients, moments and the teacher are in it, and what oneDNN takes beside torch.
@@ -55,7 +55,7 @@ def main(which: str, name: str, *settings: str) -> None:
     case = published({"r50": R50, "lite0": lite0()}[name])
     for setting in settings:
         key, _, value = setting.partition("=")
-        case = replace(case, **{key: value if key == "recipe" else int(value)}) if value else bfloat16(case)
+        case = replace(case, **{key: int(value)}) if value else bfloat16(case)  # type: ignore[arg-type]
     before = _resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     step = plain_step(case) if which == "plain" else whole_step(case, case.method())

@@ -52,9 +52,9 @@ def name_parts(method: CwBass) -> None:
 
 
 def named(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    def call(*args: Any) -> Any:
+    def call(*args: Any, **settings: Any) -> Any:
         with record_function(name):
-            return function(*args)
+            return function(*args, **settings)
 
     return call
 

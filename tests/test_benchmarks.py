@@ -39,17 +39,18 @@ def test_a_row_without_a_goal_neither_reaches_nor_misses_it():
     assert run(row(Samples([2.0], [1.0]))).to_dict()["reached"] is None
 
 
-def test_calls_are_timed_in_turn_by_the_clock_of_the_pair_and_warm_ups_do_not_count():
+@pytest.mark.parametrize(("warm_seconds", "warm_calls"), [(0.1, 8), (100.0, 4)])
+def test_calls_are_timed_in_turn_by_the_clock_of_the_pair_after_warm_ups(warm_seconds: float, warm_calls: int):
     now, calls = [0.0], []
 
     def spend(name: str, seconds: float) -> None:
         calls.append(name)
-        now[0] += 100 if len(calls) <= 8 else seconds  # the first two rounds of two calls each
+        now[0] += warm_seconds if len(calls) <= warm_calls else seconds
 
     pair = Pair(lambda: spend("ours", 3), lambda: spend("against", 2), calls=2, clock=lambda: now[0])
     found = run(row(pair), repeats=2).to_dict()
     assert (found["ours"], found["against"], found["ratio"]) == (3.0, 2.0, 1.5)
-    assert calls[8:] == ["against", "against", "ours", "ours", "ours", "ours", "against", "against"]
+    assert calls[warm_calls:] == ["ours", "ours", "against", "against", "against", "against", "ours", "ours"]
 
 
 def test_what_cannot_be_measured_says_why():

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
+from itertools import repeat
 
-from benchmarks.cases import R50, Case, bfloat16, lite0, network_passes, published, whole_step
-from benchmarks.harness import Pair, Row, Samples, at_least, at_most
+from prometheus_client import CollectorRegistry, generate_latest
+
+from benchmarks.cases import CPU, R50, Case, bfloat16, lite0, network_passes, published, whole_step
+from benchmarks.harness import Pair, Row, Samples, at_least, at_most, time_in_turn
 from benchmarks.memory import peak_of_step
 from benchmarks.plain import plain_step
+from benchmarks.processes import steps_of
+from cwbass.telemetry.metrics import Exposed, Metrics
+from cwbass.telemetry.recorder import Recorder
+
+TOLD = 2000  # steps that are told in a repeat
 
 
 def _against_passes(case: Callable[[], Case]) -> Callable[[int], Pair]:
@@ -32,6 +41,40 @@ def _memory(name: str, *settings: str) -> Callable[[int], Samples]:
         return Samples([peak_of_step("ours", name, *settings) for _ in range(repeats)], plain, unit="MB")
 
     return measure
+
+
+def _telemetry(repeats: int) -> Samples:
+    metrics = Metrics(CollectorRegistry())
+    recorder = Recorder(metrics, stage="train")
+    names = [f"class{index}" for index in range(21)]
+    recorder.start_phase("train", epochs=1, class_names=names, labeled_classes=names, device=CPU)
+    labeled, unlabeled = (iter(recorder.watch(repeat(None), kind, 4)) for kind in ("labeled", "unlabeled"))
+    shown = CollectorRegistry()
+    shown.register(Exposed(metrics.registry))
+
+    def tell() -> None:
+        next(labeled)
+        next(unlabeled)
+        recorder.step_done()
+
+    step = whole_step(lite0(), lite0().method())
+    samples = time_in_turn(Pair(lambda: [tell() for _ in range(TOLD)], step), repeats)
+    scrape = statistics.median(time_in_turn(Pair(lambda: generate_latest(shown), tell), 20).ours)
+    return Samples(
+        [seconds / TOLD for seconds in samples.ours],
+        samples.against,
+        note=f"a scrape takes {1e3 * scrape:.1f} ms: of 15 s between two, {100 * scrape / 15:.3f} %",
+    )
+
+
+def _processes(repeats: int) -> Samples:
+    found = [(steps_of(2), steps_of(1)) for _ in range(repeats)]
+    two, _ = found[-1]
+    return Samples(
+        [two["step_seconds"] for two, _ in found],
+        [one["step_seconds"] for _, one in found],
+        note=f"{100 * two['waiting']:.0f} % of a step of two is waiting for {two['messages']:.0f} messages, or for the slower process",
+    )
 
 
 def _r50() -> Case:
@@ -64,5 +107,7 @@ ROWS: tuple[Row, ...] = (
         _memory("r50", "bfloat16"),
         repeats=1,
     ),
+    Row("step.telemetry", "what a step tells Prometheus", "the step", at_most(0.001), _telemetry),
+    Row("step.processes", "step of 2 processes on the same cores", "a step of 1", None, _processes, repeats=2),
     Row("step.memory.lite0", "peak memory of a step in float32", PLAIN, at_most(0.7), _memory("lite0"), repeats=2),
 )
