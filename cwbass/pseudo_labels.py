@@ -12,10 +12,11 @@ from cwbass.types import Reliability
 from cwbass.world import ALONE, World
 
 CONFIDENCE_BINS = 100  # of confidence_counts
+_UNIT = 2.0**32
 
 
 def confidence_and_label(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Top softmax probability and its class, without a softmax map in memory.
+    """Top softmax probability and its class, with the probabilities of one image at a time in memory.
 
     Args:
         logits: Teacher output. [B, C, H, W] float.
@@ -23,9 +24,29 @@ def confidence_and_label(logits: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Confidence in [1/C, 1], [B, H, W] float32; label, [B, H, W] int64.
     """
-    logits = logits.float()
-    top, label = logits.max(dim=1)
-    return (top - logits.logsumexp(dim=1)).exp_(), label
+    each = [top_class(image.softmax(0, dtype=torch.float32)) for image in logits]
+    return torch.stack([confidence for confidence, _ in each]), torch.stack([label for _, label in each])
+
+
+def top_class(probs: Tensor) -> tuple[Tensor, Tensor]:
+    """Highest probability of each pixel and its class, the first of those that are equal; as ``probs.max(-3)`` but faster.
+
+    On a CPU torch finds the highest value forty times as fast as its place.
+
+    Args:
+        probs: [..., C, H, W] float.
+
+    Returns:
+        Confidence, [..., H, W] float; label, [..., H, W] int64.
+    """
+    if probs.device.type != "cpu":
+        confidence, label = probs.max(dim=-3)
+        return confidence, label
+    confidence = probs.amax(dim=-3)
+    label = torch.zeros_like(confidence, dtype=torch.int16)
+    for index in range(probs.shape[-3] - 1, 0, -1):  # a lower class that is as high has the last word
+        label.masked_fill_(probs.select(-3, index) == confidence, index)
+    return confidence, label.masked_fill_(probs.select(-3, 0) == confidence, 0).long()
 
 
 def logistic_threshold(mean_confidence: Tensor, *, base: float, beta: float, low: float, high: float) -> Tensor:
@@ -65,24 +86,62 @@ def mean_confidence_per_class(
     Returns:
         Mean, 0 for a class without pixels, [K] float; number of pixels, [K] float.
     """
-    index = label[valid]
-    counts = world.total(torch.bincount(index, minlength=num_classes)).to(confidence.dtype)
-    # In double: added one by one, float32 stops counting at 2^24 pixels and is biased long before.
-    sums = world.total(torch.bincount(index, weights=confidence[valid].double(), minlength=num_classes))
+    counts = world.total(count_by_class(label, valid, num_classes)).to(confidence.dtype)
+    sums = world.total(sum_by_class(confidence, label, valid, num_classes))
     return (sums / counts.clamp(min=1)).to(confidence.dtype), counts
 
 
-def confidence_counts(confidence: Tensor) -> Tensor:
+def count_by_class(label: Tensor, where: Tensor, num_classes: int) -> Tensor:
+    """Pixels of each class inside a mask; unlike ``bincount(label[where])`` it never waits for the device.
+
+    Args:
+        label: Below ``num_classes`` inside the mask. Any shape, int64.
+        where: Pixels that count. Likewise, bool.
+        num_classes: K.
+
+    Returns:
+        [K] int64.
+    """
+    return _scatter_sum(label, where, torch.ones_like(label), num_classes)
+
+
+def sum_by_class(values: Tensor, label: Tensor, where: Tensor, num_classes: int) -> Tensor:
+    """Sum of values in [0, 1] over the pixels of each class inside a mask.
+
+    They are added as whole numbers of 2^-32: added one by one, float32 stops counting at 2^24 pixels and is biased long
+    before, and sums of floats depend on an order that GPUs do not keep.
+
+    Args:
+        values: Any shape, float.
+        label: Likewise, int64.
+        where: Pixels that count. Likewise, bool.
+        num_classes: K.
+
+    Returns:
+        [K] float64.
+    """
+    whole = (values.double() * _UNIT).round_().long()
+    return _scatter_sum(label, where, whole, num_classes).double() / _UNIT
+
+
+def confidence_counts(confidence: Tensor, where: Tensor) -> Tensor:
     """Histogram of confidences: bin i of N holds [i/N, (i+1)/N), the last bin includes 1.
 
     Args:
         confidence: In [0, 1]. Any shape, float.
+        where: Pixels that count. Likewise, bool.
 
     Returns:
         [CONFIDENCE_BINS] int64.
     """
-    fine = (confidence.flatten() * CONFIDENCE_BINS).long().clamp_(max=CONFIDENCE_BINS - 1)
-    return torch.bincount(fine, minlength=CONFIDENCE_BINS)
+    fine = (confidence * CONFIDENCE_BINS).long().clamp_(max=CONFIDENCE_BINS - 1)
+    return count_by_class(fine, where, CONFIDENCE_BINS)
+
+
+def _scatter_sum(index: Tensor, where: Tensor, values: Tensor, size: int) -> Tensor:
+    """Sum of whole numbers by index; those outside the mask go to a bin of their own, which is dropped."""
+    sums = values.new_zeros(size + 1)
+    return sums.scatter_add_(0, index.where(where, size).flatten(), values.flatten())[:size]
 
 
 def adaptive_floor(class_confidence: Tensor, mean_confidence: Tensor, *, scale: float) -> Tensor:

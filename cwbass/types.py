@@ -70,6 +70,9 @@ class Progress:
     generator: torch.Generator  # CPU, seeded from (seed, step): same step, same draws
     pass_steps: int = 1  # steps of a pass over the unlabelled images: an epoch as papers count it
     world: World = ALONE  # the processes that hold the rest of the batch; they draw the same from their generators
+    # Takes a part of the loss and gives its value: the loop backpropagates it at once, which frees its graph. A method that is
+    # done with one of its forward passes before it begins another then needs the memory of one. Nobody need call it.
+    settle: Callable[[Tensor], Tensor] = lambda part: part
 
     @property
     def stage_fraction(self) -> float:
@@ -81,7 +84,7 @@ class Progress:
 class StepOutput:
     """What a training step gives the loop. Everything but ``loss`` is detached."""
 
-    loss: Tensor  # [] float, on the graph
+    loss: Tensor  # [] float, the whole loss; on the graph, but for what was settled
     means: Mapping[str, Tensor] = field(default_factory=dict)  # [] each; averaged over the epoch and the processes
     sums: Mapping[str, Tensor] = field(default_factory=dict)  # [] or [N] each; summed over the epoch and the processes
 

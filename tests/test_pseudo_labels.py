@@ -10,12 +10,15 @@ from cwbass.pseudo_labels import (
     adaptive_floor,
     confidence_and_label,
     confidence_counts,
+    count_by_class,
     decay_factor,
     logistic_threshold,
     mean_confidence_per_class,
     precision_curve,
     retained_precision,
+    sum_by_class,
     thresholds_for_precision,
+    top_class,
 )
 from cwbass.types import Reliability
 
@@ -40,6 +43,17 @@ def test_confidence_leaves_the_logits_as_they_were() -> None:
     before = logits.clone()
     confidence_and_label(logits)
     assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 7, 300])
+def test_the_top_class_is_the_first_of_the_highest(classes: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    probs = torch.randint(0, 4, (2, classes, 9, 5), generator=generator) / 4  # many are equal
+    for layout in (torch.contiguous_format, torch.channels_last):
+        confidence, label = top_class(probs.contiguous(memory_format=layout))
+        top, first = probs.max(dim=1)
+        assert torch.equal(confidence, top)
+        assert torch.equal(label, first)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +207,27 @@ def test_decay_factor(rule: str, fraction: float, expected: float) -> None:
 
 
 def test_confidences_are_counted_in_bins_that_include_their_lower_edge() -> None:
-    counts = confidence_counts(torch.tensor([[0.0, 0.005, 0.5], [0.999, 1.0, 0.75]]))
+    confidence = torch.tensor([[0.0, 0.005, 0.5, 0.3], [0.999, 1.0, 0.75, 0.3]])
+    counts = confidence_counts(confidence, confidence != 0.3)
     assert counts.shape == (CONFIDENCE_BINS,)
     assert {index: int(count) for index, count in enumerate(counts) if count} == {0: 2, 50: 1, 75: 1, 99: 2}
+
+
+def test_counts_and_sums_by_class_are_those_of_bincount() -> None:
+    generator = torch.Generator().manual_seed(0)
+    label = torch.randint(0, 5, (2, 40, 30), generator=generator)
+    where = torch.rand(label.shape, generator=generator) < 0.6
+    confidence = torch.rand(label.shape, generator=generator)
+    loose = label.where(where, 255)  # what lies outside the mask need be no class
+    assert torch.equal(count_by_class(loose, where, 7), torch.bincount(label[where], minlength=7))
+    sums = torch.bincount(label[where], weights=confidence[where].double(), minlength=7)
+    torch.testing.assert_close(sum_by_class(confidence, loose, where, 7), sums, rtol=0, atol=1e-6)
+
+
+def test_a_sum_by_class_does_not_depend_on_the_order_of_pixels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    label, confidence = torch.randint(0, 3, (9999,), generator=generator), torch.rand(9999, generator=generator)
+    order = torch.randperm(9999, generator=generator)
+    everywhere = torch.ones_like(label, dtype=torch.bool)
+    one, other = sum_by_class(confidence, label, everywhere, 3), sum_by_class(confidence[order], label[order], everywhere, 3)
+    assert torch.equal(one, other)

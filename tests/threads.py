@@ -33,7 +33,7 @@ class ThreadWorld(World):
         return torch.stack(self.collect(value.detach().clone())).sum(0).to(value.dtype)
 
     def gather(self, rows: Tensor) -> Tensor:
-        return torch.cat(self.collect(rows.detach()))
+        return torch.cat(self.collect(rows.detach().clone()))  # what was sent stays as it was
 
     def agree(self, wanted: int) -> int:
         return max(self.collect(wanted))

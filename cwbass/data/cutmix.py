@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from cwbass.world import ALONE, World
 
+Box = tuple[slice, slice]  # rows and columns
+
 
 def draw_boxes(
     batch: int, height: int, width: int, *, probability: float, area: tuple[float, float], generator: torch.Generator
-) -> Tensor:
+) -> list[Box | None]:
     """A random rectangle for each image.
 
     Args:
@@ -24,44 +27,46 @@ def draw_boxes(
         generator: CPU generator.
 
     Returns:
-        True inside the rectangle. [B, H, W] bool, on the CPU.
+        [B]; None for an image that gets none.
 
     Source:
         Area 0.02 to 0.4 and aspect ratio 0.3 to 1/0.3 of UniMatch (arXiv:2208.09910).
     """
-    draws = torch.rand(batch, 5, generator=generator).tolist()
-    boxes = torch.zeros(batch, height, width, dtype=torch.bool)
-    for box, (use, size, shape, y, x) in zip(boxes, draws, strict=True):
-        if use >= probability:
-            continue
+    boxes: list[Box | None] = []
+    for use, size, shape, y, x in torch.rand(batch, 5, generator=generator).tolist():
         pixels = (area[0] + size * (area[1] - area[0])) * height * width
         ratio = math.exp((2 * shape - 1) * math.log(1 / 0.3))
         h = min(height, max(1, round(math.sqrt(pixels * ratio))))
         w = min(width, max(1, round(math.sqrt(pixels / ratio))))
         top, left = int(y * (height - h + 1)), int(x * (width - w + 1))
-        box[top : top + h, left : left + w] = True
+        boxes.append((slice(top, top + h), slice(left, left + w)) if use < probability else None)
     return boxes
 
 
-def partner(tensor: Tensor, world: World = ALONE) -> Tensor:
-    """The image each image is mixed with: the one before it in the whole batch, so never itself unless B is 1.
+def mix_(
+    maps: Sequence[Tensor], boxes: Sequence[Box | None], others: Mapping[int, Sequence[Tensor]], world: World = ALONE
+) -> None:
+    """Make every image its partner inside its box, and all that is said of it with it.
 
-    Each process asks the others for one image, the last of theirs.
-    """
-    if world.size == 1:
-        return tensor.roll(1, dims=0)
-    lasts = world.gather(tensor[-1:])
-    return torch.cat((lasts[world.rank - 1][None], tensor[:-1]))
-
-
-def paste(target: Tensor, source: Tensor, where: Tensor) -> Tensor:
-    """``source`` where the mask is set, else ``target``.
+    The partner is the image before it in the whole batch, so never itself unless that is one image. Each process asks
+    the others for one image, the last of theirs.
 
     Args:
-        target: [B, H, W] or [B, C, H, W].
-        source: Likewise.
-        where: Boxes, [B, H, W] bool, or whole images, [B] bool.
+        maps: What there is of the same images, [B, ..., H, W] each; changed in place.
+        boxes: Of each image; None leaves it as it is.
+        others: What images are mixed with that are not mixed with their partner: a piece of the box's size for each map.
+        world: Processes that hold the rest of the batch.
     """
-    if where.dim() == 1:
-        where = where[:, None, None]
-    return torch.where(where[:, None] if target.dim() == 4 else where, source, target)
+    lasts = [rows[-1] if world.size == 1 else world.gather(rows[-1:])[world.rank - 1] for rows in maps]
+
+    def pieces(row: int, box: Box) -> Sequence[Tensor]:
+        if row in others:
+            return others[row]
+        return [(rows[row - 1] if row else last)[..., *box] for rows, last in zip(maps, lasts, strict=True)]
+
+    # From the last to the first, so that partners are still themselves; the first one's is the last, and is kept before.
+    first = [] if boxes[0] is None else [piece.clone() for piece in pieces(0, boxes[0])]
+    for row, box in reversed(list(enumerate(boxes))):
+        if box is not None:
+            for rows, piece in zip(maps, pieces(row, box) if row else first, strict=True):
+                rows[row][..., *box] = piece

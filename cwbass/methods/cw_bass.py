@@ -7,17 +7,17 @@ why the recipes part.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from cwbass.config import Fraction, Section
-from cwbass.data.cutmix import draw_boxes, partner, paste
+from cwbass.data.cutmix import draw_boxes, mix_
 from cwbass.losses.boundary import Frame, boundary_mask, boundary_mean
 from cwbass.losses.confidence import confidence_weighted_mean, pixel_cross_entropy, soft_cross_entropy
 from cwbass.losses.supervised import supervised_cross_entropy
@@ -29,11 +29,14 @@ from cwbass.pseudo_labels import (
     adaptive_floor,
     confidence_and_label,
     confidence_counts,
+    count_by_class,
     decay_factor,
     logistic_threshold,
     mean_confidence_per_class,
+    sum_by_class,
     threshold_map,
     thresholds_for_precision,
+    top_class,
 )
 from cwbass.types import LabeledBatch, Progress, Reliability, StepOutput, UnlabeledBatch
 from cwbass.world import World
@@ -200,20 +203,11 @@ class _Pseudo:
     valid: Tensor  # [B, H, W] bool, shows an image and not padding
     probs: Tensor | None  # [B, C, H, W] float32; None where labels are hard
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> _Pseudo:
-        probs = None if self.probs is None else change(self.probs)
-        return _Pseudo(change(self.label), change(self.confidence), change(self.kept), change(self.valid), probs)
-
-    def paste(self, other: _Pseudo, where: Tensor) -> _Pseudo:
-        """``other`` where the mask is set: boxes [B, H, W], or whole images [B]."""
-        probs = None if self.probs is None or other.probs is None else paste(self.probs, other.probs, where)
-        return _Pseudo(
-            paste(self.label, other.label, where),
-            paste(self.confidence, other.confidence, where),
-            paste(self.kept, other.kept, where),
-            paste(self.valid, other.valid, where),
-            probs,
-        )
+    @property
+    def parts(self) -> list[Tensor]:
+        """All there is, the classes' probabilities last."""
+        given = [self.label, self.confidence, self.kept, self.valid]
+        return given if self.probs is None else [*given, self.probs]
 
 
 class CwBass(Method):
@@ -260,12 +254,14 @@ class CwBass(Method):
             decay = decay_factor(terms.decay.rule, factor=terms.decay.factor, fraction=progress.stage_fraction)
             weight = pseudo.confidence * decay
 
-        logits_x, logits_u = self._student(labeled.image, strong)
+        logits = iter(self._student(labeled.image, strong))
         loss_sup = supervised_cross_entropy(
-            logits_x, labeled.mask.long(), ignore_index=self.ignore_index, class_weight=self.class_weight, world=world
+            next(logits), labeled.mask.long(), ignore_index=self.ignore_index, class_weight=self.class_weight, world=world
         )
+        if terms.norm != "joint":  # where the two are one batch, they are one graph
+            loss_sup = progress.settle(loss_sup)
 
-        pixel_loss = self._pixel_loss(logits_u, pseudo)
+        pixel_loss = self._pixel_loss(next(logits), pseudo)
         count = world.share((pseudo.valid if terms.divide_by == "valid" else pseudo.kept).sum())
         loss_weighted = confidence_weighted_mean(pixel_loss, weight, pseudo.kept, gamma=terms.gamma, count=count)
         loss_boundary = loss_weighted.new_zeros(())
@@ -285,7 +281,7 @@ class CwBass(Method):
                 "loss_sup": loss_sup.detach(),
                 "loss_unsup": loss_unsup.detach(),
                 "loss_boundary": loss_boundary.detach(),
-                "unsup_weight": loss.new_tensor(voice),
+                "unsup_weight": torch.full_like(loss, voice),
                 "threshold": tau.detach(),
             },
             sums=sums,
@@ -296,9 +292,12 @@ class CwBass(Method):
 
         [B, H, W] float32, [B, H, W] int64, and [B, C, H, W] float32 or None.
         """
-        logits = self.teacher(unlabeled.weak)
-        confidence, label = confidence_and_label(logits)
-        return confidence, label, logits.float().softmax(dim=1) if self.terms.labels == "soft" else None
+        with torch.inference_mode():
+            logits = self.teacher(unlabeled.weak)
+        if self.terms.labels == "hard":
+            return *confidence_and_label(logits), None
+        probs = logits.softmax(dim=1, dtype=torch.float32)
+        return *top_class(probs), probs
 
     def after_optimizer_step(self, progress: Progress) -> None:
         ema = self.terms.ema
@@ -318,7 +317,7 @@ class CwBass(Method):
         """tau of this batch: [] for all pixels, or [K] by predicted class."""
         rule = self.terms.threshold
         if rule.rule == "strict":
-            return confidence.new_tensor(rule.strict)
+            return confidence.new_full((), rule.strict)
         if rule.rule == "auto":
             return self.thresholds
         pixels = world.total(valid.sum()).clamp(min=1)
@@ -337,34 +336,40 @@ class CwBass(Method):
 
     def _counts(self, label: Tensor, kept: Tensor, valid: Tensor, confidence: Tensor) -> dict[str, Tensor]:
         """Pixels seen and kept by class, and their confidence, [K] each; the histogram of all confidences."""
-        flat, sure = label[valid], confidence[valid]
         return {
-            "seen": torch.bincount(flat, minlength=self.num_classes),
-            "kept": torch.bincount(label[kept], minlength=self.num_classes),
-            "confidence": torch.bincount(flat, weights=sure.double(), minlength=self.num_classes),
-            "confidence_counts": confidence_counts(sure),
+            "seen": count_by_class(label, valid, self.num_classes),
+            "kept": count_by_class(label, kept, self.num_classes),
+            "confidence": sum_by_class(confidence, label, valid, self.num_classes),
+            "confidence_counts": confidence_counts(confidence, valid),
         }
 
     def _mix(
         self, labeled: LabeledBatch, strong: Tensor, pseudo: _Pseudo, generator: torch.Generator, world: World
     ) -> tuple[Tensor, _Pseudo]:
         """CutMix: inside a box, the image and all that is said of it are another image's."""
-        batch, (height, width) = strong.shape[0] * world.size, strong.shape[2:]  # every process draws for the whole batch
-        boxes = draw_boxes(batch, height, width, probability=self.terms.cutmix, area=(0.02, 0.4), generator=generator)
-        boxes = world.own(boxes).to(strong.device)
-        source, said = partner(strong, world), pseudo.map(lambda own: partner(own, world))
+        count, (height, width) = strong.shape[0], strong.shape[2:]
+        batch, own = count * world.size, slice(world.rank * count, (world.rank + 1) * count)
+        # Every process draws for the whole batch.
+        boxes = draw_boxes(batch, height, width, probability=self.terms.cutmix, area=(0.02, 0.4), generator=generator)[own]
+        known: dict[int, list[Tensor]] = {}
         if self.terms.cutmix_labeled > 0:
-            use = world.own(torch.rand(batch, generator=generator) < self.terms.cutmix_labeled).to(strong.device)
+            use = (torch.rand(batch, generator=generator) < self.terms.cutmix_labeled).tolist()[own]
             images, masks = world.gather(labeled.image), world.gather(labeled.mask)
-            pick = world.own(torch.arange(batch, device=strong.device)) % images.shape[0]
-            source, said = paste(source, images[pick], use), said.paste(self._truth(masks[pick].long(), pseudo), use)
-        return paste(strong, source, boxes), pseudo.paste(said, boxes)
+            for row, box in enumerate(boxes):
+                if use[row] and box is not None:
+                    pick = (own.start + row) % images.shape[0]
+                    known[row] = [images[pick][..., *box], *self._truth(masks[pick][box], pseudo).parts]
+        strong, pseudo = strong.clone(), replace(pseudo, valid=pseudo.valid.clone())  # the rest is the batch's own
+        mix_([strong, *pseudo.parts], boxes, known, world)
+        return strong, pseudo
 
     def _truth(self, mask: Tensor, like: _Pseudo) -> _Pseudo:
-        """Ground truth as a label that is sure of itself."""
+        """Ground truth as a label that is sure of itself. [H, W] uint8 -> the same of one image."""
         known = mask != self.ignore_index
-        label = mask.where(known, 0)
-        probs = None if like.probs is None else one_hot(label, self.num_classes).movedim(-1, 1).to(like.probs.dtype)
+        label = mask.where(known, 0).long()
+        probs = None
+        if like.probs is not None:
+            probs = like.probs.new_zeros((self.num_classes, *mask.shape)).scatter_(0, label[None], 1.0)
         return _Pseudo(label, known.to(like.confidence.dtype), known, known, probs)
 
     def _pixel_loss(self, logits: Tensor, pseudo: _Pseudo) -> Tensor:
@@ -374,16 +379,15 @@ class CwBass(Method):
         target = torch.where(pseudo.kept, pseudo.label, self.ignore_index)
         return pixel_cross_entropy(logits, target, ignore_index=self.ignore_index)
 
-    def _student(self, image: Tensor, strong: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of the labelled and of the unlabelled images."""
+    def _student(self, image: Tensor, strong: Tensor) -> Iterable[Tensor]:
+        """Logits of the labelled and then of the unlabelled images."""
         if self.terms.norm == "joint":
-            logits = self.student(torch.cat((image, strong)))
-            return logits[: image.shape[0]], logits[image.shape[0] :]
-        logits_x = self.student(image)
-        if self.terms.norm == "separate":
-            return logits_x, self.student(strong)
-        with frozen_statistics(self.student):
-            return logits_x, self.student(strong)
+            yield from self.student(torch.cat((image, strong))).split((len(image), len(strong)))
+            return
+        yield self.student(image)
+        with frozen_statistics(self.student) if self.terms.norm == "labeled" else nullcontext():
+            logits = self.student(strong)
+        yield logits
 
     def _ramp(self, progress: Progress) -> float:
         steps = self.terms.ramp_epochs * progress.pass_steps

@@ -172,10 +172,15 @@ def fit(
     method.student.train()
     meter = meter or Meter()
 
+    def settle(part: Tensor) -> Tensor:
+        with torch.autocast(device.type, enabled=False):  # the method is inside one, and backward passes do not belong there
+            (part / accumulate).backward()  # type: ignore[no-untyped-call]
+        return part.detach()
+
     for step in range(schedule.start, schedule.stop):
         generator = seed_everything(seed, step=step + 1, rank=world.rank)
         progress = Progress(
-            step, schedule.total, schedule.stage_start, schedule.epoch_of(step), generator, schedule.pass_steps, world
+            step, schedule.total, schedule.stage_start, schedule.epoch_of(step), generator, schedule.pass_steps, world, settle
         )
         learning_rate = set_learning_rate_(optimizer, step=step, total_steps=schedule.total, power=poly_power)
         optimizer.zero_grad(set_to_none=True)

@@ -1,30 +1,35 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
+from threads import in_threads
 from torch import Tensor
 
-from cwbass.data.cutmix import draw_boxes, partner, paste
+from cwbass.data.cutmix import Box, draw_boxes, mix_
+from cwbass.world import World
 
 AREA = (0.02, 0.4)
 
 
 def boxes(batch: int, height: int, width: int, *, probability: float = 1.0, seed: int = 0) -> Tensor:
+    """True inside the rectangles. [B, H, W] bool."""
     generator = torch.Generator().manual_seed(seed)
-    return draw_boxes(batch, height, width, probability=probability, area=AREA, generator=generator)
+    return painted(draw_boxes(batch, height, width, probability=probability, area=AREA, generator=generator), (height, width))
 
 
-@pytest.mark.parametrize("batch", [2, 3, 5])
-def test_a_partner_is_never_the_image_itself(batch: int) -> None:
-    ids = torch.arange(batch)
-    assert (partner(ids) != ids).all()
-    assert sorted(partner(ids).tolist()) == ids.tolist()  # and each is a partner once
+def painted(drawn: Sequence[Box | None], size: tuple[int, int]) -> Tensor:
+    mask = torch.zeros(len(drawn), *size, dtype=torch.bool)
+    for image, box in zip(mask, drawn, strict=True):
+        if box is not None:
+            image[box] = True
+    return mask
 
 
-def test_all_tensors_of_an_image_get_the_same_partner() -> None:
-    label = torch.arange(4).view(4, 1, 1).expand(4, 2, 2)
-    image = label[:, None].expand(4, 3, 2, 2)
-    assert torch.equal(partner(image)[:, 0], partner(label))
+def paste(target: Tensor, source: Tensor, where: Tensor) -> Tensor:
+    """The plain form: a whole mixed copy."""
+    return torch.where(where[:, None] if target.dim() == 4 else where, source, target)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 96), (9, 9)])
@@ -76,16 +81,38 @@ def test_the_probability_does_not_move_the_boxes() -> None:
     assert torch.equal(sometimes[used], always[used])
 
 
-def test_paste_takes_the_source_inside_the_boxes_only() -> None:
-    box = torch.tensor([[[True, False], [False, False]]])
-    target, source = torch.tensor([[[1, 2], [3, 4]]]), torch.tensor([[[5, 6], [7, 8]]])
-    assert paste(target, source, box).tolist() == [[[5, 2], [3, 4]]]
-    image = paste(target[:, None].repeat(1, 3, 1, 1), source[:, None].repeat(1, 3, 1, 1), box)
-    assert image[0].tolist() == [[[5, 2], [3, 4]]] * 3
+@pytest.mark.parametrize("batch", [1, 2, 3, 5])
+@pytest.mark.parametrize("probability", [0.5, 1.0])
+def test_mixing_in_place_is_pasting_the_image_before_into_a_copy(batch: int, probability: float) -> None:
+    for seed in range(10):
+        generator = torch.Generator().manual_seed(seed)
+        drawn = draw_boxes(batch, 12, 17, probability=probability, area=(0.1, 0.9), generator=generator)
+        image = torch.rand(batch, 3, 12, 17, generator=generator).contiguous(memory_format=torch.channels_last)
+        label = torch.randint(0, 9, (batch, 12, 17), generator=generator)
+        expected = [paste(rows, rows.roll(1, 0), painted(drawn, (12, 17))) for rows in (image, label)]
+        mix_([image, label], drawn, {})
+        assert torch.equal(image, expected[0])
+        assert torch.equal(label, expected[1])
 
 
-def test_paste_takes_whole_images_where_the_mask_is_one_of_images() -> None:
-    target, source = torch.zeros(3, 2, 4, 4), torch.ones(3, 2, 4, 4)
-    use = torch.tensor([True, False, True])
-    assert paste(target, source, use).amax((1, 2, 3)).tolist() == [1, 0, 1]
-    assert paste(target[:, 0], source[:, 0], use).amin((1, 2)).tolist() == [1, 0, 1]
+def test_what_is_not_mixed_with_its_partner_is_given() -> None:
+    image, label = torch.arange(3.0).view(3, 1, 1, 1).repeat(1, 2, 4, 4), torch.arange(3).view(3, 1, 1).repeat(1, 4, 4)
+    box = (slice(1, 3), slice(0, 2))
+    mix_([image, label], [box, None, box], {2: [torch.full((2, 2, 2), 7.0), torch.full((2, 2), 8)]})
+    assert image[:, 1, 1, 1].tolist() == [2, 1, 7]  # the first image's partner is the last as it was
+    assert label[:, 2, 0].tolist() == [2, 1, 8]
+    assert image[:, 0, 0, 0].tolist() == label[:, 1, 2].tolist() == [0, 1, 2]
+
+
+def test_each_process_mixes_its_part_as_the_whole_batch_would_be() -> None:
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.rand(6, 8, 8, generator=generator)
+    drawn = draw_boxes(6, 8, 8, probability=1.0, area=(0.2, 0.6), generator=generator)
+    expected = paste(whole, whole.roll(1, 0), painted(drawn, (8, 8)))
+
+    def mixed(world: World) -> Tensor:
+        own = world.own(whole).clone()
+        mix_([own], drawn[2 * world.rank : 2 * world.rank + 2], {}, world)
+        return own
+
+    assert torch.equal(torch.cat(in_threads(3, mixed)), expected)

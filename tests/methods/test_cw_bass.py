@@ -443,3 +443,21 @@ def test_rare_labelled_classes_count_more(pixel_net: Net, batches: Batches, prog
     found = method.training_step(labeled, unlabeled, progress()).means["loss_sup"]
     torch.testing.assert_close(found, expected)
     assert not any("class_weight" in name for name in method.state_dict())  # it follows from split and parameters
+
+
+@pytest.mark.parametrize("norm", ["joint", "separate", "labeled"])
+def test_settling_the_labelled_loss_early_changes_no_bit(norm_net: Net, batches: Batches, progress: Steps, norm: str) -> None:
+    settled: list[Tensor] = []
+
+    def settle(part: Tensor) -> Tensor:
+        part.backward()
+        settled.append(part.detach())
+        return settled[0]
+
+    found = []
+    for now in (progress(), replace(progress(), settle=settle)):
+        method = build(norm_net, "cwbass", norm=norm, **KEEP_ALL)
+        output, gradients = run(method, batches(), now)
+        found.append([output.loss.detach(), *output.means.values(), *gradients, *method.student.buffers()])
+    assert len(settled) == (0 if norm == "joint" else 1)  # one batch is one graph, which cannot be freed by halves
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

@@ -15,7 +15,7 @@ from cwbass.methods.supervised import Supervised, SupervisedConfig
 from cwbass.models.base import SegmentationNet
 from cwbass.training.loop import EpochRecord, Schedule, fit
 from cwbass.training.seed import seed_everything
-from cwbass.types import LabeledBatch, UnlabeledBatch
+from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
 
 NAN = math.nan
 Net = type[SegmentationNet]
@@ -148,6 +148,33 @@ def test_two_batches_accumulated_are_one_of_double_size(tiny_net: Net, make_batc
         torch.testing.assert_close(a, b)
     assert accumulated.means["loss"] == pytest.approx(whole.means["loss"])
     assert accumulated.images == whole.images == 8
+
+
+class InTwoParts(Supervised):
+    """Settles half of its loss; it notes what the student's gradient was by then."""
+
+    def training_step(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, progress: Progress) -> StepOutput:
+        half = super().training_step(labeled, unlabeled, progress).loss / 2
+        settled = progress.settle(half)
+        self.settled = settled.requires_grad, next(self.student.parameters()).grad is not None
+        del half
+        rest = super().training_step(labeled, unlabeled, progress).loss / 2
+        return StepOutput(settled + rest, {"loss": settled + rest.detach()})
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_part_that_is_settled_early_counts_as_it_would_in_the_end(
+    tiny_net: Net, make_batches: MakeBatches, dtype: torch.dtype | None
+) -> None:
+    batches, _ = make_batches(4)
+    plain = supervised(tiny_net)
+    torch.manual_seed(0)
+    parts = InTwoParts(SupervisedConfig(), tiny_net, num_classes=3, ignore_index=255)
+    records = [train(method, batches, schedule=schedule(2), accumulate=2, autocast_dtype=dtype)[0] for method in (plain, parts)]
+    assert parts.settled == (False, True)
+    assert records[0].means == pytest.approx(records[1].means)
+    for a, b in zip(plain.student.parameters(), parts.student.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted(
