@@ -152,18 +152,20 @@ def _seconds(pair: Pair, call: Callable[[], object]) -> float:
 
 
 def choose(rows: Sequence[Row], only: str | None) -> list[Row]:
-    """The rows whose names, or the beginnings of their names, are in a comma-separated list.
+    """The rows of a comma-separated list; a part that is no row's name stands for all whose names begin with it.
 
     Raises:
         ValueError: A part of the list matches no row.
     """
     if only is None:
         return list(rows)
-    wanted = [part.strip() for part in only.split(",") if part.strip()]
-    for part in wanted:
-        if not any(row.name.startswith(part) for row in rows):
+    chosen: set[str] = set()
+    for part in (part.strip() for part in only.split(",")):
+        names = {row.name for row in rows if row.name == part} or {row.name for row in rows if row.name.startswith(part)}
+        if not names:
             raise ValueError(f"no row begins with {part!r}; there are: {', '.join(row.name for row in rows)}")
-    return [row for row in rows if row.name.startswith(tuple(wanted))]
+        chosen |= names
+    return [row for row in rows if row.name in chosen]
 
 
 HEAD = f"{'row':28s}{'ours':>12s}{'against':>12s}{'ratio':>9s}  {'quartiles':16s}{'goal':14s}{'':4s}"

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from cwbass.types import Reliability
-from cwbass.world import ALONE, World
 
 CONFIDENCE_BINS = 100  # of confidence_counts
 _UNIT = 2.0**32
@@ -69,26 +68,6 @@ def logistic_threshold(mean_confidence: Tensor, *, base: float, beta: float, low
         CW-BASS, arXiv:2502.15152: tau = clamp(base / (1 + exp(-beta (mean c - 0.5))), low, high).
     """
     return (base * torch.sigmoid(beta * (mean_confidence - 0.5))).clamp(low, high)
-
-
-def mean_confidence_per_class(
-    confidence: Tensor, label: Tensor, valid: Tensor, num_classes: int, *, world: World = ALONE
-) -> tuple[Tensor, Tensor]:
-    """Mean confidence of the pixels labelled with each class.
-
-    Args:
-        confidence: [B, H, W] float.
-        label: [B, H, W] int64.
-        valid: Pixels that count. [B, H, W] bool.
-        num_classes: K.
-        world: Processes that hold the rest of the batch.
-
-    Returns:
-        Mean, 0 for a class without pixels, [K] float; number of pixels, [K] float.
-    """
-    counts = world.total(count_by_class(label, valid, num_classes)).to(confidence.dtype)
-    sums = world.total(sum_by_class(confidence, label, valid, num_classes))
-    return (sums / counts.clamp(min=1)).to(confidence.dtype), counts
 
 
 def count_by_class(label: Tensor, where: Tensor, num_classes: int) -> Tensor:

@@ -59,9 +59,14 @@ def test_what_cannot_be_measured_says_why():
     assert "no djpeg: apt-get install libjpeg-turbo-progs" in line(result)
 
 
-def test_rows_are_chosen_by_the_beginnings_of_their_names():
-    rows = [row(None, name=name) for name in ("step.a", "step.b", "data.a")]
-    assert [found.name for found in choose(rows, "step.b, data")] == ["step.b", "data.a"]
+def test_rows_are_chosen_by_their_names_or_the_beginnings_of_them():
+    rows = [row(None, name=name) for name in ("step.a", "step.a.b", "step.c", "data.a")]
+    for only, names in {
+        "step.a": ["step.a"],
+        "step": ["step.a", "step.a.b", "step.c"],
+        "data, step.a.": ["step.a.b", "data.a"],
+    }.items():
+        assert [found.name for found in choose(rows, only)] == names
     with pytest.raises(ValueError, match="no row begins with 'stp'"):
         choose(rows, "stp")
 

@@ -13,7 +13,6 @@ from cwbass.pseudo_labels import (
     count_by_class,
     decay_factor,
     logistic_threshold,
-    mean_confidence_per_class,
     precision_curve,
     retained_precision,
     sum_by_class,
@@ -89,20 +88,20 @@ def test_the_published_threshold_rises_within_0_300_and_0_3373(one: float, other
     assert 0.3 <= tau[0] <= tau[1] <= 0.6 / (1 + 2.718281828 ** (-0.25)) + 1e-9  # 0.33731...
 
 
-def test_mean_confidence_counts_valid_pixels_of_each_class() -> None:
+def test_confidence_counts_on_valid_pixels_of_each_class() -> None:
     confidence = torch.tensor([[[0.9, 0.5], [0.7, 0.1]]])
     label = torch.tensor([[[0, 0], [2, 2]]])
     valid = torch.tensor([[[True, True], [True, False]]])
-    mean, count = mean_confidence_per_class(confidence, label, valid, 4)
-    torch.testing.assert_close(mean, torch.tensor([0.7, 0.0, 0.7, 0.0]))
-    assert count.tolist() == [2, 0, 1, 0]
+    sums = sum_by_class(confidence, label, valid, 4)
+    torch.testing.assert_close(sums, torch.tensor([1.4, 0.0, 0.7, 0.0], dtype=torch.float64), rtol=0, atol=1e-7)
+    assert count_by_class(label, valid, 4).tolist() == [2, 0, 1, 0]
 
 
 def test_mean_confidence_of_four_million_equal_pixels_is_theirs() -> None:
     confidence = torch.full((1, 2048, 2048), 0.99)  # added up in float32, the mean would be 0.999
     label = torch.zeros(1, 2048, 2048, dtype=torch.long)
-    mean, _ = mean_confidence_per_class(confidence, label, torch.ones_like(label, dtype=torch.bool), 1)
-    assert mean.item() == pytest.approx(0.99, abs=1e-6)
+    total = sum_by_class(confidence, label, torch.ones_like(label, dtype=torch.bool), 1)
+    assert total.item() / label.numel() == pytest.approx(0.99, abs=1e-6)
 
 
 def test_adaptive_floor_by_hand() -> None:

@@ -32,7 +32,6 @@ from cwbass.pseudo_labels import (
     count_by_class,
     decay_factor,
     logistic_threshold,
-    mean_confidence_per_class,
     sum_by_class,
     threshold_map,
     thresholds_for_precision,
@@ -244,9 +243,16 @@ class CwBass(Method):
         valid = unlabeled.valid if terms.ignore_padding else torch.ones_like(unlabeled.valid)
         with torch.no_grad():
             confidence, label, probs = self.pseudo_labels(unlabeled)
-            tau = self._threshold(confidence, label, valid, world)  # [] or [K]
+            seen = count_by_class(label, valid, self.num_classes)
+            sure = sum_by_class(confidence, label, valid, self.num_classes)
+            tau = self._threshold(seen, sure, world)  # [] or [K]
             kept = valid & (confidence > threshold_map(tau, label))
-            sums = self._counts(label, kept, valid, confidence)
+            sums = {
+                "seen": seen,
+                "kept": count_by_class(label, kept, self.num_classes),
+                "confidence": sure,
+                "confidence_counts": confidence_counts(confidence, valid),
+            }
             pseudo = _Pseudo(label, confidence, kept, valid, probs)
             strong = unlabeled.strong if terms.views == "strong" else unlabeled.weak
             if terms.cutmix > 0:
@@ -313,18 +319,18 @@ class CwBass(Method):
             found = thresholds_for_precision(reliability, target=rule.target, low=rule.low, high=rule.high, prior=rule.prior)
             self.thresholds.copy_(found)
 
-    def _threshold(self, confidence: Tensor, label: Tensor, valid: Tensor, world: World) -> Tensor:
-        """tau of this batch: [] for all pixels, or [K] by predicted class."""
+    def _threshold(self, seen: Tensor, sure: Tensor, world: World) -> Tensor:
+        """tau of this batch, [] for all pixels or [K] by predicted class, from the pixels of each class and their confidence."""
         rule = self.terms.threshold
         if rule.rule == "strict":
-            return confidence.new_full((), rule.strict)
+            return self.mean_confidence.new_full((), rule.strict)
         if rule.rule == "auto":
             return self.thresholds
-        pixels = world.total(valid.sum()).clamp(min=1)
-        mean = world.total((confidence * valid).sum()) / pixels
+        counts, sums = world.total(seen), world.total(sure)
+        mean = (sums.sum() / counts.sum().clamp(min=1)).to(self.mean_confidence.dtype)
         if rule.rule == "logistic":
             return logistic_threshold(mean, base=rule.base, beta=rule.beta, low=rule.low, high=rule.high)
-        class_mean, counts = mean_confidence_per_class(confidence, label, valid, self.num_classes, world=world)
+        class_mean = (sums / counts.clamp(min=1)).to(mean.dtype)
         step = (1 - rule.momentum) * (counts > 0)
         self.class_confidence += step * (class_mean - self.class_confidence)
         self.mean_confidence += (1 - rule.momentum) * (mean - self.mean_confidence)
@@ -333,15 +339,6 @@ class CwBass(Method):
         else:
             tau = adaptive_floor(self.class_confidence, self.mean_confidence, scale=rule.scale)
         return tau.clamp(rule.low, rule.high)
-
-    def _counts(self, label: Tensor, kept: Tensor, valid: Tensor, confidence: Tensor) -> dict[str, Tensor]:
-        """Pixels seen and kept by class, and their confidence, [K] each; the histogram of all confidences."""
-        return {
-            "seen": count_by_class(label, valid, self.num_classes),
-            "kept": count_by_class(label, kept, self.num_classes),
-            "confidence": sum_by_class(confidence, label, valid, self.num_classes),
-            "confidence_counts": confidence_counts(confidence, valid),
-        }
 
     def _mix(
         self, labeled: LabeledBatch, strong: Tensor, pseudo: _Pseudo, generator: torch.Generator, world: World
