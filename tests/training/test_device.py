@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import copy
 import logging
+import shutil
 
 import pytest
 import torch
+from torch import nn
 
 from cwbass.errors import ParamsError
-from cwbass.training.device import resolve_device, resolve_precision
+from cwbass.training.device import compile_networks_, resolve_device, resolve_precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -53,3 +56,32 @@ def test_auto_on_a_cpu_asks_the_processor(
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     monkeypatch.setattr("cwbass.training.device._cpu_multiplies_bfloat16", lambda: multiplies)
     assert resolve_precision("auto", CPU) is expected
+
+
+def test_without_a_compiler_networks_stay_as_they_are_and_a_warning_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    net = nn.Linear(2, 2)
+    assert compile_networks_([net]) is False
+    assert "no C++ compiler (no-such-compiler): running without. Install g++" in caplog.text
+    net(torch.zeros(1, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler: apt-get install g++")
+def test_compiled_networks_give_the_same_loss_and_gradient_under_the_same_names() -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    fast = copy.deepcopy(plain)
+    assert compile_networks_([fast]) is True
+    image = torch.randn(2, 3, 8, 8)
+    for net in (plain, fast):
+        net(image).square().mean().backward()
+    assert fast.state_dict().keys() == plain.state_dict().keys()
+    for one, other in zip(fast.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+    for one, other in zip(fast.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(one, other)
+    follower = copy.deepcopy(fast)  # as a teacher is made of a student
+    assert torch.equal(follower.eval()(image), fast.eval()(image))
