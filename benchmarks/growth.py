@@ -4,7 +4,7 @@
     python -m benchmarks.growth --draw                          # docs/images/growth-*.svg from what was measured
 
 One setting of the case of ``step.lite0`` changes, the others stay. Times are medians of a few steps, taken in turn with the
-network's passes alone and with the plain implementation; memory is the peak of a process of its own (``benchmarks.memory``).
+network's passes alone and with the plain implementation; memory is the peak of a process of its own (``benchmarks.peak``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from markupsafe import Markup
 
 from benchmarks.cases import Case, lite0, network_passes, published, whole_step
-from benchmarks.memory import peak_of_step
+from benchmarks.peak import peak_of_step
 from benchmarks.plain import plain_step
 from cwbass.reporting.svg import HEIGHT, WIDTH, Plot, join, nice_ticks, tag, text
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.cases import R50, Case, lite0
 from benchmarks.harness import Pair, Row, Samples, at_least, at_most
-from benchmarks.memory import peak_of_call
+from benchmarks.peak import peak_of_call
 from benchmarks.plain import one_hot_sobel
 from cwbass.losses.boundary import boundary_mask
 from cwbass.types import Progress

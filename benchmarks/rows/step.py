@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from benchmarks.cases import CPU, R50, Case, bfloat16, lite0, network_passes, published, whole_step
 from benchmarks.harness import Pair, Row, Samples, at_least, at_most, time_in_turn
-from benchmarks.memory import peak_of_step
+from benchmarks.peak import peak_of_step
 from benchmarks.plain import plain_step
 from benchmarks.processes import steps_of
 from cwbass.telemetry.metrics import Exposed, Metrics

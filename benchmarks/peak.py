@@ -1,6 +1,6 @@
 """How much memory things take: of a step in a process of its own, and of a few operations by the byte.
 
-    python -m benchmarks.memory ours|plain r50|lite0 [bfloat16] [classes=K] [size=PIXELS] [labeled=N] [unlabeled=N]
+    python -m benchmarks.peak ours|plain r50|lite0 [bfloat16] [classes=K] [size=PIXELS] [labeled=N] [unlabeled=N]
 
 prints the megabytes that a process needs to take training steps: its peak resident memory less what it had before the
 networks were built. Weights, gradients, moments and the teacher are in it, and what oneDNN takes beside torch.
@@ -22,7 +22,7 @@ GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "2621
 
 def peak_of_step(which: str, case: str, *settings: str) -> float:
     """Megabytes of a process that takes steps; see the module's command."""
-    command = [sys.executable, "-m", "benchmarks.memory", which, case, *settings]
+    command = [sys.executable, "-m", "benchmarks.peak", which, case, *settings]
     ended = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | GIVE_BACK)
     return float(ended.stdout)
 
