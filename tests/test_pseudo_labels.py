@@ -17,7 +17,6 @@ from cwbass.pseudo_labels import (
     retained_precision,
     sum_by_class,
     thresholds_for_precision,
-    top_class,
 )
 from cwbass.types import Reliability
 
@@ -42,17 +41,6 @@ def test_confidence_leaves_the_logits_as_they_were() -> None:
     before = logits.clone()
     confidence_and_label(logits)
     assert torch.equal(logits, before)
-
-
-@pytest.mark.parametrize("classes", [1, 2, 7, 300])
-def test_the_top_class_is_the_first_of_the_highest(classes: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    probs = torch.randint(0, 4, (2, classes, 9, 5), generator=generator) / 4  # many are equal
-    for layout in (torch.contiguous_format, torch.channels_last):
-        confidence, label = top_class(probs.contiguous(memory_format=layout))
-        top, first = probs.max(dim=1)
-        assert torch.equal(confidence, top)
-        assert torch.equal(label, first)
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,11 @@ class Known(nn.Module):
         return self.logits[(self.asked - 1) % len(self.logits)]
 
 
-def step_without_networks(case: Case) -> tuple[Callable[[], object], Tensor]:
-    """The forward part of a training step when all logits are known, and the teacher's logits, as the network lays them out."""
+def step_without_networks(case: Case) -> tuple[Callable[[], object], Callable[[], object]]:
+    """The forward part of a training step when all logits are known, and a softmax over each of their maps.
+
+    They are laid out as the network lays them out.
+    """
     method = case.method()
     labeled, unlabeled = case.batches()
     with torch.no_grad():
@@ -65,24 +68,24 @@ def step_without_networks(case: Case) -> tuple[Callable[[], object], Tensor]:
         progress.generator.manual_seed(0)
         return method.training_step(labeled, unlabeled, progress).loss
 
-    return step, teacher
+    return step, lambda: [logits.softmax(1) for logits in (teacher, student_x, student_u)]
 
 
 def _forward(case: Callable[[], Case]) -> Callable[[int], Pair]:
     def measure(repeats: int) -> Pair:
-        step, logits = step_without_networks(case())
-        return Pair(step, lambda: logits.softmax(1), note=f"{case().name}; with the loss of the labelled images")
+        return Pair(*step_without_networks(case()), note=case().name)
 
     return measure
 
 
 def _forward_memory(repeats: int) -> Samples:
-    step, logits = step_without_networks(replace(lite0(), name="150 classes", classes=150, size=96))
-    return Samples([peak_of_call(step)], [peak_of_call(lambda: logits.softmax(1))], unit="MB", note="150 classes, 96 px")
+    step, _ = step_without_networks(replace(lite0(), classes=150, size=96))
+    softmax = torch.zeros(4, 150, 96, 96)
+    return Samples([peak_of_call(step)], [softmax.nbytes / 1e6], unit="MB", note="150 classes, 4+4 images of 96 px")
 
 
 SOBEL = "one-hot planes and a Sobel pair by grouped convolution"
-SOFTMAX = "one softmax over the teacher's logits"
+SOFTMAX = "one softmax over the same logits: the teacher's and the student's two maps"
 
 ROWS: tuple[Row, ...] = (
     Row("losses.boundary.21", "boundary of a label map, 21 classes", SOBEL, at_least(20), _boundary(21)),
@@ -90,5 +93,5 @@ ROWS: tuple[Row, ...] = (
     Row("losses.boundary.memory", "memory for a boundary, 150 classes", "21 classes", at_most(1.0), _boundary_memory, repeats=1),
     Row("losses.r50", "all of a step's forward part but the networks", SOFTMAX, at_most(3), _forward(lambda: R50)),
     Row("losses.lite0", "all of a step's forward part but the networks", SOFTMAX, at_most(3), _forward(lite0)),
-    Row("losses.memory", "memory of the same", SOFTMAX, at_most(1.25), _forward_memory, repeats=1),
+    Row("losses.memory", "memory of the same", "one map of probabilities", at_most(1.25), _forward_memory, repeats=1),
 )

@@ -35,7 +35,6 @@ from cwbass.pseudo_labels import (
     sum_by_class,
     threshold_map,
     thresholds_for_precision,
-    top_class,
 )
 from cwbass.types import LabeledBatch, Progress, Reliability, StepOutput, UnlabeledBatch
 from cwbass.world import World
@@ -303,7 +302,7 @@ class CwBass(Method):
         if self.terms.labels == "hard":
             return *confidence_and_label(logits), None
         probs = logits.softmax(dim=1, dtype=torch.float32)
-        return *top_class(probs), probs
+        return *probs.max(dim=1), probs
 
     def after_optimizer_step(self, progress: Progress) -> None:
         ema = self.terms.ema
