@@ -28,7 +28,7 @@ class HardCrossEntropy(torch.autograd.Function):
         return loss.neg_().masked_fill_(~known, 0)
 
     @staticmethod
-    @once_differentiable  # type: ignore[no-untyped-call]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         logits, label = ctx.saved_tensors
         known = label != ctx.ignore_index
@@ -52,7 +52,7 @@ class SoftCrossEntropy(torch.autograd.Function):
         return loss.neg_()
 
     @staticmethod
-    @once_differentiable  # type: ignore[no-untyped-call]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         logits, probs = ctx.saved_tensors
         grad_logits = torch.empty_like(logits)

@@ -242,12 +242,12 @@ class CwBass(Method):
         valid = unlabeled.valid if terms.ignore_padding else torch.ones_like(unlabeled.valid)
         with torch.no_grad():
             confidence, label, probs = self.pseudo_labels(unlabeled)
-            seen = count_by_class(label, valid, self.num_classes)
+            pixels = count_by_class(label, valid, self.num_classes)
             sure = sum_by_class(confidence, label, valid, self.num_classes)
-            tau = self._threshold(seen, sure, world)  # [] or [K]
+            tau = self._threshold(pixels, sure, world)  # [] or [K]
             kept = valid & (confidence > threshold_map(tau, label))
             sums = {
-                "seen": seen,
+                "seen": pixels,
                 "kept": count_by_class(label, kept, self.num_classes),
                 "confidence": sure,
                 "confidence_counts": confidence_counts(confidence, valid),
@@ -318,14 +318,14 @@ class CwBass(Method):
             found = thresholds_for_precision(reliability, target=rule.target, low=rule.low, high=rule.high, prior=rule.prior)
             self.thresholds.copy_(found)
 
-    def _threshold(self, seen: Tensor, sure: Tensor, world: World) -> Tensor:
+    def _threshold(self, pixels: Tensor, sure: Tensor, world: World) -> Tensor:
         """tau of this batch, [] for all pixels or [K] by predicted class, from the pixels of each class and their confidence."""
         rule = self.terms.threshold
         if rule.rule == "strict":
             return self.mean_confidence.new_full((), rule.strict)
         if rule.rule == "auto":
             return self.thresholds
-        counts, sums = world.total(seen), world.total(sure)
+        counts, sums = world.total(pixels), world.total(sure)
         mean = (sums.sum() / counts.sum().clamp(min=1)).to(self.mean_confidence.dtype)
         if rule.rule == "logistic":
             return logistic_threshold(mean, base=rule.base, beta=rule.beta, low=rule.low, high=rule.high)
