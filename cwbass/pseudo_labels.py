@@ -27,6 +27,21 @@ def confidence_and_label(logits: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack([confidence for confidence, _ in each]), torch.stack([label for _, label in each])
 
 
+def probabilities(logits: Tensor) -> Tensor:
+    """Softmax over classes; at no time is there a second map of that size, whatever the layout and precision of the logits.
+
+    Args:
+        logits: [B, C, H, W] float.
+
+    Returns:
+        [B, C, H, W] float32, contiguous.
+    """
+    probs = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
+    for image, out in zip(logits, probs, strict=True):
+        torch.softmax(image, 0, dtype=torch.float32, out=out)
+    return probs
+
+
 def logistic_threshold(mean_confidence: Tensor, *, base: float, beta: float, low: float, high: float) -> Tensor:
     """The published dynamic threshold: a clamped logistic of the mean confidence.
 

@@ -14,6 +14,7 @@ from cwbass.pseudo_labels import (
     decay_factor,
     logistic_threshold,
     precision_curve,
+    probabilities,
     retained_precision,
     sum_by_class,
     thresholds_for_precision,
@@ -34,6 +35,14 @@ def test_confidence_is_the_top_softmax_probability(dtype: torch.dtype, scale: fl
     assert torch.equal(logits.gather(1, label[:, None])[:, 0], logits.amax(1))
     assert confidence.max() <= 1
     assert confidence.min() >= 1 / 7 - 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_probabilities_are_the_softmax_of_logits_in_any_layout(dtype: torch.dtype, layout: torch.memory_format) -> None:
+    logits = torch.randn(2, 7, 5, 3, generator=torch.Generator().manual_seed(0)).to(dtype).contiguous(memory_format=layout)
+    for shown in (logits, logits[..., :2]):
+        torch.testing.assert_close(probabilities(shown), shown.float().softmax(1), rtol=1e-6, atol=1e-7)
 
 
 def test_confidence_leaves_the_logits_as_they_were() -> None:

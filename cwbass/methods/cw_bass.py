@@ -32,6 +32,7 @@ from cwbass.pseudo_labels import (
     count_by_class,
     decay_factor,
     logistic_threshold,
+    probabilities,
     sum_by_class,
     threshold_map,
     thresholds_for_precision,
@@ -301,7 +302,7 @@ class CwBass(Method):
             logits = self.teacher(unlabeled.weak)
         if self.terms.labels == "hard":
             return *confidence_and_label(logits), None
-        probs = logits.softmax(dim=1, dtype=torch.float32)
+        probs = probabilities(logits)
         return *probs.max(dim=1), probs
 
     def after_optimizer_step(self, progress: Progress) -> None:
