@@ -1,9 +1,9 @@
 """How much memory things take: of a step in a process of its own, and of a few operations by the byte.
 
-    python -m benchmarks.peak ours|plain r50|lite0 [bfloat16] [classes=K] [size=PIXELS] [labeled=N] [unlabeled=N]
+    python -m benchmarks.peak "ours lite0" "plain r50" "ours r50 bfloat16" "ours lite0 classes=150 size=96" ...
 
-prints the megabytes that a process needs to take training steps: its peak resident memory less what it had before the
-networks were built. Weights, gradients, moments and the teacher are in it, and what oneDNN takes beside torch.
+prints for each the megabytes that a process needs to take training steps: its peak resident memory less what it had before
+the networks were built. Weights, gradients, moments and the teacher are in it, and what oneDNN takes beside torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 STEPS = 3
@@ -20,11 +20,11 @@ STEPS = 3
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
 
 
-def peak_of_step(which: str, case: str, *settings: str) -> float:
-    """Megabytes of a process that takes steps; see the module's command."""
-    command = [sys.executable, "-m", "benchmarks.peak", which, case, *settings]
-    ended = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | GIVE_BACK)
-    return float(ended.stdout)
+def peaks_of_steps(*wanted: str) -> list[float]:
+    """Megabytes of processes that take steps; see the module's command."""
+    command = [sys.executable, "-m", "benchmarks.peak", *wanted]
+    ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | GIVE_BACK)
+    return [float(line) for line in ended.stdout.split()]
 
 
 def peak_of_call(call: Callable[[], object]) -> float:
@@ -46,7 +46,19 @@ def peak_of_call(call: Callable[[], object]) -> float:
     return peak / 1e6
 
 
-def main(which: str, name: str, *settings: str) -> None:
+def main(wanted: Sequence[str]) -> None:
+    import benchmarks.plain  # noqa: F401 - all is imported before the first process parts
+
+    for words in wanted:
+        if (child := os.fork()) == 0:
+            print(_peak_of_steps(*words.split()), flush=True)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if status:
+            sys.exit(f"the process of {words!r} ended with status {status}")
+
+
+def _peak_of_steps(which: str, name: str, *settings: str) -> float:
     from dataclasses import replace
 
     from benchmarks.cases import R50, bfloat16, lite0, published, whole_step
@@ -61,7 +73,7 @@ def main(which: str, name: str, *settings: str) -> None:
     step = plain_step(case) if which == "plain" else whole_step(case, case.method())
     for _ in range(STEPS):
         step()
-    print(_resident("VmHWM") - before)
+    return _resident("VmHWM") - before
 
 
 def _resident(which: str) -> float:
@@ -71,4 +83,4 @@ def _resident(which: str) -> float:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1:])

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from benchmarks.cases import CPU, R50, Case, bfloat16, lite0, network_passes, published, whole_step
 from benchmarks.harness import Pair, Row, Samples, at_least, at_most, time_in_turn
-from benchmarks.peak import peak_of_step
+from benchmarks.peak import peaks_of_steps
 from benchmarks.plain import plain_step
 from benchmarks.processes import steps_of
 from cwbass.telemetry.metrics import Exposed, Metrics
@@ -35,10 +35,10 @@ def _against_plain(case: Callable[[], Case], plain: Callable[[], Case]) -> Calla
     return measure
 
 
-def _memory(name: str, *settings: str) -> Callable[[int], Samples]:
+def _memory(words: str) -> Callable[[int], Samples]:
     def measure(repeats: int) -> Samples:
-        plain = [peak_of_step("plain", name) for _ in range(repeats)]
-        return Samples([peak_of_step("ours", name, *settings) for _ in range(repeats)], plain, unit="MB")
+        peaks = peaks_of_steps(*[f"ours {words}", f"plain {words.split()[0]}"] * repeats)
+        return Samples(peaks[::2], peaks[1::2], unit="MB")
 
     return measure
 
@@ -104,7 +104,7 @@ ROWS: tuple[Row, ...] = (
         "peak memory of a step, precision: auto",
         PLAIN,
         at_most(0.7),
-        _memory("r50", "bfloat16"),
+        _memory("r50 bfloat16"),
         repeats=1,
     ),
     Row("step.telemetry", "what a step tells Prometheus", "the step", at_most(0.001), _telemetry),
