@@ -3,8 +3,9 @@
     python -m benchmarks.growth batch size classes unlabeled    # measure; each takes less than a minute
     python -m benchmarks.growth --draw                          # docs/images/growth-*.svg from what was measured
 
-One setting changes, the others stay: the network of ``step.lite0``, 11 classes, 4 + 4 images of 96 pixels. Times are medians of a few steps, taken in turn with the
-network's passes alone and with the plain implementation; memory is the peak of a process of its own (``benchmarks.peak``).
+One setting changes, the others stay: the network of ``step.lite0``, 11 classes, 4 + 4 images of 96 pixels. Times are
+medians of a few steps, taken in turn with the network's passes alone and with the plain implementation; memory is the peak
+of a process of its own (``benchmarks.peak``).
 """
 
 from __future__ import annotations
