@@ -28,7 +28,7 @@ from cwbass.reporting.svg import HEIGHT, WIDTH, Plot, join, nice_ticks, tag, tex
 
 FOLDER = Path("docs/images")
 MEASURED = FOLDER / "growth.json"
-SIZE, REPEATS = 96, 5
+SIZE, REPEATS = 96, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,8 @@ class Axis:
 
 AXES = {
     "batch": Axis("images of each kind in a batch", (1, 2, 4, 8, 16), ("labeled", "unlabeled")),
-    "size": Axis("side of the crop, pixels", (64, 96, 128, 192, 256), ("size",)),
-    "classes": Axis("classes", (2, 21, 60, 100, 150), ("classes",)),
+    "size": Axis("side of the crop, pixels", (64, 96, 128, 160, 192), ("size",)),
+    "classes": Axis("classes", (2, 21, 60, 150), ("classes",)),
     "unlabeled": Axis("unlabelled images beside 4 labelled ones", (1, 2, 4, 8, 16), ("unlabeled",)),
 }
 PLAIN, OURS, PASSES = "plain implementation", "cwbass", "network's passes alone"

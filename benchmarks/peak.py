@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-STEPS = 3
+STEPS = 2
 # Else glibc keeps blocks of up to 32 MB that were freed, and the peak is one of luck.
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
 
