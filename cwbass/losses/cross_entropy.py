@@ -1,8 +1,8 @@
-"""Cross-entropy of each pixel, from the logits alone.
+"""Cross-entropy of each pixel whose gradient is made with its value.
 
-torch's own keeps a map of log-probabilities for the backward pass, makes another for its gradient, and in half precision a third
-of float32. Here an image at a time is turned into probabilities, which stay in the processor's cache, and the backward
-pass does so again: what is kept is the logits and the target, which are there anyway.
+torch's own keeps a map of log-probabilities for the backward pass, makes one or two more there, and in half precision another
+of float32. Here an image at a time is turned into probabilities, which stay in the processor's cache; what is
+kept of them is the gradient itself, in the type of the logits, and the backward pass scales it in place.
 """
 
 from __future__ import annotations
@@ -19,25 +19,20 @@ class HardCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, label: Tensor, ignore_index: int) -> Tensor:
-        ctx.save_for_backward(logits, label)
-        ctx.ignore_index = ignore_index
         known = label != ignore_index
-        loss = _empty_map(logits)
-        for image, target, out in zip(logits, label.where(known, 0), loss, strict=True):
-            torch.gather(image.log_softmax(0, dtype=loss.dtype), 0, target[None], out=out[None])
-        return loss.neg_().masked_fill_(~known, 0)
+        loss, slope = _maps(logits)
+        for image, target, value, gradient in zip(logits, label.where(known, 0)[:, None], loss, slope, strict=True):
+            image, probs, log_sum = _softmax(image, value.dtype)
+            torch.sub(log_sum, image.gather(0, target)[0], out=value)
+            gradient.copy_(probs.scatter_add_(0, target, probs.new_tensor(-1.0).expand_as(target)))
+        ctx.save_for_backward(slope, known)
+        return loss.masked_fill_(~known, 0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        logits, label = ctx.saved_tensors
-        known = label != ctx.ignore_index
-        grad, target = grad.where(known, 0)[:, None], label.where(known, 0)[:, None]  # [B, 1, H, W]
-        grad_logits = torch.empty_like(logits)
-        for image, index, share, out in zip(logits, target, grad, grad_logits, strict=True):
-            probs = image.softmax(0, dtype=grad.dtype)
-            torch.mul(probs.scatter_add_(0, index, probs.new_tensor(-1.0).expand_as(index)), share, out=out)
-        return grad_logits, None, None
+        slope, known = ctx.saved_tensors
+        return slope.mul_(grad.where(known, 0)[:, None]), None, None
 
 
 class SoftCrossEntropy(torch.autograd.Function):
@@ -45,23 +40,34 @@ class SoftCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, probs: Tensor) -> Tensor:
-        ctx.save_for_backward(logits, probs)
-        loss = _empty_map(logits)
-        for image, target, out in zip(logits, probs, loss, strict=True):
-            torch.sum(image.log_softmax(0, dtype=loss.dtype).mul_(target), 0, out=out)
-        return loss.neg_()
+        loss, slope = _maps(logits)
+        for image, target, value, gradient in zip(logits, probs, loss, slope, strict=True):
+            image, own, log_sum = _softmax(image, value.dtype)
+            torch.sub(own, target, out=gradient)
+            torch.sub(log_sum, image.mul_(target).sum(0), out=value)
+        ctx.save_for_backward(slope)
+        return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        logits, probs = ctx.saved_tensors
-        grad_logits = torch.empty_like(logits)
-        for image, target, share, out in zip(logits, probs, grad[:, None], grad_logits, strict=True):
-            torch.mul(image.softmax(0, dtype=grad.dtype).sub_(target), share, out=out)
-        return grad_logits, None
+        (slope,) = ctx.saved_tensors
+        return slope.mul_(grad[:, None]), None
 
 
-def _empty_map(logits: Tensor) -> Tensor:
-    """A value of each pixel, in float32 at least. [B, C, H, W] -> [B, H, W]."""
+def _softmax(image: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits of an image less the highest of each pixel, their probabilities, and the log of the sum of their exponentials.
+
+    The highest probability is the inverse of that sum. [C, H, W] twice, contiguous, and [H, W].
+    """
+    image = image.to(dtype, memory_format=torch.contiguous_format, copy=True)
+    image -= image.amax(0)
+    probs = image.softmax(0)
+    return image, probs, probs.amax(0).log_().neg_()
+
+
+def _maps(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """A value of each pixel, in float32 at least, [B, H, W]; and one of each logit. Neither is filled."""
+    batch, _, height, width = logits.shape
     dtype = torch.float32 if logits.element_size() < 4 else logits.dtype
-    return logits.new_empty((logits.shape[0], *logits.shape[2:]), dtype=dtype)
+    return logits.new_empty((batch, height, width), dtype=dtype), logits.new_empty(logits.shape)

@@ -79,16 +79,28 @@ def test_a_label_that_is_no_class_is_an_error() -> None:
         pixel_cross_entropy(torch.zeros(1, 2, 1, 1), torch.full((1, 1, 1), 2), ignore_index=IGNORE)
 
 
-def test_nothing_of_the_logits_size_is_kept_but_logits_and_target() -> None:
-    logits, label, probs, _ = maps(torch.float32)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_map_of_the_logits_type_is_kept_and_becomes_the_gradient(dtype: torch.dtype) -> None:
+    logits, label, probs, _ = maps(dtype)
     logits.requires_grad_()
-    kept: list[Tensor] = []
+    losses: list[Callable[[], Tensor]] = [
+        lambda: pixel_cross_entropy(logits, label, ignore_index=IGNORE),
+        lambda: soft_cross_entropy(logits, probs),
+    ]
+    for loss in losses:
+        kept: list[Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor, kept=kept: kept.append(tensor) or tensor, lambda tensor: tensor
+        ):
+            value = loss()
+        assert [tensor.dtype for tensor in kept if tensor.shape == logits.shape] == [dtype]
+        (gradient,) = torch.autograd.grad(value.sum(), logits)
+        assert gradient.data_ptr() == kept[0].data_ptr()
 
-    def pack(tensor: Tensor) -> Tensor:
-        kept.append(tensor)
-        return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        pixel_cross_entropy(logits, label, ignore_index=IGNORE)
-        soft_cross_entropy(logits, probs)
-    assert {tensor.data_ptr() for tensor in kept} == {logits.data_ptr(), label.data_ptr(), probs.data_ptr()}
+def test_going_back_twice_is_an_error_and_not_another_gradient() -> None:
+    logits, _, probs, _ = maps(torch.float32)
+    loss = soft_cross_entropy(logits.requires_grad_(), probs).sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
