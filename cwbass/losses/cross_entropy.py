@@ -24,7 +24,7 @@ class HardCrossEntropy(torch.autograd.Function):
         for image, target, value, gradient in zip(logits, label.where(known, 0)[:, None], loss, slope, strict=True):
             image, probs, log_sum = _softmax(image, value.dtype)
             torch.sub(log_sum, image.gather(0, target)[0], out=value)
-            gradient.copy_(probs.scatter_add_(0, target, probs.new_tensor(-1.0).expand_as(target)))
+            gradient.copy_(probs.scatter_add_(0, target, probs.new_full(target.shape, -1.0)))
         ctx.save_for_backward(slope, known)
         return loss.masked_fill_(~known, 0)
 
