@@ -53,8 +53,9 @@ def test_no_value_is_asked_for(
     config = CwBassConfig.model_validate({"recipe": recipe, recipe: {"threshold": {"rule": rule}, "cutmix": 1.0}})
     method = CwBass(config, norm_net, num_classes=4, ignore_index=255)
     method.student.train()
+    batch = batches()
     with Questions() as questions:
-        method.training_step(*batches(), progress()).loss.backward()
+        method.training_step(*batch, progress()).loss.backward()
         method.after_optimizer_step(progress())
     assert questions.asked == []
 
