@@ -61,8 +61,8 @@ def main() -> None:
         found[name] = measure(AXES[name])
         MEASURED.write_text(json.dumps(found, indent=1) + "\n")
     if arguments.draw:
-        for name, axis in AXES.items():
-            (FOLDER / f"growth-{name}.svg").write_text(draw(axis, found[name]))
+        for name, measured in found.items():
+            (FOLDER / f"growth-{name}.svg").write_text(draw(AXES[name], measured))
 
 
 def measure(axis: Axis) -> dict[str, dict[str, list[float]]]:
