@@ -45,19 +45,29 @@ else:
     AnyMethodConfig = Annotated[Union[tuple(method.config_cls for method in METHODS.values())], Field(discriminator="name")]  # noqa: UP007
 
 
-class Params(Section):
-    """All of params.yaml; what a step takes is some of these fields under the same names."""
+class SplitSections(Section):
+    """What every step that reads a split has in common."""
 
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Seed of split, weights, views and order.")
     data: DataConfig = DataConfig()
-    synthesize: SynthesizeConfig | None = None
     split: SplitConfig = SplitConfig()
+
+
+class TrainingSections(SplitSections):
+    """What every step that trains has in common."""
+
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
     warmup: SupervisedConfig = SupervisedConfig()
-    method: AnyMethodConfig = CwBassConfig()
     train: TrainConfig = TrainConfig(steps=1000)
     eval: EvalConfig = EvalConfig()
+
+
+class Params(TrainingSections):
+    """All of params.yaml; what a step takes is some of these fields under the same names."""
+
+    synthesize: SynthesizeConfig | None = None
+    method: AnyMethodConfig = CwBassConfig()
     registry: RegistryConfig = RegistryConfig()
 
 

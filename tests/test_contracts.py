@@ -44,6 +44,13 @@ def test_a_stage_tracks_exactly_the_sections_its_step_takes(stage: str) -> None:
 
 
 @pytest.mark.parametrize("stage", STEPS)
+def test_a_step_takes_its_sections_with_the_types_bounds_and_defaults_of_params_yaml(stage: str) -> None:
+    for name, field in STEPS[stage].model_fields.items():
+        whole = Params.model_fields[name]
+        assert (field.annotation, field.metadata, field.default) == (whole.annotation, whole.metadata, whole.default), name
+
+
+@pytest.mark.parametrize("stage", STEPS)
 def test_the_command_of_a_stage_parses(stage: str) -> None:
     program, verb, *arguments = DVC["stages"][stage]["cmd"].split()
     command = COMMAND.commands[verb]  # type: ignore[attr-defined]

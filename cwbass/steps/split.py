@@ -6,24 +6,18 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field
-
-from cwbass.config import DataConfig, Section, SplitConfig
 from cwbass.data import list_dataset
 from cwbass.data.manifest import ROLES
 from cwbass.data.splits import draw_roles
+from cwbass.params import SplitSections
 
 logger = logging.getLogger(__name__)
 
 
-class SplitParams(Section):
+class SplitParams(SplitSections):
     """What the split depends on."""
-
-    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Seed of every draw.")
-    data: DataConfig = DataConfig()
-    split: SplitConfig = SplitConfig()
 
 
 @dataclass(frozen=True, slots=True)

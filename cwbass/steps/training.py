@@ -8,19 +8,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from cwbass import __version__
-from cwbass.config import AugmentConfig, DataConfig, EvalConfig, ModelConfig, Section, SplitConfig, TrainConfig
+from cwbass.config import ModelConfig, Section, TrainConfig
 from cwbass.data.manifest import Manifest
 from cwbass.errors import DataError, ParamsError
-from cwbass.methods.supervised import SupervisedConfig
 from cwbass.models import build_model
 from cwbass.models.base import SegmentationNet
 from cwbass.models.weights import load_encoder_weights_
-from cwbass.params import Params, dump_params, load_params
+from cwbass.params import Params, TrainingSections, dump_params, load_params
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.device import resolve_device, resolve_precision
 from cwbass.training.distributed import check_same
@@ -33,17 +30,8 @@ from cwbass.world import ALONE, World
 logger = logging.getLogger(__name__)
 
 
-class WarmupParams(Section):
+class WarmupParams(TrainingSections):
     """What the warm-up depends on."""
-
-    seed: Annotated[int, Field(ge=0)] = 0
-    data: DataConfig = DataConfig()
-    split: SplitConfig = SplitConfig()
-    augment: AugmentConfig = AugmentConfig()
-    model: ModelConfig = ModelConfig()
-    warmup: SupervisedConfig = SupervisedConfig()
-    train: TrainConfig = TrainConfig(steps=1000)
-    eval: EvalConfig = EvalConfig()
 
 
 @dataclass(frozen=True, slots=True)
