@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cwbass.errors import CheckpointError, ParamsError
 from cwbass.methods import build_method
 from cwbass.methods.cw_bass import CwBassConfig
 from cwbass.models import build_model
 from cwbass.models.base import SegmentationNet
-from cwbass.params import AnyMethodConfig
+from cwbass.params import AnyMethodConfig, TrainingSections, flatten
 from cwbass.steps.second_stage import FIRST_BEST, FIRST_LAST, SecondStage
 from cwbass.steps.training import TrainReport, WarmupParams, finish_run, finished_report, start_run
 from cwbass.telemetry.base import SILENT, Telemetry
@@ -19,7 +20,7 @@ from cwbass.training.checkpoint import Checkpoint, file_sha256, load_checkpoint
 from cwbass.training.device import place
 from cwbass.training.distributed import check_same
 from cwbass.training.optim import build_optimizer, load_moments_
-from cwbass.training.resume import Resume
+from cwbass.training.resume import Resume, differences
 from cwbass.training.stage import Run, Stage, plan_steps
 from cwbass.world import ALONE, World
 
@@ -63,7 +64,8 @@ def train(
         world: The processes that train together.
 
     Raises:
-        ParamsError: A parameter or the device is wrong, or the folders hold another run.
+        ParamsError: A parameter or the device is wrong, the folders hold another run, or the warm-up was trained with
+            another optimiser, class balance or augmentation.
         CheckpointError: The warm-up is of another split or another model.
         DataError: The manifest or a file of the dataset is wrong.
         ServiceError: There is no room on the disk, or a loader process died.
@@ -87,6 +89,8 @@ def train(
         return done
     plan = plan_steps(run.train, run.manifest)
     _check_warmup(start, params, run.manifest.hash, plan.total, warmup)
+    if run.keeper.state is None:  # what goes on from a state is compared with that one
+        _check_same_recipe(start, params, warmup, resume.force)
     spec = run.manifest.spec
 
     def build() -> SegmentationNet:
@@ -140,3 +144,18 @@ def _check_warmup(start: Checkpoint, params: TrainParams, split_hash: str, total
         raise ParamsError(
             f"train.steps is {total}, but {path} has already taken {start.step}; raise it or lower train.warmup_steps."
         )
+
+
+def _check_same_recipe(start: Checkpoint, params: TrainParams, path: Path, force: Sequence[str]) -> None:
+    """Refuse a warm-up of another optimiser, balance or augmentation: the baseline would no longer be comparable."""
+    if start.step and (lines := differences(_recipe(start.run_params), _recipe(params), force)):
+        raise ParamsError(
+            "\n".join([f"{path} was trained otherwise than this run trains:", *lines])
+            + "\nRun `cwbass warmup` again, which trains the baseline with them too; or take the warm-up's values; "
+            "or go on all the same with --resume-force KEY."
+        )
+
+
+def _recipe(params: TrainingSections) -> dict[str, Any]:
+    """What the one schedule over warm-up and training, and a fair baseline, ask to be the same in both. Dotted keys."""
+    return flatten(params.model_dump(mode="json", include={"augment": True, "train": {"optimizer", "class_balance"}}))

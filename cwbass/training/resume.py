@@ -19,7 +19,7 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -112,6 +112,24 @@ def run_identity(step: str, params: Section, split_hash: str, **inputs: str) -> 
     """
     values = {key: value for key, value in flatten(params.model_dump(mode="json")).items() if key not in NEUTRAL}
     return {"step": step, "split_hash": split_hash, "code": code_version(), **inputs, **values}
+
+
+def differing(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Keys in which two runs differ."""
+    return sorted(key for key in there.keys() | now.keys() if there.get(key) != now.get(key))
+
+
+def differences(there: Mapping[str, Any], now: Mapping[str, Any], force: Sequence[str] = ()) -> list[str]:
+    """A line for each dotted key in which two runs differ, with both values; at most 21.
+
+    Args:
+        there: Of the earlier run.
+        now: Of this one.
+        force: Keys that may differ; a section stands for all its keys.
+    """
+    keys = [key for key in differing(there, now) if not any(key == one or key.startswith(f"{one}.") for one in force)]
+    lines = [f"  {key}: {_short(there.get(key))} there, {_short(now.get(key))} now" for key in keys[:20]]
+    return lines + ([f"  and {len(keys) - 20} more"] if len(keys) > 20 else [])
 
 
 @cache
@@ -276,7 +294,7 @@ class Keeper:
                 return None
             logger.warning("%s says that the run is done, but %s is missing: going on without it", marker, ", ".join(missing))
         run = self._newest_run()
-        if (self.folder / FINISHED).is_file() and run is not None and self._differing(run):
+        if (self.folder / FINISHED).is_file() and run is not None and differing(run, self.identity):
             logger.info("%s holds the last state of a finished run that differs: beginning anew", self.folder)
             shutil.rmtree(self.folder)
             run = None
@@ -302,17 +320,8 @@ class Keeper:
         for name in sorted({path.stem for kind in ("pt", "json") for path in self.folder.glob(f"*.{kind}")}, key=newest_first):
             yield name, _read_json(self.folder / f"{name}.json")
 
-    def _differing(self, run: Mapping[str, Any]) -> list[str]:
-        """Keys in which a run differs from this one."""
-        return sorted(key for key in run.keys() | self.identity.keys() if run.get(key) != self.identity.get(key))
-
-    def _forced(self, key: str) -> bool:
-        return any(key == one or key.startswith(f"{one}.") for one in self.resume.force)
-
     def _compare(self, run: Mapping[str, Any], where: str) -> None:
-        if differing := [key for key in self._differing(run) if not self._forced(key)]:
-            lines = [f"  {key}: {_short(run.get(key))} there, {_short(self.identity.get(key))} now" for key in differing[:20]]
-            lines += [f"  and {len(differing) - 20} more"] if len(differing) > 20 else []
+        if lines := differences(run, self.identity, self.resume.force):
             raise ParamsError(
                 "\n".join([f"{where} that differs from this one:", *lines])
                 + "\nBegin anew with --restart, go on all the same with --resume-force KEY, or choose another --out."
@@ -376,7 +385,7 @@ class Keeper:
                 before,
                 state.step,
             )
-        if forced := self._differing(commit["run"]):
+        if forced := differing(commit["run"], self.identity):
             logger.warning("going on although these differ: %s", ", ".join(forced))
         if commit["torch"] != torch.__version__:
             logger.warning("torch is %s now, %s before: results may differ in rounding", torch.__version__, commit["torch"])

@@ -34,7 +34,14 @@ def test_it_changes_the_labelled_loss_of_every_stage(shapes: Path, tmp_path: Pat
         out = tmp_path / name
         warmup(sections(params, WarmupParams), manifest=manifest, data_root=shapes, out_dir=out / "warmup")
         start = tmp_path / "plain" / "warmup" / "warmup.pt"  # the same weights for both
-        train(sections(params, TrainParams), manifest=manifest, warmup=start, data_root=shapes, out_dir=out / "train")
+        train(
+            sections(params, TrainParams),
+            manifest=manifest,
+            warmup=start,
+            data_root=shapes,
+            out_dir=out / "train",
+            resume=Resume(force=("train.class_balance",)),
+        )
         found[name] = losses(out / "warmup") | losses(out / "train")
     assert found["plain"].keys() == found["balanced"].keys() == {"warmup", "baseline", "train"}
     for stage, loss in found["plain"].items():

@@ -182,7 +182,10 @@ def test_the_command_line_refuses_a_run_of_other_parameters_and_takes_a_forced_o
     assert json.loads(stdout)["steps"] == 16
     first, second = ([row["lr"] for row in map(json.loads, (path / "history.jsonl").open())] for path in (tiny_run.train, out))
     assert first[0] == second[0] and first[1] != second[1]
-    code, _, err = call(*arguments[:-1], "train.optimizer.lr=0.02", "--restart", "--keep-state")
+    anew = (*arguments[:-1], "train.optimizer.lr=0.02", "--restart", "--keep-state")
+    code, _, err = call(*anew)
+    assert (code, "warmup.pt was trained otherwise than this run trains:" in err) == (3, True)
+    code, _, err = call(*anew, "--resume-force", "train.optimizer")
     assert code == 0
     assert (out / "state" / "finished").is_file()
 

@@ -14,6 +14,7 @@ from cwbass.steps.predict import predict
 from cwbass.steps.report import report
 from cwbass.steps.train import TrainParams, train
 from cwbass.training.checkpoint import file_sha256, load_checkpoint
+from cwbass.training.resume import Resume
 
 
 def rows(path: Path) -> list[dict[str, object]]:
@@ -132,6 +133,31 @@ def test_training_refuses_a_warmup_of_another_network(tiny_run: TinyRun, tmp_pat
     params = sections(tiny_run.params.model_copy(update={"model": model}), TrainParams)
     with pytest.raises(CheckpointError, match=r"model\.arch"):
         train(params, manifest=tiny_run.manifest, warmup=tiny_run.warmup / "warmup.pt", data_root=tiny_run.data, out_dir=tmp_path)
+
+
+def test_training_refuses_a_warmup_of_another_recipe_and_names_each_key_with_both_values(
+    tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    train_section, augment = tiny_run.params.train, tiny_run.params.augment
+    optimizer = train_section.optimizer.model_copy(update={"lr": 0.5})
+    changed = {
+        "train": train_section.model_copy(update={"optimizer": optimizer, "class_balance": 0.25}),
+        "augment": augment.model_copy(update={"hflip": 0.125}),
+    }
+    params = sections(tiny_run.params.model_copy(update=changed), TrainParams)
+    places = {"manifest": tiny_run.manifest, "warmup": tiny_run.warmup / "warmup.pt", "data_root": tiny_run.data}
+    with pytest.raises(ParamsError) as caught:
+        train(params, out_dir=tmp_path / "one", **places)
+    said = str(caught.value).splitlines()
+    assert said[0] == f"{tiny_run.warmup / 'warmup.pt'} was trained otherwise than this run trains:"
+    assert said[1:4] == [
+        f"  augment.hflip: {augment.hflip} there, 0.125 now",
+        f"  train.class_balance: {train_section.class_balance} there, 0.25 now",
+        f"  train.optimizer.lr: {train_section.optimizer.lr} there, 0.5 now",
+    ]
+    assert said[4].startswith("Run `cwbass warmup` again")
+    with pytest.raises(ParamsError, match=r"trains:\n  train\.class_balance: [^\n]*\nRun"):  # the others are let through
+        train(params, out_dir=tmp_path / "two", resume=Resume(force=("augment", "train.optimizer.lr")), **places)
 
 
 def test_a_gpu_that_is_not_there_is_an_error_at_once(tiny_run: TinyRun, tmp_path: Path) -> None:
