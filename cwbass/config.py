@@ -152,8 +152,9 @@ class TrainConfig(Section):
         "1 median-frequency balancing. Holds for every method, the baseline too.",
     )
     optimizer: OptimizerConfig = OptimizerConfig()
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="auto: bfloat16 where the hardware has it, else float32."
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description="auto: bfloat16 where the hardware has it, else float32. float16, with a loss scale, is for GPUs without it.",
     )
     compile: bool = Field(
         default=False,

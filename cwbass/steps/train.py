@@ -107,6 +107,8 @@ def train(
     if start.step:
         load_moments_(optimizer, start.optimizer)
 
+    if run.loss_scale is not None and start.loss_scale:
+        run.loss_scale.load(start.loss_scale)
     out_dir.mkdir(parents=True, exist_ok=True)
     stage = Stage(run, "train", method, params.method.name, optimizer, out_dir=out_dir, history=[], timings=[])
     schedule = plan.schedule(start.step, plan.total)

@@ -22,6 +22,7 @@ from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.device import resolve_device, resolve_precision
 from cwbass.training.distributed import check_same
 from cwbass.training.mirror import open_mirror
+from cwbass.training.loss_scale import LossScale
 from cwbass.training.resume import Keeper, Resume, run_identity
 from cwbass.training.seed import seed_everything
 from cwbass.training.stage import Run
@@ -103,7 +104,7 @@ def start_run(
         split.hash[:12],
         ", ".join(f"{count} {role}" for role, count in split.counts.items()),
         device,
-        "bfloat16" if dtype else "float32",
+        str(dtype or "float32").removeprefix("torch."),
         f", {world.size} processes" if world.size > 1 else "",
         batch,
         train.batch_unlabeled * train.accumulate,
@@ -142,6 +143,8 @@ def start_run(
         world=world,
         keeper=keeper,
     )
+        # Also where float32 stands in for float16: it changes no bit there.
+        loss_scale=LossScale() if train.precision == "float16" else None,
 
 
 def finished_report(run: Run, out_dir: Path) -> TrainReport | None:

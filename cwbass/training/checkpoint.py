@@ -32,7 +32,7 @@ from cwbass.storage import sync_folder
 SCHEMA = 1
 _KINDS: Mapping[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("method", "params", "split_hash", "stage", "code_version"), str),
-    **dict.fromkeys(("method_state", "spec", "optimizer", "best", "rng"), dict),
+    **dict.fromkeys(("method_state", "spec", "optimizer", "best", "rng", "loss_scale"), dict),
     **dict.fromkeys(("seed", "step", "epoch"), int),
     "networks": (tuple, list),
     "history": list,
@@ -58,6 +58,7 @@ class Checkpoint:
     best: Mapping[str, Any] = field(default_factory=dict)  # miou on the selection slice, step: of the checkpoint that counts
     history: list[dict[str, Any]] = field(default_factory=list)  # rows of history.jsonl
     rng: Mapping[str, Tensor] = field(default_factory=dict)  # torch, and cuda where there is one
+    loss_scale: Mapping[str, Any] = field(default_factory=dict)  # of float16; empty in other precisions
     code_version: str = cwbass.__version__
     schema: int = SCHEMA
 
@@ -223,6 +224,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path} has schema {content['schema']!r} (written by cwbass {content.get('code_version')}); "
             f"this cwbass {cwbass.__version__} reads {SCHEMA}. Train again, or use that version."
         )
+    content.setdefault("loss_scale", {})  # files written before there was one are whole
     names = {item.name for item in fields(Checkpoint)}
     if wrong := sorted(map(str, names ^ content.keys())):
         raise CheckpointError(f"{path} is no whole checkpoint: {', '.join(wrong)} missing or unknown. Use another file.")

@@ -58,14 +58,20 @@ def compile_networks_(networks: Iterable[nn.Module]) -> bool:
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype | None:
-    """Autocast type of ``train.precision``: torch.bfloat16, or None for float32.
+    """Autocast type of ``train.precision``: torch.bfloat16, torch.float16, or None for float32.
 
-    ``auto`` takes bfloat16 where the hardware multiplies it; emulated, it is slower than float32.
+    ``auto`` takes bfloat16 where the hardware multiplies it; emulated, it is slower than float32. On a CPU ``float16``
+    is float32, and says so: few CPUs multiply it, and a model that was trained in it must be scored anywhere.
     """
     if name == "bfloat16":
         return torch.bfloat16
     if name == "float32":
         return None
+    if name == "float16":
+        if device.type != "cuda":
+            logger.warning("train.precision is float16, which is for GPUs: computing in float32 on the %s", device.type.upper())
+            return None
+        return torch.float16
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _cpu_multiplies_bfloat16() else None

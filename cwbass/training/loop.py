@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cwbass.errors import CwbassError
 from cwbass.methods.base import Method
+from cwbass.training.loss_scale import LossScale
 from cwbass.training.optim import set_learning_rate_
 from cwbass.training.seed import seed_everything
 from cwbass.types import LabeledBatch, Progress, UnlabeledBatch
@@ -61,6 +62,7 @@ class EpochRecord:
     data_wait: float  # share of the time in which the loop waited for a batch
     nonfinite: int  # steps skipped
     images: int
+    overflows: int = 0  # steps skipped in search of the loss scale
 
 
 class Meter:
@@ -77,7 +79,7 @@ class Meter:
         """Begin an epoch."""
         self.means: dict[str, Tensor] = {}
         self.sums: dict[str, Tensor] = {}
-        self.steps = self.batches = self.nonfinite = self.images = 0
+        self.steps = self.batches = self.nonfinite = self.overflows = self.images = 0
         self.wait_seconds = 0.0
         self.started = time.perf_counter()
 
@@ -97,7 +99,7 @@ class Meter:
     def load(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Go on with what :meth:`state` gave."""
         for name in _COUNTS:
-            setattr(self, name, state[name])
+            setattr(self, name, state.get(name, 0))
         self.means, self.sums = ({name: value.to(device) for name, value in state[kind].items()} for kind in ("means", "sums"))
         self.started = time.perf_counter() - state["seconds"]
 
@@ -110,15 +112,16 @@ class Meter:
             means={name: (world.total(value.double()) / batches).tolist() for name, value in self.means.items()},
             sums={name: world.total(value.double()).tolist() for name, value in self.sums.items()},
             learning_rate=learning_rate,
-            step_seconds=seconds / max(1, self.steps + self.nonfinite),
+            step_seconds=seconds / max(1, self.steps + self.nonfinite + self.overflows),
             seconds=seconds,
             data_wait=self.wait_seconds / max(seconds, 1e-9),
             nonfinite=self.nonfinite,
             images=self.images * world.size,
+            overflows=self.overflows,
         )
 
 
-_COUNTS = ("steps", "batches", "nonfinite", "images", "nonfinite_in_a_row", "wait_seconds")
+_COUNTS = ("steps", "batches", "nonfinite", "overflows", "images", "nonfinite_in_a_row", "wait_seconds")
 
 
 def fit(
@@ -139,6 +142,7 @@ def fit(
     accumulate: int = 1,
     max_grad_norm: float | None = None,
     max_nonfinite: int = 10,
+    loss_scale: LossScale | None = None,
     world: World = ALONE,
 ) -> None:
     """Take the steps ``schedule.start`` to ``schedule.stop``.
@@ -152,7 +156,7 @@ def fit(
         poly_power: Of the learning-rate schedule.
         seed: The run's seed.
         device: Where batches go.
-        autocast_dtype: torch.bfloat16, or None for float32.
+        autocast_dtype: torch.bfloat16 or torch.float16, or None for float32.
         on_epoch: Called with each epoch's record; returns whether to go on.
         on_step: Called after each step, and after ``on_epoch`` where it ended one, with the number of steps taken.
             What it raises stops training between two steps.
@@ -161,6 +165,8 @@ def fit(
         accumulate: Batches whose mean gradient makes one step.
         max_grad_norm: Gradient norm is clipped to this; None does not clip.
         max_nonfinite: Stop with an error after this many non-finite steps in a row.
+        loss_scale: For float16; changed as training goes on. A step whose gradient overflows while there is a lower scale
+            to try is skipped, and is no non-finite step.
         world: The processes that train together; each gets its part of every batch.
 
     Raises:
@@ -171,6 +177,7 @@ def fit(
     parameters = [p for p in method.student.parameters() if p.requires_grad]
     method.student.train()
     meter = meter or Meter()
+    loss_scale = loss_scale or LossScale.off()
 
     def settle(part: Tensor) -> Tensor:
         with torch.autocast(device.type, enabled=False):  # the method is inside one, and backward passes do not belong there
@@ -185,6 +192,7 @@ def fit(
         learning_rate = set_learning_rate_(optimizer, step=step, total_steps=schedule.total, power=poly_power)
         optimizer.zero_grad(set_to_none=True)
 
+        losses: list[Tensor] = []
         reports: list[tuple[dict[str, Tensor], dict[str, Tensor], int]] = []
         for _ in range(accumulate):
             waiting = time.perf_counter()
@@ -195,17 +203,20 @@ def fit(
             batch_u = None if batch_u is None else batch_u.to(device)
             with torch.autocast(device.type, autocast_dtype) if autocast_dtype else nullcontext():
                 output = method.training_step(batch_x, batch_u, progress)
-            (output.loss / accumulate).backward()  # type: ignore[no-untyped-call]
+            loss_scale.scale(output.loss / accumulate).backward()  # type: ignore[no-untyped-call]
+            losses.append(output.loss.detach())
             images = batch_x.image.shape[0] + (0 if batch_u is None else batch_u.weak.shape[0])
             reports.append((dict(output.means), dict(output.sums), images))
 
         world.average_gradients_(parameters)
+        loss_scale.unscale_(parameters)
         # A loss that is not finite leaves a norm that is not finite: one check, one wait for the device.
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if max_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
         if torch.isfinite(norm):
             optimizer.step()
+            loss_scale.step_taken()
             method.after_optimizer_step(progress)
             meter.nonfinite_in_a_row = 0
             meter.steps += 1
@@ -213,10 +224,14 @@ def fit(
             for report in reports:  # only of steps taken: one NaN would make the epoch's mean NaN
                 meter.add(*report)
         else:
-            meter.nonfinite_in_a_row += 1
-            meter.nonfinite += 1
-            logger.warning("step %d: loss or gradient is not finite; the step is skipped", step)
-            on_skip(step)
+            if loss_scale.step_overflowed(world.total(torch.stack(losses))):
+                meter.overflows += 1
+                logger.info("step %d: its gradient overflows; skipped, the loss scale is %g now", step, loss_scale.value)
+            else:
+                meter.nonfinite_in_a_row += 1
+                meter.nonfinite += 1
+                logger.warning("step %d: loss or gradient is not finite; the step is skipped", step)
+                on_skip(step)
             if meter.nonfinite_in_a_row >= max_nonfinite:
                 raise CwbassError(
                     f"{meter.nonfinite_in_a_row} steps in a row (the last is {step}) had a loss or gradient that is not finite. "

@@ -44,6 +44,7 @@ from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import Checkpoint, file_sha256, save_checkpoint, write_whole
 from cwbass.training.device import compile_networks_
 from cwbass.training.loop import EpochRecord, Meter, Schedule, fit
+from cwbass.training.loss_scale import LossScale
 from cwbass.training.optim import load_moments_
 from cwbass.training.progress import ProgressLine
 from cwbass.training.resume import Keeper, State
@@ -71,6 +72,7 @@ class Run:
     keeper: Keeper
     telemetry: Telemetry = SILENT
     world: World = ALONE
+    loss_scale: LossScale | None = None  # of float16; goes on from stage to stage
 
     @property
     def class_weight(self) -> Tensor | None:
@@ -233,6 +235,7 @@ class Stage:
                 accumulate=run.train.accumulate,
                 max_grad_norm=run.train.optimizer.max_grad_norm,
                 max_nonfinite=run.train.max_nonfinite,
+                loss_scale=run.loss_scale,
                 world=world,
             )
         if world.main:
@@ -256,6 +259,8 @@ class Stage:
         try:
             self.method.load_state_dict(dict(saved.method_state))
             load_moments_(self.optimizer, saved.optimizer)
+            if self.run.loss_scale is not None and saved.loss_scale:
+                self.run.loss_scale.load(saved.loss_scale)
         except (RuntimeError, ValueError) as error:
             raise ParamsError(
                 f"the saved state of {self.name} does not fit this model ({' '.join(str(error).split())[:200]}). "
@@ -397,6 +402,8 @@ class Stage:
             "nonfinite": record.nonfinite,
             **record.means,
         }
+        if self.run.loss_scale is not None:
+            row.update(loss_scale=self.run.loss_scale.value, overflows=record.overflows)
         if "seen" in record.sums:
             row.update(_retention(record.sums))
         if not self.run.manifest.selection:
@@ -448,6 +455,7 @@ class Stage:
             best=self.best,
             history=self.history,
             rng=rng,
+            loss_scale={} if run.loss_scale is None else run.loss_scale.state(),
         )
 
 

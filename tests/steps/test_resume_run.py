@@ -148,6 +148,31 @@ def test_another_number_of_processes_begins_the_epoch_again(
     assert_equal(tiny_run, tmp_path / "train")
 
 
+def test_float16_goes_on_with_its_loss_scale_from_the_warm_up_to_the_end_and_over_a_stop(
+    tiny_run: TinyRun, tmp_path: Path, killed_at: Any
+) -> None:
+    """On a CPU float32 stands in for it, whose bits a scale does not change: those of a run without one."""
+    caught = changed(tiny_run.params, precision="float16", device="cpu", save_minutes=1e-9, baseline=False)
+    settings = {"manifest": tiny_run.manifest, "data_root": tiny_run.data}
+    start = tmp_path / "warmup"
+    warmup(sections(caught, WarmupParams), out_dir=start, **settings)  # type: ignore[arg-type]
+    assert load_checkpoint(start / "warmup.pt").loss_scale == {"value": 2.0**16, "clean": 8}
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    arguments = {"warmup": start / "warmup.pt", **settings}
+    train(sections(caught, TrainParams), out_dir=whole, **arguments)  # type: ignore[arg-type]
+    killed_at(6)
+    with pytest.raises(Killed):
+        train(sections(caught, TrainParams), out_dir=stopped, **arguments)  # type: ignore[arg-type]
+    train(sections(caught, TrainParams), out_dir=stopped, **arguments)  # type: ignore[arg-type]
+    for name in RESULTS:
+        assert file_sha256(stopped / name) == file_sha256(whole / name), name
+    last, plain = load_checkpoint(stopped / "last.pt"), load_checkpoint(tiny_run.train / "last.pt")
+    assert last.loss_scale == {"value": 2.0**16, "clean": 16}
+    assert (last.history[-1]["loss_scale"], last.history[-1]["overflows"]) == (2.0**16, 0)
+    assert plain.loss_scale == {} and "loss_scale" not in plain.history[-1]
+    assert all(torch.equal(value, last.method_state[key]) for key, value in plain.method_state.items())
+
+
 def test_a_finished_run_is_reported_at_once_and_another_one_is_refused(
     tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,13 @@ def test_a_precision_that_is_named_is_taken(device: torch.device) -> None:
     assert resolve_precision("float32", device) is None
 
 
+def test_float16_is_for_gpus_and_on_a_cpu_float32_stands_in_for_it(caplog: pytest.LogCaptureFixture) -> None:
+    assert resolve_precision("float16", CUDA) is torch.float16
+    assert not caplog.text
+    assert resolve_precision("float16", CPU) is None
+    assert "train.precision is float16, which is for GPUs: computing in float32 on the CPU" in caplog.text
+
+
 @pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, None)])
 def test_auto_takes_bfloat16_where_the_gpu_multiplies_it(
     monkeypatch: pytest.MonkeyPatch, native: bool, expected: torch.dtype | None
