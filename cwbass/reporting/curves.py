@@ -15,6 +15,7 @@ from cwbass.reporting.svg import COLORS
 Row = Mapping[str, Any]  # a row of history.jsonl
 
 STAGES = {"warmup": "warm-up", "baseline": "supervised only", "train": "semi-supervised"}
+RETRAININGS = {"retrain_reliable": "on reliable images", "retrain_all": "on all images"}  # each counts its own steps from 0
 LOSSES = {"loss": "total", "loss_sup": "supervised", "loss_unsup": "unsupervised", "loss_boundary": "boundary"}
 FILTER = {"retention": "retention", "mean_confidence": "mean confidence", "precision": "precision"}
 
@@ -51,7 +52,7 @@ def draw_curves(history: Sequence[Row], class_names: Sequence[str]) -> Curves:
         class_names: Names of the C classes.
     """
     rows = [row for row in history if number(row.get("step")) is not None]
-    stages = {stage: [row for row in rows if row.get("stage") == stage] for stage in STAGES}
+    stages = {stage: [row for row in rows if row.get("stage") == stage] for stage in (*STAGES, *RETRAININGS)}
     start = (float(stages["warmup"][-1]["step"]), "warm-up ends") if stages["warmup"] and stages["train"] else None
     main = stages["warmup"] + stages["train"]  # one run; the baseline is a branch of it
     drawn = [
@@ -91,6 +92,8 @@ def draw_curves(history: Sequence[Row], class_names: Sequence[str]) -> Curves:
             otherwise="Waiting for data was not recorded.",
         ),
     ]  # fmt: skip
+    if any(stages[stage] for stage in RETRAININGS):
+        drawn += _second_stage(stages)
     missing = [figure for figure in drawn if isinstance(figure, str)]
     if stages["train"] and not _points(stages["train"], "precision"):
         missing.append("No selection slice: precision of the pseudo-labels was not measured.")
@@ -115,6 +118,28 @@ def _selection(stages: Mapping[str, Sequence[Row]]) -> list[Series]:
         points = _points(stages[stage], key)
         series.append(Series(name, warmup[-1:] + points if points else []))
     return series
+
+
+def _second_stage(stages: Mapping[str, Sequence[Row]]) -> list[Figure | str]:
+    """The two trainings on labels made offline."""
+    both = [(stages[stage], name) for stage, name in RETRAININGS.items()]
+    return [
+        _lines(
+            "Second stage: loss terms", "Mean of each epoch; both trainings begin anew, and count their own steps.",
+            [Series(f"{term}, {name}", _points(rows, key)) for key, term in LOSSES.items() for rows, name in both], percent=False,
+            otherwise="The second stage's rows hold no losses.",
+        ),
+        _lines(
+            "Second stage: mIoU on the selection slice", "The training on all images is the run's result.",
+            [Series(name, _points(rows, "selection_miou")) for rows, name in both], percent=True,
+            otherwise="No selection slice: mIoU was not measured during the second stage.",
+        ),
+        _lines(
+            "Second stage: retention", "Share of the offline labels' pixels that teach.",
+            [Series(name, _points(rows, "retention")) for rows, name in both], percent=True,
+            otherwise="The second stage's rows hold no retention.",
+        ),
+    ]  # fmt: skip
 
 
 def _lines(

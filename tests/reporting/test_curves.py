@@ -47,6 +47,24 @@ def test_both_branches_start_where_the_warm_up_ends() -> None:
     assert "warm-up ends" in figure.body
 
 
+def test_both_trainings_of_a_second_stage_have_curves_of_their_own() -> None:
+    history = [
+        {"stage": "train", "step": 900, "loss": 1.0, "selection_miou": 0.5},
+        *({"stage": "retrain_reliable", "step": s, "loss": 2.0, "selection_miou": m, "retention": 0.5} for s, m in ((50, 0.0), (100, 0.5))),
+        *({"stage": "retrain_all", "step": s, "loss": 1.0, "selection_miou": m, "retention": 0.7} for s, m in ((50, 0.5), (100, 1.0))),
+    ]  # fmt: skip
+    figures = {figure.title: figure.body for figure in draw_curves(history, NAMES).figures}
+    assert [title for title in figures if title.startswith("Second stage")] == [
+        "Second stage: loss terms", "Second stage: mIoU on the selection slice", "Second stage: retention",
+    ]  # fmt: skip
+    # From the left edge to the right one, and over the whole height: 0 to 50 %, and 50 to 100 %.
+    for line in ('points="46,212 438,114"', 'points="46,114 438,16"'):
+        assert line in figures["Second stage: mIoU on the selection slice"]
+    assert "total, on reliable images" in figures["Second stage: loss terms"]
+    assert "on all images: 100.0% at the end" in figures["Second stage: mIoU on the selection slice"]
+    assert figures["mIoU on the selection slice"].count("<polyline") <= 1  # the first stage's chart is as it was
+
+
 def test_without_a_slice_a_sentence_stands_for_precision_and_selection() -> None:
     curves = draw_curves(train(loss=[1.0, 0.5], retention=[0.5, 0.6]), NAMES)
     assert "No selection slice: precision of the pseudo-labels was not measured." in curves.missing
