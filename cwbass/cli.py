@@ -197,13 +197,14 @@ def check(
 ) -> None:
     """Check parameters and data before any long step; exit code 4 where the data is wrong."""
     from cwbass.params import Params
-    from cwbass.steps.check import check
+    from cwbass.steps.check import check, check_model
     from cwbass.steps.split import SplitParams
 
     loaded = _load(Params, params, overrides)
     if params_only:
         _print({"params": str(params), "ok": True})
         return
+    check_model(loaded)
     root = data or Path(loaded.data.root)
     report = check(SplitParams(seed=loaded.seed, data=loaded.data, split=loaded.split), data_root=root)
     if as_json:

@@ -10,7 +10,22 @@ from cwbass.data.check import CheckReport, Finding, check_dataset
 from cwbass.data.manifest import Manifest
 from cwbass.data.splits import draw_split, find_candidates
 from cwbass.errors import DataError
+from cwbass.methods import METHODS
+from cwbass.models import build_model
+from cwbass.params import Params
 from cwbass.steps.split import SplitParams
+from cwbass.steps.training import check_network
+
+
+def check_model(params: Params) -> None:
+    """Build the network and see that it can be trained on the crops that both streams will give it.
+
+    Raises:
+        ParamsError: It cannot be built, or not be trained; the message names the keys.
+    """
+    classes = 2  # any number: they make the last layer alone
+    net = build_model(params.model, classes)
+    check_network(net, params, classes, unlabeled=METHODS[params.method.name].needs_unlabeled)
 
 
 def check(params: SplitParams, *, data_root: Path) -> CheckReport:

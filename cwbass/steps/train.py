@@ -14,7 +14,7 @@ from cwbass.models import build_model
 from cwbass.models.base import SegmentationNet
 from cwbass.params import AnyMethodConfig, TrainingSections, flatten
 from cwbass.steps.second_stage import FIRST_BEST, FIRST_LAST, SecondStage
-from cwbass.steps.training import TrainReport, WarmupParams, finish_run, finished_report, start_run
+from cwbass.steps.training import TrainReport, WarmupParams, check_network, finish_run, finished_report, start_run
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import Checkpoint, file_sha256, load_checkpoint
 from cwbass.training.device import place
@@ -100,15 +100,16 @@ def train(
         params.method, build, num_classes=spec.num_classes, ignore_index=spec.ignore_index, class_weight=run.class_weight
     )
     method.start_from({name: start.network(name) for name in start.networks})
+    check_network(method.student, params, spec.num_classes, unlabeled=method.needs_unlabeled)
     place(method, run.device)
     optimizer = build_optimizer(
         method.student, params.train.optimizer, batch_size=params.train.batch_labeled * params.train.accumulate
     )
     if start.step:
         load_moments_(optimizer, start.optimizer)
-
     if run.loss_scale is not None and start.loss_scale:
         run.loss_scale.load(start.loss_scale)
+
     out_dir.mkdir(parents=True, exist_ok=True)
     stage = Stage(run, "train", method, params.method.name, optimizer, out_dir=out_dir, history=[], timings=[])
     schedule = plan.schedule(start.step, plan.total)

@@ -16,13 +16,14 @@ from cwbass.data.manifest import Manifest
 from cwbass.errors import DataError, ParamsError
 from cwbass.models import build_model
 from cwbass.models.base import SegmentationNet
+from cwbass.models.trainable import check_trainable
 from cwbass.models.weights import load_encoder_weights_
 from cwbass.params import Params, TrainingSections, dump_params, load_params
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.device import resolve_device, resolve_precision
 from cwbass.training.distributed import check_same
-from cwbass.training.mirror import open_mirror
 from cwbass.training.loss_scale import LossScale
+from cwbass.training.mirror import open_mirror
 from cwbass.training.resume import Keeper, Resume, run_identity
 from cwbass.training.seed import seed_everything
 from cwbass.training.stage import Run
@@ -142,9 +143,9 @@ def start_run(
         telemetry=telemetry,
         world=world,
         keeper=keeper,
-    )
         # Also where float32 stands in for float16: it changes no bit there.
         loss_scale=LossScale() if train.precision == "float16" else None,
+    )
 
 
 def finished_report(run: Run, out_dir: Path) -> TrainReport | None:
@@ -193,6 +194,20 @@ def check_batches(train: TrainConfig, world: World) -> None:
                 f"train.{name} is {count}, the images of a step over all processes, and cannot be divided evenly among "
                 f"{world.size} processes. Use a multiple of {world.size}, or another number of processes."
             )
+
+
+def check_network(net: SegmentationNet, params: TrainingSections, num_classes: int, *, unlabeled: bool) -> None:
+    """Raise a ParamsError unless the network can be trained on the crops it will get.
+
+    Args:
+        net: As built.
+        params: Model, crop size and batches.
+        num_classes: C.
+        unlabeled: Whether it is trained on unlabelled batches too.
+    """
+    train = params.train
+    batch = min(train.batch_labeled, train.batch_unlabeled) if unlabeled else train.batch_labeled
+    check_trainable(net, params.model, num_classes, crop_size=params.augment.crop_size, batch=batch)
 
 
 def network_factory(config: ModelConfig, num_classes: int, cache: Path, world: World = ALONE) -> Callable[[], SegmentationNet]:

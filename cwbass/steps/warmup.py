@@ -10,7 +10,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from cwbass.methods import build_method
-from cwbass.steps.training import TrainReport, WarmupParams, finish_run, finished_report, network_factory, start_run
+from cwbass.steps.training import (
+    TrainReport,
+    WarmupParams,
+    check_network,
+    finish_run,
+    finished_report,
+    network_factory,
+    start_run,
+)
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import save_checkpoint
 from cwbass.training.device import place
@@ -72,6 +80,7 @@ def warmup(
     method = build_method(
         params.warmup, build, num_classes=spec.num_classes, ignore_index=spec.ignore_index, class_weight=run.class_weight
     )
+    check_network(method.student, params, spec.num_classes, unlabeled=False)
     place(method, run.device)
     optimizer = build_optimizer(
         method.student, params.train.optimizer, batch_size=params.train.batch_labeled * params.train.accumulate

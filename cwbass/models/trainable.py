@@ -1,0 +1,89 @@
+"""Whether a network can take a training step on the crops it will get, found out before any data is read.
+
+Some architectures ask for more than a batch of images: DeepLabV3 normalises one value per image and channel, PAN halves its
+deepest map three times more, a plain transformer has one size. What torch says of it names none of our keys.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from cwbass.config import ModelConfig
+from cwbass.errors import ParamsError
+from cwbass.models import build_model
+
+_FAILURES = (AssertionError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)
+_LARGEST = 1024  # pixels; nobody is told to use larger crops
+_GRID = 32  # pixels; crops that are tried are multiples of it
+_ANY_SIZE = {"dynamic_img_size": True}  # of timm's transformers
+
+
+def check_trainable(net: nn.Module, config: ModelConfig, num_classes: int, *, crop_size: int, batch: int) -> None:
+    """Raise unless ``net`` can be trained on such batches.
+
+    No number is computed: the forward pass runs on shapes alone, in milliseconds.
+
+    Args:
+        net: Of ``config``; it is left as it is.
+        config: Architecture and encoder, for the message.
+        num_classes: C.
+        crop_size: Side of the crops, pixels.
+        batch: Crops of the smallest batch that a step normalises, over all processes.
+
+    Raises:
+        ParamsError: It cannot; the message names the keys, and a change with which it can, where there is one.
+    """
+    if (problem := _problem(net, crop_size, batch)) is None:
+        return
+    mends = _mends(config, num_classes, crop_size, batch)
+    mend = next(mends, "Choose another model.arch or model.encoder")
+    raise ParamsError(
+        f"model.arch {config.arch} with encoder {config.encoder} cannot be trained on batches of {batch} crops of {crop_size} "
+        f"pixels (the smaller of train.batch_labeled and train.batch_unlabeled, augment.crop_size): {problem}. {mend}."
+    )
+
+
+def _problem(net: nn.Module, size: int, batch: int) -> str | None:
+    """What stops a forward pass in training, in a line; None where nothing does."""
+    was_training = net.training
+    net.train()
+    try:
+        state = {name: value.to("meta") for name, value in (*net.named_parameters(), *net.named_buffers())}
+        with torch.no_grad():
+            functional_call(net, state, torch.zeros(batch, 3, size, size, device="meta"))
+    except _FAILURES:
+        return _real_problem(net, size, batch)  # it may be that the network cannot run on shapes alone
+    finally:
+        net.train(was_training)
+    return None
+
+
+def _real_problem(net: nn.Module, size: int, batch: int) -> str | None:
+    try:
+        with torch.no_grad():
+            copy.deepcopy(net).train()(torch.zeros(batch, 3, size, size))
+    except _FAILURES as error:
+        return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+    return None
+
+
+def _mends(config: ModelConfig, num_classes: int, size: int, batch: int) -> Iterator[str]:
+    """Changes with which it works, the smallest first."""
+    net = build_model(config, num_classes)
+    if batch < 2 and _problem(net, size, 2) is None:
+        yield "Raise train.batch_labeled and train.batch_unlabeled to 2 or more"
+    try:
+        free = build_model(config.model_copy(update={"options": {**config.options, **_ANY_SIZE}}), num_classes)
+    except ParamsError:
+        free = net
+    if free is not net and _problem(free, size, max(2, batch)) is None:
+        yield "Set model.options: {dynamic_img_size: true}"
+    for larger in range(size - size % _GRID + _GRID, _LARGEST + 1, _GRID):
+        if _problem(net, larger, max(2, batch)) is None:
+            more = " and both batches to 2 or more" if batch < 2 else ""
+            yield f"Raise augment.crop_size to {larger}{more}"

@@ -1,0 +1,66 @@
+"""Networks that ask for more than a batch of images say so in our words, and name a mend that works."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cwbass.config import ModelConfig
+from cwbass.errors import ParamsError
+from cwbass.models import build_model
+from cwbass.models.trainable import check_trainable
+
+SMALL = "tu-mobilenetv4_conv_small_050"
+VIT = "tu-vit_tiny_patch16_224"
+
+
+def check(arch: str, encoder: str, *, crop_size: int, batch: int, **options: bool) -> None:
+    config = ModelConfig(arch=arch, encoder=encoder, options=options)
+    check_trainable(build_model(config, 3), config, 3, crop_size=crop_size, batch=batch)
+
+
+@pytest.mark.parametrize(
+    ("arch", "encoder", "crop_size", "batch", "mend"),
+    [
+        ("deeplabv3", SMALL, 64, 1, "Raise train.batch_labeled and train.batch_unlabeled to 2 or more."),
+        ("deeplabv3plus", SMALL, 64, 1, "Raise train.batch_labeled and train.batch_unlabeled to 2 or more."),
+        ("pan", SMALL, 96, 4, "Raise augment.crop_size to 128."),
+        ("dpt", VIT, 64, 2, "Set model.options: {dynamic_img_size: true}."),
+    ],
+)
+def test_what_a_network_cannot_be_trained_on_is_told_with_keys_values_and_mend(
+    arch: str, encoder: str, crop_size: int, batch: int, mend: str
+) -> None:
+    with pytest.raises(ParamsError) as caught:
+        check(arch, encoder, crop_size=crop_size, batch=batch)
+    said = str(caught.value)
+    assert said.startswith(
+        f"model.arch {arch} with encoder {encoder} cannot be trained on batches of {batch} crops of {crop_size} pixels "
+        "(the smaller of train.batch_labeled and train.batch_unlabeled, augment.crop_size): "
+    )
+    assert said.endswith(f". {mend}")
+
+
+@pytest.mark.parametrize(
+    ("arch", "encoder", "crop_size", "batch", "options"),
+    [
+        ("deeplabv3", SMALL, 64, 2, {}),
+        ("pan", SMALL, 128, 4, {}),
+        ("dpt", VIT, 64, 2, {"dynamic_img_size": True}),
+        ("unet", SMALL, 33, 1, {}),
+    ],
+)
+def test_the_mends_work_in_a_real_step(arch: str, encoder: str, crop_size: int, batch: int, options: dict[str, bool]) -> None:
+    config = ModelConfig(arch=arch, encoder=encoder, options=options)
+    net = build_model(config, 3)
+    check_trainable(net, config, 3, crop_size=crop_size, batch=batch)
+    net.train()(torch.zeros(batch, 3, crop_size, crop_size)).sum().backward()
+
+
+def test_looking_changes_nothing() -> None:
+    config = ModelConfig(arch="unet", encoder=SMALL)
+    net = build_model(config, 3).eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    check_trainable(net, config, 3, crop_size=32, batch=2)
+    assert not net.training
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
