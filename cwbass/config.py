@@ -223,6 +223,11 @@ class RegistryConfig(Section):
         pattern=r"^[a-z][a-z0-9-]*$",
         description="Alias that a registered model gets: champion, candidate; null: none.",
     )
+    license: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]*( (AND|OR|WITH) [A-Za-z0-9][A-Za-z0-9.+-]*)*$",
+        description="Licence of the weights, as an SPDX expression: Apache-2.0, CC-BY-NC-4.0, LicenseRef-Ours; null: not stated.",
+    )
     onnx: Literal["auto"] | bool = Field(
         default="auto",
         description="Whether a version holds model.onnx; auto: where the extra `export` is installed and the network allows it.",

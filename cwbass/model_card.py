@@ -24,7 +24,9 @@ _HUB_METRICS = {"miou": "mean_iou", "pixel_accuracy": "accuracy"}  # the Hub's n
 Values = Mapping[str, Any]
 
 
-def model_card(name: str, *, config: Values, metrics: Values, provenance: Values, params: Params) -> str:
+def model_card(
+    name: str, *, config: Values, metrics: Values, provenance: Values, params: Params, license: str | None = None
+) -> str:
     """Markdown with YAML front matter.
 
     Args:
@@ -33,10 +35,12 @@ def model_card(name: str, *, config: Values, metrics: Values, provenance: Values
         metrics: Content of metrics.json; only ``miou``, ``split_hash`` and ``weights`` must be there.
         provenance: Content of provenance.json.
         params: Of the run.
+        license: SPDX expression; None where nobody has stated one.
     """
-    matter = yaml.safe_dump(_front_matter(name, metrics, params), sort_keys=False, allow_unicode=True)
+    matter = yaml.safe_dump(_front_matter(name, metrics, params, license), sort_keys=False, allow_unicode=True)
     sections = {
         "Intended use": _intended_use(config),
+        "Licence": _licence(license),
         "Scores": _scores(metrics),
         "Classes": _classes(config, metrics),
         "Data": _data(metrics, params),
@@ -49,7 +53,7 @@ def model_card(name: str, *, config: Values, metrics: Values, provenance: Values
     return f"---\n{matter}---\n\n# {name}\n\n{markdown_text(verdict(metrics))}\n{body}\n"
 
 
-def _front_matter(name: str, metrics: Values, params: Params) -> dict[str, Any]:
+def _front_matter(name: str, metrics: Values, params: Params, license: str | None) -> dict[str, Any]:
     dataset = Path(params.data.root).name or params.data.layout
     scores = [
         {"type": _HUB_METRICS.get(key, key), "name": label, "value": value}
@@ -57,7 +61,7 @@ def _front_matter(name: str, metrics: Values, params: Params) -> dict[str, Any]:
         if (value := number(metrics.get(key))) is not None
     ]
     return {
-        "license": "unknown",
+        **_hub_license(license),
         "library_name": "cwbass",
         "pipeline_tag": "image-segmentation",
         "tags": ["image-segmentation", "semantic-segmentation", "semi-supervised", "cw-bass"],
@@ -77,12 +81,30 @@ def _front_matter(name: str, metrics: Values, params: Params) -> dict[str, Any]:
     }
 
 
+def _hub_license(license: str | None) -> dict[str, str]:
+    """The Hub knows licences by their SPDX ids in lower case; any other expression is "other" with a name."""
+    if license is None:
+        return {"license": "unknown"}
+    if " " in license or license.startswith("LicenseRef-"):
+        return {"license": "other", "license_name": license}
+    return {"license": license.lower()}
+
+
+def _licence(license: str | None) -> str:
+    inherited = "Weights inherit conditions of the training images and of the encoder's starting weights."
+    if license is None:
+        return (
+            "Not stated. State it as an SPDX expression, say `Apache-2.0`, with `registry.license` in params.yaml: the card of the "
+            f"next version then says it. {inherited}"
+        )
+    return f"{markdown_text(license)}. {inherited}"
+
+
 def _intended_use(config: Values) -> str:
     return (
         f"A class for every pixel of an RGB image, out of the {len(config['classes'])} below, for images like those it was "
         "trained and tested on.\n\nNot for images of another kind, nor for classes it does not know: every pixel gets one of "
-        "its own. Measure it on your own images before people rely on it. Its licence is not stated here: weights inherit "
-        "conditions of the training images and of the encoder's starting weights."
+        "its own. Measure it on your own images before people rely on it."
     )
 
 

@@ -6,9 +6,10 @@ import pytest
 import yaml
 
 from cwbass.config import DataConfig, ModelConfig, TrainConfig
+from cwbass.errors import ParamsError
 from cwbass.markdown import markdown_text
 from cwbass.model_card import model_card
-from cwbass.params import Params
+from cwbass.params import Params, load_params
 
 CONFIG = {"classes": ["sky", "road", "cyclist", "boat"]}
 METRICS: dict[str, Any] = {
@@ -62,6 +63,35 @@ def test_front_matter_holds_the_scores_as_fractions() -> None:
     assert model["name"] == "road-scenes"
     assert result["dataset"] == {"name": "camvid", "type": "camvid", "split": "test", "revision": "ab" * 32}
     assert {score["type"]: score["value"] for score in result["metrics"]} == {"mean_iou": 0.75, "accuracy": 0.9, "ece": 0.021}
+
+
+@pytest.mark.parametrize(
+    ("license", "matter", "said"),
+    [
+        (
+            None,
+            {"license": "unknown"},
+            "Not stated. State it as an SPDX expression, say `Apache-2.0`, with `registry.license` in",
+        ),
+        ("Apache-2.0", {"license": "apache-2.0"}, "Apache-2.0. Weights inherit"),
+        ("MIT OR CC-BY-4.0", {"license": "other", "license_name": "MIT OR CC-BY-4.0"}, "MIT OR CC-BY-4.0. Weights inherit"),
+        ("LicenseRef-Ours", {"license": "other", "license_name": "LicenseRef-Ours"}, "LicenseRef-Ours. Weights inherit"),
+    ],
+)
+def test_the_licence_is_the_one_that_was_stated_or_is_said_to_be_missing(
+    license: str | None, matter: dict[str, str], said: str
+) -> None:
+    text = model_card("m", config=CONFIG, metrics=METRICS, provenance=PROVENANCE, params=PARAMS, license=license)
+    found = front_matter(text)
+    assert {key: value for key, value in found.items() if key.startswith("license")} == matter
+    (line,) = section(text, "Licence")
+    assert line.startswith(said)
+
+
+@pytest.mark.parametrize("license", ["Apache 2.0", "", "MIT\nevil: true", "MIT AND", "'MIT'"])
+def test_a_licence_that_is_no_spdx_expression_is_refused(license: str) -> None:
+    with pytest.raises(ParamsError, match=r"^registry\.license: "):
+        load_params({"registry": {"license": license}}, Params)
 
 
 def test_the_hub_reads_the_front_matter() -> None:

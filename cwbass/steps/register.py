@@ -220,7 +220,9 @@ def _description(
         "weights": scores["weights"],
         "versions": versions(),
     }
-    card = model_card(registry.name, config=config, metrics=scores, provenance=provenance, params=params)
+    card = model_card(
+        registry.name, config=config, metrics=scores, provenance=provenance, params=params, license=registry.license
+    )
     described: dict[str, bytes | Path] = {
         CONFIG: _json(config),
         PARAMS: model.params.encode(),

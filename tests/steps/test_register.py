@@ -99,6 +99,11 @@ def test_a_version_holds_all_that_is_needed_to_judge_and_to_use_it(run: Run) -> 
     assert files["README.md"].startswith(b"---\nlicense: ")
 
 
+def test_the_card_states_the_licence_that_the_parameters_state(run: Run) -> None:
+    run.register(license="CC-BY-4.0")
+    assert run.files()["README.md"].startswith(b"---\nlicense: cc-by-4.0\n")
+
+
 def test_provenance_leads_back_to_checkpoint_and_split(run: Run) -> None:
     run.score(split={"counts": {"labeled": 5}, "notes": ["a note"]})
     run.register()
