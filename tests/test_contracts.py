@@ -118,6 +118,12 @@ def test_links_of_the_documents_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_the_page_on_data_tells_the_rule_by_which_a_checkpoint_is_selected() -> None:
+    section = (TOP / "docs" / "data.md").read_text().split("### The selection slice\n")[1].split("\n## ")[0]
+    assert "the latest epoch whose mIoU on it is within one standard error of the highest" in section
+    assert "(decisions/0012-latest-within-one-standard-error.md)" in section
+
+
 def test_nothing_in_the_package_imports_the_extras() -> None:
     for path in (TOP / "cwbass").rglob("*.py"):
         assert not re.search(r"^\s*(?:import|from) (?:kfp|dvc)\b", path.read_text(), flags=re.MULTILINE), path
