@@ -3,20 +3,26 @@
     python -m cwbass.training.torchrun --standalone --nproc-per-node 2 -m cwbass train ...
 
 Options, environment (PET_*) and processes are torchrun's own. That one ends with 1 whatever happened, so
-whoever started it cannot tell a wrong parameter, which no retry mends, from a lost node.
+whoever started it cannot tell a wrong parameter, which no retry mends, from a lost node. On SIGTERM and SIGINT that
+one gives its processes 30 seconds and does not look how they end; here they get the signal and all the time they need
+to finish the step and save, and their code, 75, is ours.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
-_FORWARDED = (signal.SIGTERM,)  # a terminal sends SIGINT to all of them itself
+_FORWARDED = (signal.SIGTERM, signal.SIGINT)
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
@@ -27,6 +33,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its account of a failure fills a screen
     options = parse_args(list(arguments))  # type: ignore[no-untyped-call]
+    _pass_signals_on(options)
     if str(options.nproc_per_node).isdecimal():  # torchrun says the same with a warning
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(options.nproc_per_node))))
     try:
@@ -42,10 +49,40 @@ def main(arguments: Sequence[str]) -> NoReturn:
     sys.exit(0)
 
 
+def _pass_signals_on(options: argparse.Namespace) -> None:
+    """Let a request to stop go on to the processes, and torchrun wait for what they make of it."""
+    if not hasattr(options, "signals_to_handle"):  # an older torch keeps all signals to itself, and ends with 143
+        return
+    names = {number.name for number in _FORWARDED}
+    theirs = [name.strip() for name in options.signals_to_handle.split(",")]
+    options.signals_to_handle = ",".join(name for name in theirs if name not in names)
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        if not (processes := _children()):  # not started yet: nothing to save
+            sys.exit(128 + number)
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.kill(process, number)
+
+    for number in _FORWARDED:
+        signal.signal(number, pass_on)
+
+
+def _children() -> list[int]:
+    """Process ids of this process's children; torchrun does not give its own away."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended in the meantime
+            state, parent = stat.read_text(errors="replace").rpartition(")")[2].split()[:2]
+            if int(parent) == os.getpid() and state != "Z":
+                found.append(int(stat.parent.name))
+    return found
+
+
 def run_processes(processes: int, arguments: Sequence[str]) -> int:
     """Run a verb of cwbass in several processes on this machine; their output is ours.
 
-    SIGTERM goes on to them, and they are waited for.
+    SIGTERM and SIGINT go on to them, once, and they are waited for.
 
     Args:
         processes: How many.
@@ -55,7 +92,7 @@ def run_processes(processes: int, arguments: Sequence[str]) -> int:
         The exit code of :func:`main`.
     """
     command = [sys.executable, "-m", __name__, "--standalone", f"--nproc-per-node={processes}", "-m", "cwbass", *arguments]
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, start_new_session=True)  # what a terminal or shell sends to all comes by us alone
     before = {number: signal.signal(number, lambda got, frame: process.send_signal(got)) for number in _FORWARDED}
     try:
         return process.wait()
@@ -67,17 +104,17 @@ def run_processes(processes: int, arguments: Sequence[str]) -> int:
 def exit_code(codes: Iterable[int]) -> int:
     """The code that says most of why processes failed.
 
-    When one fails, the others lose it, and may end before torchrun looks: the first code that is neither 1 nor
-    a signal counts, then 1, then the first signal as 128 + its number.
+    When one fails, the others lose it, and may end before torchrun looks, or are told to end by torchrun: the first code
+    that is neither 1 nor a signal counts, then 1, then the first signal as 128 + its number.
 
     Args:
-        codes: Of the processes that failed, the first to fail first; a signal is negative.
+        codes: Of the processes that failed, the first to fail first; a signal is negative, or 128 + its number.
     """
     codes = list(codes)
-    for wanted in ([code for code in codes if code > 1], [code for code in codes if code == 1]):
+    for wanted in ([code for code in codes if 1 < code <= 128], [code for code in codes if code == 1]):
         if wanted:
             return wanted[0]
-    return 128 - codes[0]
+    return codes[0] if codes[0] > 0 else 128 - codes[0]
 
 
 if __name__ == "__main__":

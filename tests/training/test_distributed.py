@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from cwbass.params import dump_params
 from cwbass.steps.split import SplitParams, split
 from cwbass.steps.training import check_batches
 from cwbass.training.distributed import Place, _agree_on_device, check_same, joined, read_place
-from cwbass.training.torchrun import exit_code, run_processes
+from cwbass.training.torchrun import exit_code
 from cwbass.world import ALONE, World
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -129,7 +132,10 @@ def test_one_process_of_a_machine_makes_what_the_others_find() -> None:
 
 @pytest.mark.parametrize(
     ("codes", "expected"),
-    [([3], 3), ([1, 4], 4), ([-15, 75], 75), ([75, 3], 75), ([-9, 1], 1), ([-9], 137), ([-15, -9], 143)],
+    [
+        *(([3], 3), ([1, 4], 4), ([75, 3], 75), ([-9, 1], 1), ([-9], 137), ([-15, -9], 143)),
+        *(([-15, 75], 75), ([143, 75], 75), ([130, 1], 1), ([143, 143], 143)),  # told to stop; 143 is what our own handler says
+    ],
 )
 def test_the_exit_code_is_the_one_that_says_most(codes: list[int], expected: int) -> None:
     assert exit_code(codes) == expected
@@ -191,29 +197,59 @@ def flat(row: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_the_command_line_starts_its_processes_and_speaks_with_one_voice(tiny_run: TinyRun, tmp_path: Path) -> None:
-    params = tmp_path / "params.yaml"
+def test_the_command_line_starts_its_processes_stops_them_cleanly_and_goes_on_with_one_voice(
+    tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    """Real processes, a real SIGTERM to the one that was started, and the code that says: run me again."""
+    params, out = tmp_path / "params.yaml", tmp_path / "out"
     params.write_text(dump_params(tiny_run.params))
-    command = [sys.executable, "-m", "cwbass", "train", f"--params={params}", "--set=train.processes=2"]
-    files = [f"--manifest={tiny_run.manifest}", f"--warmup={tiny_run.warmup / 'warmup.pt'}", f"--data={tiny_run.data}"]
-    done = subprocess.run([*command, *files, f"--out={tmp_path / 'out'}"], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "cwbass", "train", f"--params={params}", f"--out={out}", f"--data={tiny_run.data}"]
+    command += [f"--manifest={tiny_run.manifest}", f"--warmup={tiny_run.warmup / 'warmup.pt'}"]
+    command += ["--set=train.processes=2", "--set=train.steps=48", "--set=train.epoch_steps=4"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not list(out.glob("state/*.json")):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        said, talk = process.communicate(timeout=120)
+    assert (process.returncode, said) == (75, ""), talk
+    (step,) = set(re.findall(r"error \(process [01] of 2\): stopped by SIGTERM after step (\d+) of train; the state is in", talk))
+    assert 8 < int(step) < 48
+    newest = max(out.glob("state/*.json"), key=lambda path: int(path.stem.split("-")[2]))
+    assert (int(newest.stem.split("-")[2]), json.loads(newest.read_text())["world_size"]) == (int(step), 2)
+    assert "Traceback" not in talk
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert f"going on with train after step {step}" in done.stderr
     report = json.loads(done.stdout)  # one object, from one process
-    assert (report["stage"], report["steps"]) == ("train", 16)
+    assert (report["stage"], report["steps"]) == ("train", 48)
     assert done.stderr.count("2 processes;") == 1
-    assert len((tmp_path / "out" / "history.jsonl").read_text().splitlines()) == 2
+    assert len((out / "history.jsonl").read_text().splitlines()) == 10
+
+
+NO_GPU = """
+import os, sys
+from cwbass.errors import ParamsError
+from cwbass.training.distributed import joined
+try:
+    with joined("cuda", os.environ):
+        pass
+except ParamsError as error:
+    print(f"process {os.environ['RANK']}: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, and this is about having none")
-def test_processes_that_ask_for_a_gpu_that_is_not_there_all_end_with_3(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    params = tmp_path / "params.yaml"
-    params.write_text(dump_params(smoke_params()))
-    code = run_processes(2, ["train", f"--params={params}", "--set=train.device=cuda", f"--out={tmp_path / 'out'}"])
-    said = capfd.readouterr()
-    assert code == 3
+def test_processes_that_ask_for_a_gpu_that_is_not_there_all_end_with_3(tmp_path: Path) -> None:
+    """What `cwbass train` does before all else, without the seconds that its other imports take."""
+    (tmp_path / "asks.py").write_text(NO_GPU)
+    command = [sys.executable, "-m", "cwbass.training.torchrun", "--standalone", "--nproc-per-node=2", str(tmp_path / "asks.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
     for rank in (0, 1):
-        assert f"error (process {rank} of 2): train.device is cuda, but process 0 on" in said.err
-    assert "training ended with exit code 3" in said.err
-    assert "Traceback" not in said.err
-    assert said.out == ""
+        assert f"process {rank}: train.device is cuda, but process 0 on" in done.stderr
+    assert "training ended with exit code 3" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
