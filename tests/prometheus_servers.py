@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from urllib.request import urlopen
 
 import pytest
 import yaml
+from servers import die_with_parent, free_port
 
 HOW = "apt-get install --no-install-recommends prometheus prometheus-pushgateway"
 
@@ -35,12 +35,6 @@ def need(program: str, *others: str) -> str:
 def promtool(*arguments: str | Path, text: str | None = None) -> subprocess.CompletedProcess[str]:
     command = [need("promtool"), *map(str, arguments)]
     return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @dataclass(frozen=True)
@@ -64,7 +58,7 @@ class Server:
 def running(command: list[str], url: str, folder: Path) -> Iterator[Server]:
     """The server until the block ends, its talk in ``folder``."""
     log = folder / f"{Path(command[0]).name}.log"
-    with log.open("w") as talk, subprocess.Popen(command, stdout=talk, stderr=talk) as process:
+    with log.open("w") as talk, subprocess.Popen(command, stdout=talk, stderr=talk, preexec_fn=die_with_parent) as process:
         server = Server(url)
         try:
             wait_for(lambda: server.get("/-/ready") is not None, f"{command[0]} to be ready: {log}")
