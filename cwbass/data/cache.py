@@ -7,10 +7,13 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -28,6 +31,8 @@ T = TypeVar("T")
 
 FORMAT = 1
 RESERVE_BYTES = 2 << 30  # disk that a cache must leave free
+UNUSED_DAYS = 14  # a cache that nobody has opened for so long is deleted when another one is made
+_OURS = re.compile(r"[0-9a-f]{32}(\.[0-9a-f]{32})?\.(bin|json)(\.tmp)?")  # the folder may hold files of others
 
 
 class ImageSource(Protocol):
@@ -102,7 +107,8 @@ def open_source(samples: Sequence[Sample], root: Path, spec: DatasetSpec, cache_
     """Images of ``samples``, from a cache that is made on first use.
 
     The cache's name is a digest of every file's path, size and time of change, so that an
-    edited file is decoded anew. Without room on the disk, files are decoded at every use.
+    edited file is decoded anew. Without room on the disk, files are decoded at every use. Making
+    a cache deletes those of the folder that nobody has opened for ``UNUSED_DAYS``.
 
     Args:
         samples: What to serve, in this order.
@@ -115,9 +121,11 @@ def open_source(samples: Sequence[Sample], root: Path, spec: DatasetSpec, cache_
         return plain
     path = cache_dir / f"{_digest(samples, root, spec)}.bin"
     if (cached := _open_whole(path, samples)) is not None:
+        _mark_used(path)
         return cached
     needed = sum(math.prod(_upright_size(root / sample.image)) * (3 if sample.mask is None else 4) for sample in samples)
     cache_dir.mkdir(parents=True, exist_ok=True)
+    _delete_unused(cache_dir)
     free = shutil.disk_usage(cache_dir).free
     if needed + RESERVE_BYTES > free:
         logger.warning(
@@ -139,6 +147,25 @@ def _open_whole(path: Path, samples: Sequence[Sample]) -> CachedSource | None:
         return cached if path.stat().st_size == cached.offsets[-1] else None
     except (OSError, ValueError, KeyError):
         return None
+
+
+def _mark_used(path: Path) -> None:
+    with suppress(OSError):  # of somebody else, or on a disk that cannot be written to
+        for file in (path, path.with_suffix(".json")):
+            os.utime(file)
+
+
+def _delete_unused(cache_dir: Path) -> None:
+    """Delete caches, and what killed processes left of some, that were last used too long ago.
+
+    A process that has one open goes on reading it.
+    """
+    oldest = time.time() - UNUSED_DAYS * 86400
+    for file in cache_dir.iterdir():
+        with suppress(OSError):  # another process may have deleted it
+            if _OURS.fullmatch(file.name) and (stat := file.stat()).st_mtime < oldest:
+                file.unlink()
+                logger.info("deleted %s (%.2f GB), unused for %d days", file, stat.st_size / 1e9, UNUSED_DAYS)
 
 
 def _digest(samples: Sequence[Sample], root: Path, spec: DatasetSpec) -> str:

@@ -4,6 +4,7 @@ import logging
 import os
 import pickle
 import shutil
+import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from cwbass.data.base import DatasetSpec, Sample, default_palette
-from cwbass.data.cache import CachedSource, FileSource, open_source
+from cwbass.data.cache import UNUSED_DAYS, CachedSource, FileSource, open_source
 from cwbass.errors import DataError
 
 SPEC = DatasetSpec(("sky", "road", "car"), default_palette(3), ids={0: 0, 7: 1, 9: 2, 255: 255})
@@ -191,6 +192,38 @@ def test_without_room_files_are_decoded_at_every_use(
     assert files(tmp_path / "cache") == []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 0, (2 << 30) + needed))
     assert isinstance(open_source(samples, root, SPEC, tmp_path / "cache"), CachedSource)
+
+
+def age(folder: Path, days: float) -> None:
+    for path in folder.iterdir():
+        os.utime(path, (time.time() - days * 86400,) * 2)
+
+
+def test_making_a_cache_deletes_those_that_nobody_has_opened_for_long(root: Path, samples: list[Sample], tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    old, used = open_source(samples[:1], root, SPEC, cache), open_source(samples[1:2], root, SPEC, cache)
+    assert isinstance(old, CachedSource) and isinstance(used, CachedSource)
+    before = old.image(0).copy()
+    for name in ("notes.txt", "model.bin"):  # not ours
+        (cache / name).write_text("mine")
+    torn = cache / f"{'0' * 32}.{'1' * 32}.bin.tmp"  # of a process that was killed
+    torn.write_bytes(b"x")
+    age(cache, UNUSED_DAYS + 1)
+    open_source(samples[1:2], root, SPEC, cache)  # found, and so used
+    assert old.path.exists() and torn.exists()  # finding one deletes none
+    new = open_source(samples[2:], root, SPEC, cache)
+    assert isinstance(new, CachedSource)
+    kept = {path.name for path in cache.iterdir()}
+    assert kept == {"notes.txt", "model.bin"} | {path.stem + end for path in (used.path, new.path) for end in (".bin", ".json")}
+    assert np.array_equal(old.image(0), before)  # whoever has it open reads on
+
+
+def test_a_cache_of_some_days_is_kept(root: Path, samples: list[Sample], tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    open_source(samples[:1], root, SPEC, cache)
+    age(cache, UNUSED_DAYS - 1)
+    open_source(samples[1:], root, SPEC, cache)
+    assert len(files(cache)) == 4
 
 
 def test_a_worker_gets_the_place_of_the_cache_and_not_its_bytes(tmp_path: Path) -> None:
