@@ -22,6 +22,7 @@ from cwbass.methods.base import Method
 from cwbass.training.loss_scale import LossScale
 from cwbass.training.optim import set_learning_rate_
 from cwbass.training.seed import seed_everything
+from cwbass.training.undo import BufferCopy
 from cwbass.types import LabeledBatch, Progress, UnlabeledBatch
 from cwbass.world import ALONE, World
 
@@ -178,6 +179,7 @@ def fit(
     method.student.train()
     meter = meter or Meter()
     loss_scale = loss_scale or LossScale.off()
+    before = BufferCopy(method)
 
     def settle(part: Tensor) -> Tensor:
         with torch.autocast(device.type, enabled=False):  # the method is inside one, and backward passes do not belong there
@@ -191,6 +193,7 @@ def fit(
         )
         learning_rate = set_learning_rate_(optimizer, step=step, total_steps=schedule.total, power=poly_power)
         optimizer.zero_grad(set_to_none=True)
+        before.keep()
 
         losses: list[Tensor] = []
         reports: list[tuple[dict[str, Tensor], dict[str, Tensor], int]] = []
@@ -224,6 +227,7 @@ def fit(
             for report in reports:  # only of steps taken: one NaN would make the epoch's mean NaN
                 meter.add(*report)
         else:
+            before.restore_()
             if loss_scale.step_overflowed(world.total(torch.stack(losses))):
                 meter.overflows += 1
                 logger.info("step %d: its gradient overflows; skipped, the loss scale is %g now", step, loss_scale.value)
