@@ -28,7 +28,11 @@ STEPS, WARMUP, RETRAIN = 7, 1, 2
 VALUES: dict[str, Any] = {
     "split": {"selection": 0.25, "min_selection": 2, "labeled_list": "labeled.txt"},
     "augment": {"crop_size": 32, "scale": [0.7, 1.4]},
-    "model": {"arch": "unet", "encoder": "tu-mobilenetv4_conv_small_050", "options": {"decoder_channels": [16, 16, 8, 8, 8]}},
+    "model": {
+        "arch": "unet",
+        "encoder": "tu-mobilenetv4_conv_small_050",
+        "options": {"encoder_depth": 3, "decoder_channels": [16, 8, 8]},
+    },
     "method": {
         "name": "cw_bass",
         "recipe": "cwbass",
