@@ -77,9 +77,8 @@ def params_file(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def done(params_file: Path) -> Done:
-    done = run_local(
-        params_file.parent / "out", "--params", params_file, "--set", f"registry.store={params_file.parent / 'store'}"
-    )
+    sets = ("--set", f"registry.store={params_file.parent / 'store'}", "--set", "registry.onnx=false")
+    done = run_local(params_file.parent / "out", "--params", params_file, *sets)
     assert done.code == 0, done.err[-4000:]
     return done
 

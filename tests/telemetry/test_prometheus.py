@@ -96,7 +96,7 @@ def observed(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Ite
         assert evaluated.returncode == 0, evaluated.stderr
         seen.scores = json.loads((reports / "metrics.json").read_text())
         registered = call(
-            *("register", "--params", params, "--set", store, "--checkpoint", tiny_run.train),
+            *("register", "--params", params, "--set", store, "--set", "registry.onnx=false", "--checkpoint", tiny_run.train),
             *("--metrics", reports / "metrics.json", "--out", folder / "registration"),
         )
         assert registered.returncode == 0, registered.stderr
