@@ -95,7 +95,8 @@ def run_processes(processes: int, arguments: Sequence[str]) -> int:
     process = subprocess.Popen(command, start_new_session=True)  # what a terminal or shell sends to all comes by us alone
     before = {number: signal.signal(number, lambda got, frame: process.send_signal(got)) for number in _FORWARDED}
     try:
-        return process.wait()
+        code = process.wait()
+        return code if code >= 0 else 128 - code
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
