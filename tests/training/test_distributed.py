@@ -23,7 +23,7 @@ from cwbass.params import dump_params
 from cwbass.steps.split import SplitParams, split
 from cwbass.steps.training import check_batches
 from cwbass.training.distributed import Place, _agree_on_device, check_same, joined, read_place
-from cwbass.training.torchrun import exit_code
+from cwbass.training.torchrun import exit_code, run_processes
 from cwbass.world import ALONE, World
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -198,7 +198,7 @@ def flat(row: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_the_command_line_starts_its_processes_stops_them_cleanly_and_goes_on_with_one_voice(
-    tiny_run: TinyRun, tmp_path: Path
+    tiny_run: TinyRun, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Real processes, a real SIGTERM to the one that was started, and the code that says: run me again."""
     params, out = tmp_path / "params.yaml", tmp_path / "out"
@@ -218,12 +218,13 @@ def test_the_command_line_starts_its_processes_stops_them_cleanly_and_goes_on_wi
     assert (int(newest.stem.split("-")[2]), json.loads(newest.read_text())["world_size"]) == (int(step), 2)
     assert "Traceback" not in talk
 
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert f"going on with train after step {step}" in done.stderr
-    report = json.loads(done.stdout)  # one object, from one process
+    code = run_processes(2, command[3:])  # what that process did
+    said, talk = capfd.readouterr()
+    assert code == 0, talk
+    assert f"going on with train after step {step}" in talk
+    report = json.loads(said)  # one object, from one process
     assert (report["stage"], report["steps"]) == ("train", 28)
-    assert done.stderr.count("2 processes;") == 1
+    assert talk.count("2 processes;") == 1
     assert len((out / "history.jsonl").read_text().splitlines()) == 5
 
 
