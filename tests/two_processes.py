@@ -26,11 +26,11 @@ SETTINGS: dict[str, Any] = {
     "model": {
         "arch": "unet",
         "encoder": "tu-mobilenetv4_conv_small_050",
-        "options": {"encoder_depth": 2, "decoder_channels": [8, 8]},
+        "options": {"encoder_depth": 3, "decoder_channels": [16, 8, 8]},
     },
     "train": {
-        "steps": 5,
-        "warmup_steps": 2,
+        "steps": 7,
+        "warmup_steps": 3,
         "baseline": False,
         "batch_labeled": 4,
         "batch_unlabeled": 4,
