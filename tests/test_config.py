@@ -81,7 +81,7 @@ TRAIN_BOUNDS: list[tuple[str, tuple[list[Any], list[Any]]]] = [
     ("accumulate", COUNT),
     ("epoch_steps", COUNT_OR_NONE),
     ("early_stop", COUNT_OR_NONE),
-    ("precision", (["auto", "float32", "bfloat16"], ["float16"])),
+    ("precision", (["auto", "float32", "bfloat16", "float16"], ["float8"])),
     ("device", (["auto", "cpu", "cuda"], ["cuda:1", "mps"])),
     ("workers", ([0, 8], [-1])),
     ("max_nonfinite", COUNT),

@@ -254,11 +254,20 @@ def test_another_schema_is_refused_with_both_versions(schema: object, small: Che
     assert caught.value.exit_code == 4
 
 
-@pytest.mark.parametrize("name", [item.name for item in dataclasses.fields(Checkpoint) if item.name != "schema"])
+@pytest.mark.parametrize(
+    "name", [item.name for item in dataclasses.fields(Checkpoint) if item.name not in ("schema", "loss_scale")]
+)
 def test_missing_field_is_named(name: str, small: Checkpoint, tmp_path: Path) -> None:
     content = {item.name: getattr(small, item.name) for item in dataclasses.fields(small) if item.name != name}
     with pytest.raises(CheckpointError, match=rf"no whole checkpoint: {name} missing or unknown"):
         load_checkpoint(write(content, tmp_path / "a.pt"))
+
+
+def test_a_file_from_before_there_was_a_loss_scale_is_whole(small: Checkpoint, tmp_path: Path) -> None:
+    content = {item.name: getattr(small, item.name) for item in dataclasses.fields(small) if item.name != "loss_scale"}
+    assert load_checkpoint(write(content, tmp_path / "a.pt")).loss_scale == {}
+    with pytest.raises(CheckpointError, match="loss_scale is a list"):
+        load_checkpoint(write({**content, "loss_scale": []}, tmp_path / "b.pt"))
 
 
 def test_unknown_field_is_named(small: Checkpoint, tmp_path: Path) -> None:
