@@ -183,7 +183,7 @@ def fit(
 
     def settle(part: Tensor) -> Tensor:
         with torch.autocast(device.type, enabled=False):  # the method is inside one, and backward passes do not belong there
-            (part / accumulate).backward()  # type: ignore[no-untyped-call]
+            loss_scale.scale(part / accumulate).backward()  # type: ignore[no-untyped-call]
         return part.detach()
 
     for step in range(schedule.start, schedule.stop):

@@ -38,7 +38,7 @@ class LossScale:
 
     def scale(self, loss: Tensor) -> Tensor:
         """What the backward pass starts from. [] -> [] float32 or wider."""
-        return loss if self.value == LOWEST else loss * torch.tensor(self.value, device=loss.device)
+        return loss if self.value == LOWEST else loss.to(torch.promote_types(loss.dtype, torch.float32)) * self.value
 
     def unscale_(self, parameters: Iterable[nn.Parameter]) -> None:
         """Gradients of the scaled loss to those of the loss, in place."""

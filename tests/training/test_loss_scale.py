@@ -14,7 +14,7 @@ import torch
 from threads import in_threads
 
 from cwbass.errors import CwbassError
-from cwbass.methods.supervised import Supervised, SupervisedConfig
+from cwbass.methods import METHODS, build_method
 from cwbass.models.base import SegmentationNet
 from cwbass.training.loop import EpochRecord, Schedule, fit
 from cwbass.training.loss_scale import LossScale
@@ -25,7 +25,15 @@ MakeBatches = Callable[..., tuple[list[LabeledBatch], list[UnlabeledBatch]]]
 FINE = torch.tensor(1.0)
 
 
-def run(method: Any, batches: list[LabeledBatch], scale: LossScale | None, *, lr: float = 0.1, **settings: Any) -> EpochRecord:
+def run(
+    method: Any,
+    batches: list[LabeledBatch],
+    scale: LossScale | None,
+    *,
+    unlabeled: list[UnlabeledBatch] | None = None,
+    lr: float = 0.1,
+    **settings: Any,
+) -> EpochRecord:
     records: list[EpochRecord] = []
     optimizer = torch.optim.SGD(method.student.parameters(), lr=lr)
     optimizer.param_groups[0]["base_lr"] = lr
@@ -33,7 +41,7 @@ def run(method: Any, batches: list[LabeledBatch], scale: LossScale | None, *, lr
     fit(
         method,
         batches,
-        None,
+        unlabeled,
         optimizer=optimizer,
         schedule=Schedule(0, steps, steps, steps, 0),
         poly_power=0.0,
@@ -117,11 +125,17 @@ def test_gradients_are_clipped_at_their_own_size(
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_scale_changes_no_bit_of_float32(tiny_net: type[SegmentationNet], make_batches: MakeBatches, accumulate: int) -> None:
+@pytest.mark.parametrize("name", ["supervised", "cw_bass"])  # the latter takes the gradient of its loss in two parts
+def test_a_scale_changes_no_bit_of_float32(
+    tiny_net: type[SegmentationNet], make_batches: MakeBatches, name: str, accumulate: int
+) -> None:
     def trained(scale: LossScale | None) -> tuple[dict[str, torch.Tensor], EpochRecord]:
         torch.manual_seed(0)
-        method = Supervised(SupervisedConfig(), tiny_net, num_classes=3, ignore_index=255)
-        record = run(method, make_batches(6)[0], scale, accumulate=accumulate, max_grad_norm=0.05)
+        config = METHODS[name].config_cls.model_validate({"name": name})
+        method = build_method(config, tiny_net, num_classes=3, ignore_index=255)
+        labeled, unlabeled = make_batches(6)
+        given = unlabeled if method.needs_unlabeled else None
+        record = run(method, labeled, scale, unlabeled=given, accumulate=accumulate, max_grad_norm=0.05)
         return method.state_dict(), record
 
     (plain, first), (scaled, second) = trained(None), trained(LossScale(2.0**16, growth_interval=2))
