@@ -10,10 +10,13 @@ is silently wrong. Each input is a function of seed, parser and number, so that 
 from __future__ import annotations
 
 import argparse
+import base64
 import copy
+import hashlib
 import io
 import json
 import logging
+import os
 import pickle
 import random
 import resource
@@ -22,15 +25,20 @@ import signal
 import struct
 import sys
 import tempfile
+import threading
 import traceback
 import warnings
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import numpy as np
 import safetensors.torch
@@ -38,6 +46,7 @@ import torch
 import yaml
 from PIL import Image
 
+import cwbass.s3
 from cwbass.aliases import aliased_version, promote
 from cwbass.config import DataConfig, ModelConfig, RegistryConfig
 from cwbass.data.base import DatasetSpec, Sample, read_image, read_mask
@@ -46,6 +55,7 @@ from cwbass.data.classes import read_class_list, read_classes, read_labelmap
 from cwbass.data.inspection import inspect_image, inspect_mask
 from cwbass.data.lists import read_ids
 from cwbass.data.manifest import Manifest
+from cwbass.data.remote import local_dataset
 from cwbass.errors import CwbassError, DataError
 from cwbass.gate import Champion, check_gate, gate_page, reasons
 from cwbass.models import build_model
@@ -54,10 +64,15 @@ from cwbass.params import Params, dump_params, load_params, parse_yaml
 from cwbass.registry import Number, read_version, register_version
 from cwbass.reporting.gallery import GalleryItem
 from cwbass.resolve import describe, open_checkpoint
+from cwbass.s3 import download
+from cwbass.s3_store import S3Store
 from cwbass.steps.evaluate import read_metrics
 from cwbass.steps.report import RunFiles, report, write_run_files
+from cwbass.steps.training import finished_report
 from cwbass.storage import FolderStore
-from cwbass.training.checkpoint import Checkpoint, digest_path, fields_of, load_checkpoint, save_checkpoint
+from cwbass.training.checkpoint import Checkpoint, digest_path, fields_of, file_sha256, load_checkpoint, save_checkpoint
+from cwbass.training.mirror import Mirror, S3Place
+from cwbass.training.resume import Keeper, State
 
 SECONDS, MEGABYTES = 10, 500  # of one input
 TOP = Path(__file__).parents[1]
@@ -66,7 +81,7 @@ SPEC = DatasetSpec(("sky", "road", "tree"), ((0, 0, 0), (128, 0, 0), (0, 128, 0)
 # What a message that mends begins a sentence or clause with.
 MENDS = frozenset({
     "add", "change", "check", "choose", "copy", "export", "fetch", "give", "keep", "look", "make", "mend", "merge", "must", "name",
-    "pass", "register", "remap", "remove", "replace", "restore", "run", "save", "set", "should", "train", "use", "write",
+    "pass", "register", "remap", "remove", "replace", "restore", "run", "save", "set", "should", "train", "try", "use", "write",
 })  # fmt: skip
 ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2**31, -(2**63), 2**70, 1e308, -0.5, float("nan"), float("inf"), "", "x", "../../etc/passwd", "\x00",
@@ -583,6 +598,279 @@ class Reports(Parser):
             raise Wrong("the page runs what a file holds")
 
 
+class States(Parser):
+    """A work folder with the states of a run that was stopped, and ``run.json`` of one that is done.
+
+    What is found must be a state that was saved, or none; a hostile one, with the right SHA-256 beside it, runs no code and
+    names no file outside its folders.
+    """
+
+    def prepare(self) -> None:
+        self.identity = {"seed": 0, "train.optimizer.lr": 0.1, "code": "1"}
+        self.names = (str(self.folder), "seed", "code", "train.optimizer.lr", "holds")
+        self.source, self.mark = tiny_checkpoint(), self.folder / "ran"
+        whole, outside = self.folder / "whole", self.folder / "outside.pt"
+        self.folder.mkdir(exist_ok=True)
+        outside.write_bytes(b"not to be replaced")
+        keeper = self._keeper(whole)
+        result = whole / "out" / "best.pt"
+        keeper.keep(result, save_checkpoint(self.source, result))
+        for step in (1, 2, 3):
+            keeper.after_step(lambda step=step: self._state(step), epoch_ended=step == 1)  # type: ignore[misc]
+        keeper._wait()
+        self.done = self.folder / "done"
+        finished = self._keeper(self.done)
+        report = {"stage": "train", "steps": 3, "split_hash": "ab", "checkpoints": {"best": "best.pt"}, "selection_miou": {}}
+        finished.keep(self.done / "out" / "best.pt", save_checkpoint(self.source, self.done / "out" / "best.pt"))
+        finished.finish(report)
+        self.whole = whole
+
+    def _keeper(self, root: Path) -> Keeper:
+        return Keeper(root / "out", root / "work", self.identity, save_minutes=1e-9)
+
+    def _state(self, step: int) -> State:
+        meter = {"means": {}, "sums": {}, "steps": 1}
+        return State(replace(self.source, step=step), {"best": 0.5}, [], [], {}, False, [meter], "cpu")
+
+    def attempt(self, rng: random.Random) -> None:
+        root = self.folder / "spoiled"
+        shutil.rmtree(root, ignore_errors=True)
+        if rng.random() < 0.2:
+            shutil.copytree(self.done, root)
+            path = root / "out" / "run.json"
+            path.write_bytes(spoil_json(path.read_bytes(), rng))
+        else:
+            shutil.copytree(self.whole, root)
+            for path in rng.sample(sorted((root / "work").glob("*.*")), rng.randint(1, 3)):
+                self._spoil(path, rng)
+        try:
+            keeper = self._keeper(root)
+            if keeper.report is not None:
+                finished_report(SimpleNamespace(keeper=keeper), root / "out")  # type: ignore[arg-type]
+            state = keeper.enter("train")
+        finally:
+            if self.mark.exists():
+                self.mark.unlink()
+                raise Wrong("code in a state ran")
+            if (self.folder / "outside.pt").read_bytes() != b"not to be replaced":
+                raise Wrong("a file outside the folder was written")
+        if state is None:
+            return
+        if any(not torch.equal(value, state.checkpoint.method_state[key]) for key, value in self.source.method_state.items()):
+            raise Wrong("a state with other weights than any that was saved")
+        if file_sha256(root / "out" / "best.pt") != file_sha256(self.whole / "out" / "best.pt"):
+            raise Wrong("a state goes on with another result than it needs")
+
+    def _spoil(self, path: Path, rng: random.Random) -> None:
+        content = path.read_bytes()
+        if path.suffix == ".json":
+            values = json.loads(content)
+            if rng.random() < 0.3:  # a hostile writer
+                values["files"] = {
+                    rng.choice(("../../outside.pt", "/etc/x", "a/b.pt", "best.pt")): rng.choice(("../x", "0" * 64))
+                }
+                path.write_text(json.dumps(values))
+            elif rng.random() < 0.2:
+                path.write_text(json.dumps({**values, "schema": rng.choice((0, 2, "1", None))}))
+            else:
+                path.write_bytes(spoil_json(content, rng))
+            return
+        if rng.random() < 0.5:
+            path.write_bytes(spoil_bytes(content, rng))
+            return
+        values = {**fields_of(self._state(9)), "checkpoint": fields_of(self.source)}
+        match rng.randrange(4):
+            case 0:
+                values[rng.choice(list(values))] = Code(self.mark)
+            case 1:
+                values[rng.choice(list(values))] = copy.deepcopy(rng.choice(ODD))
+            case 2:
+                values["checkpoint"] = {
+                    **values["checkpoint"],
+                    rng.choice(("schema", "best", "step")): rng.choice((None, "x", [])),
+                }
+            case _:
+                del values[rng.choice(list(values))]
+        torch.save(values, path)
+        commit = path.with_suffix(".json")
+        with suppress(ValueError, TypeError, AttributeError):  # that may be spoiled already
+            found = json.loads(commit.read_bytes())
+            if isinstance(found, dict):
+                commit.write_text(json.dumps({**found, "sha256": file_sha256(path)}))
+
+
+class S3Answers(Parser):
+    """What a store says to the registry, to the states' second place, to a dataset and to a single file.
+
+    One answer of each visit is spoiled, and all that repeat it.
+    """
+
+    def prepare(self) -> None:
+        self.store = SpoiledStore()
+        self.names = ("s3://", "AWS_", self.store.url)
+        self.environment = {
+            "AWS_ENDPOINT_URL": self.store.url, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true", "NO_PROXY": "127.0.0.1",
+        }  # fmt: skip
+        folder = FolderStore(self.folder / "registry")
+        self.files: dict[str, bytes | Path] = {
+            "config.json": json.dumps({"classes": ["a"], "model": {"mean": [0], "std": [1]}}).encode(), "model.safetensors": b"w" * 999,
+        }  # fmt: skip
+        promote(folder, "x", "champion", register_version(folder, name="x", files=self.files).number, seen=None, reason="first")
+        states = States(self.folder / "states")
+        for root, prefix in ((folder.root, "registry"), (states.whole / "work", "states")):
+            for path in sorted(path for path in root.rglob("*") if path.is_file()):
+                self.store.objects[f"b/{prefix}/{path.relative_to(root).as_posix()}"] = path.read_bytes()
+        for name in ("images/a.png", "masks/a.png", "classes.txt"):
+            self.store.objects[f"b/data/{name}"] = name.encode() * 50
+        self.count = 0
+
+    def attempt(self, rng: random.Random) -> None:
+        visit = rng.choice((self._registry, self._states, self._dataset, self._file))
+        self.store.spoil(rng)
+        self.count += 1
+        # What is spoiled stays spoiled: asking once is enough.
+        with patch.dict(os.environ, self.environment), patch.multiple(cwbass.s3, ATTEMPTS=1, READ_TIMEOUT=0.5):
+            visit(self.folder / f"visit-{self.count}")
+
+    def _registry(self, folder: Path) -> None:
+        store = S3Store("s3://b/registry")
+        version = aliased_version(store, "x", "champion")
+        if {name: content for name, content in read_version(store, version).items() if name in self.files} != self.files:
+            raise Wrong("a version is not what was registered")
+
+    def _states(self, folder: Path) -> None:
+        if not Mirror(S3Place("s3://b/states")).fetch(folder, lambda name, commit: True):
+            if self.store.spoiled_list:  # a list may have lost its entries and be a list
+                return
+            if self.store.spoiled_states >= 3:
+                return
+            raise Wrong("there are states, and none is found")
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            if self.store.objects.get(f"b/states/{path.relative_to(folder).as_posix()}") != path.read_bytes():
+                raise Wrong(f"{path.name} is not what was saved")
+
+    def _dataset(self, folder: Path) -> None:
+        found = local_dataset("s3://b/data", folder)
+        for path in sorted(path for path in found.rglob("*") if path.is_file()):
+            if self.store.objects.get(f"b/data/{path.relative_to(found).as_posix()}") != path.read_bytes():
+                raise Wrong(f"{path.name} is not what was stored")
+
+    def _file(self, folder: Path) -> None:
+        if download("s3://b/data/classes.txt", folder).read_bytes() != self.store.objects["b/data/classes.txt"]:
+            raise Wrong("a file is not what was stored")
+
+
+class SpoiledStore(ThreadingHTTPServer):
+    """As much of S3 as is read: objects with their checksum, and lists. One answer of each visit is broken."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answer)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.objects: dict[str, bytes] = {}
+        self.spoil(random.Random(0))
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def spoil(self, rng: random.Random) -> None:
+        """Begin a visit: one of its first answers will be broken, and all that repeat it."""
+        self.rng, self.turn, self.asked, self.target = rng, rng.randrange(5), 0, ""
+        self.spoiled_list, self.spoiled_states = False, 0
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away is no news."""
+
+
+class _Answer(BaseHTTPRequestHandler):
+    server: SpoiledStore
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        parts = urlsplit(self.path)
+        key, query = unquote(parts.path).lstrip("/"), dict(parse_qsl(parts.query))
+        self.close_connection = True
+        if "list-type" in query:
+            status, body, headers = 200, self._list(key, query.get("prefix", "")), {"Content-Type": "application/xml"}
+        elif key in self.server.objects:
+            body = self.server.objects[key]
+            checksum = base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()
+            status, headers = 200, {"ETag": f'"{hashlib.md5(body).hexdigest()}"', "x-amz-checksum-crc32": checksum,
+                                    "Last-Modified": "Tue, 24 Nov 2026 00:00:00 GMT"}  # fmt: skip
+        else:
+            status, body, headers = 404, b"<Error><Code>NoSuchKey</Code><Message>none</Message></Error>", {}
+        headers["Content-Length"] = str(len(body))
+        self._send(status, body, headers)
+
+    do_HEAD = do_GET
+
+    def _list(self, bucket: str, prefix: str) -> bytes:
+        found = {
+            key.removeprefix(f"{bucket}/"): value
+            for key, value in self.server.objects.items()
+            if key.startswith(f"{bucket}/{prefix}")
+        }
+        rows = "".join(
+            f'<Contents><Key>{key}</Key><ETag>"{hashlib.md5(value).hexdigest()}"</ETag><Size>{len(value)}</Size></Contents>'
+            for key, value in sorted(found.items())
+        )
+        return (f'<?xml version="1.0"?><ListBucketResult><Name>{bucket}</Name><Prefix>{prefix}</Prefix><KeyCount>{len(found)}</KeyCount>'
+                f"<IsTruncated>false</IsTruncated>{rows}</ListBucketResult>").encode()  # fmt: skip
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        server, rng = self.server, self.server.rng
+        if server.asked == server.turn:
+            server.target = self.path
+        server.asked += 1
+        if self.path == server.target:
+            server.spoiled_list |= "list-type" in self.path
+            server.spoiled_states += 1
+            if self.path.startswith(("/b/states/", "/b/registry/")) and rng.random() < 0.5:
+                headers.pop(
+                    "x-amz-checksum-crc32", None
+                )  # these have a SHA-256 of their own, and not every store sends a checksum
+            match rng.randrange(9):
+                case 0:
+                    body = spoil_bytes(body, rng)
+                    headers["Content-Length"] = str(len(body))
+                case 1:
+                    body = spoil_json(body, rng) if self.path.endswith(".json") else body[: rng.randrange(len(body) + 1)]
+                    headers["Content-Length"] = str(len(body))
+                case 2:
+                    body = body[: rng.randrange(len(body) + 1)]  # and the line breaks
+                case 3:
+                    headers["Content-Length"] = rng.choice(("-1", "x", "0", "1", str(len(body) + 9), "9" * 30))
+                case 4:
+                    status = rng.choice((200, 204, 206, 301, 307, 400, 403, 404, 409, 412, 416, 418, 500, 503, 999))
+                    body = rng.choice((b"", b"null", b"<Error><Code>SlowDown</Code></Error>", b"<Error>", b"<a>" * 5000, body))
+                    headers["Content-Length"] = str(len(body))
+                case 5:
+                    del headers[rng.choice(list(headers))]
+                case 6:
+                    name = rng.choice(
+                        ("x-amz-checksum-crc32", "ETag", "Last-Modified", "Content-Type", "Content-Encoding", "Transfer-Encoding")
+                    )
+                    headers[name] = rng.choice(("", "x", "AAAAAA==", "\x7f" * 9, "gzip", "chunked", "0" * 500))
+                case 7:
+                    self.wfile.write(
+                        rng.choice(
+                            (b"", b"HTTP/1.1\r\n\r\n", b"\0" * 99, b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 200, rng.randbytes(99))
+                        )
+                    )
+                    return
+                case _:
+                    other = rng.choice(list(server.objects))
+                    body = server.objects[other]
+                    headers["Content-Length"] = str(len(body))
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self.wfile.write(f"HTTP/1.1 {status} X\r\n{lines}Connection: close\r\n\r\n".encode("latin-1"))
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing on stderr."""
+
+
 PARSERS: dict[str, type[Parser]] = {
     "images": Images,
     "masks": Masks,
@@ -595,6 +883,8 @@ PARSERS: dict[str, type[Parser]] = {
     "metrics and gate": Gate,
     "registry": Registries,
     "reports": Reports,
+    "saved states": States,
+    "S3 answers": S3Answers,
 }
 
 

@@ -36,7 +36,11 @@ WARMUP_STEPS, STEPS = 21, 42
 PARAMS: dict[str, Any] = {
     "split": {"selection": 0.34, "min_selection": 2},
     "augment": {"crop_size": 32, "scale": [0.7, 1.4]},
-    "model": {"arch": "unet", "encoder": "tu-mobilenetv4_conv_small_050", "options": {"decoder_channels": [16, 16, 8, 8, 8]}},
+    "model": {
+        "arch": "unet",
+        "encoder": "tu-mobilenetv4_conv_small_050",
+        "options": {"encoder_depth": 2, "decoder_channels": [8, 8]},
+    },
     "method": {"name": "cw_bass", "recipe": "cwbass"},
     "train": {
         "steps": STEPS,
@@ -59,6 +63,19 @@ STAGES: dict[str, tuple[str, dict[str, Any], int]] = {
         STEPS - WARMUP_STEPS + 24,
     ),
 }
+# A run that collapses, under a guard that has no patience: it goes back to earlier weights several times.
+STAGES["collapse"] = (
+    "train",
+    {
+        "method": {
+            "name": "cw_bass",
+            "recipe": "paper",
+            "paper": {"unsup_weight": 1000.0, "ramp_epochs": 0.0, "ema": {"decay": 0.5}},
+        },
+        "train.guard": {"patience": 1, "variety": 1.0, "miou_fall": 0.01},
+    },
+    STEPS - WARMUP_STEPS,
+)
 SIGNALS = {"TERM": signal.SIGTERM, "KILL": signal.SIGKILL}
 QUICK = [
     ("warmup", 0, "TERM"),
@@ -96,6 +113,8 @@ class Bench:
         if not out.exists():
             say(f"{stage}: not stopped")
             require(run(self.command(stage, 0, out), out.with_suffix(".log")), 0, out.with_suffix(".log"))
+            if stage == "collapse" and '"incident"' not in (out / "history.jsonl").read_text():
+                sys.exit(f"the collapse guard did not act in {out}: there is nothing to compare")
         return out
 
 

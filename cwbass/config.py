@@ -128,6 +128,32 @@ class OptimizerConfig(Section):
     max_grad_norm: Positive | None = Field(default=None, description="Gradient norm is clipped to this; null does not clip.")
 
 
+class GuardConfig(Section):
+    """Against collapse of the semi-supervised stage; see :mod:`cwbass.training.collapse`."""
+
+    enabled: bool = Field(default=True, description="Whether the stage is watched.")
+    patience: Annotated[int, Field(ge=1)] = Field(default=3, description="Epochs in a row that a sign must last.")
+    miou_fall: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.25,
+        description="Sign: the selection slice's mIoU is this share of the best below it, and more than its standard error.",
+    )
+    precision_fall: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.1,
+        description="Sign: precision of kept labels is this far below its best, with no less retention and a lower mIoU.",
+    )
+    variety: Fraction = Field(
+        default=0.5,
+        description="Sign: the teacher names less than this share of the classes it did (exponential of the entropy).",
+    )
+    starved_share: Positive = Field(default=0.01, description="A class has had pseudo-labels if it was this share of an epoch's.")
+    starved_epochs: Annotated[int, Field(ge=1)] = Field(
+        default=6, description="Sign: a labelled class that had pseudo-labels has none for so many epochs."
+    )
+    factor: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.25, description="At each incident the weight of the unlabelled loss is multiplied by this."
+    )
+
+
 class TrainConfig(Section):
     """The training loop: one schedule over warm-up and semi-supervised training together."""
 
@@ -171,6 +197,7 @@ class TrainConfig(Section):
         default=None, description="Second place for the states during training: s3://bucket/prefix or a folder; null has none."
     )
     max_nonfinite: Annotated[int, Field(ge=1)] = Field(default=10, description="Stop after this many non-finite steps in a row.")
+    guard: GuardConfig = GuardConfig()
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:

@@ -29,6 +29,7 @@ from cwbass.errors import ParamsError, ServiceError, without_password
 
 ATTEMPTS = 3
 CONNECT_TIMEOUT, READ_TIMEOUT = 3, 20  # seconds, for each attempt
+MAX_OBJECT = 1 << 40  # bytes; what claims to be larger is no object of ours
 CHECKSUM = "CWBASS_S3_CHECKSUM"  # when_required for stores that do not know the checksums boto3 sends since 1.36
 _PASSING = (408, 409, 412, 429)  # timeout, a write at the same moment, changed while it was read, too many requests
 _PASSING_CODES = ("RequestTimeout", "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch")  # with status 400
@@ -55,7 +56,9 @@ def s3_client() -> Any:
         request_checksum_calculation=checksum,
         response_checksum_validation=checksum,
     )
-    return boto3.session.Session().client("s3", config=config)  # the default session would keep old credentials
+    client = boto3.session.Session().client("s3", config=config)  # the default session would keep old credentials
+    client.meta.events.register("after-call.s3.HeadObject", _refuse_impossible_size)
+    return client
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -103,6 +106,22 @@ def download(uri: str, folder: Path) -> Path:
     return path
 
 
+def list_objects(client: Any, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
+    """The objects below a prefix, with Key, Size and ETag; inside :func:`s3_failures`.
+
+    Raises:
+        ServiceError: An answer is no list. An empty one would be taken for an empty bucket, and that for a reason to begin anew.
+    """
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        items = page.get("Contents", [])
+        whole = "IsTruncated" in page and page.get("KeyCount", len(items)) == len(items)
+        if not whole or not all({"Key", "Size", "ETag"} <= item.keys() and item["Key"].startswith(prefix) for item in items):
+            raise ServiceError(
+                f"s3://{bucket}/{prefix}: the store's answer is not a whole list of objects. Check the network, then run again."
+            )
+        yield from items
+
+
 @contextmanager
 def s3_failures(uri: str, endpoint: str | None = None) -> Iterator[None]:
     """What boto3 raises inside becomes a ParamsError if a retry cannot help, else a ServiceError.
@@ -133,9 +152,23 @@ def s3_failures(uri: str, endpoint: str | None = None) -> Iterator[None]:
         raise ServiceError(f"{where}: out of reach ({_line(error)}). Check the network and AWS_ENDPOINT_URL.") from error
     except (BotoCoreError, ValueError) as error:  # nothing was sent: no credentials, a bad bucket, an endpoint that is no URL
         raise ParamsError(f"{where}: {_line(error)}. Check the AWS_... variables or the profile.") from error
+    except (AttributeError, KeyError, OverflowError, TypeError) as error:  # what boto3 makes of an answer that is none
+        raise ServiceError(
+            f"{where}: the store's answer is not understood ({type(error).__name__}: {_line(error)}). "
+            "Check AWS_ENDPOINT_URL and the network."
+        ) from error
     except OSError as error:
         kind = ServiceError if error.errno in _FULL else ParamsError
         raise kind(f"{uri} cannot be kept: {_line(error)}. Check the folder and its disk.") from error
+
+
+def _refuse_impossible_size(http_response: Any, parsed: dict[str, Any], **_: Any) -> None:
+    """boto3 divides an object into parts by the size that HEAD says, and would do so for days."""
+    size = parsed.get("ContentLength", -1)
+    if http_response.status_code < 300 and not 0 <= size <= MAX_OBJECT:
+        raise ServiceError(
+            f"{http_response.url.partition('?')[0]}: the store says that it has {size} bytes. Check the object and the network."
+        )
 
 
 def _fetch(client: Any, bucket: str, key: str, path: Path, size: int) -> None:

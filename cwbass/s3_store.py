@@ -14,7 +14,7 @@ from typing import Any
 from botocore.exceptions import ClientError, FlexibleChecksumError, HTTPClientError, IncompleteReadError
 
 from cwbass.errors import DataError, ParamsError
-from cwbass.s3 import ATTEMPTS, refuse_password, s3_client, s3_failures
+from cwbass.s3 import ATTEMPTS, list_objects, refuse_password, s3_client, s3_failures
 from cwbass.storage import check_key
 
 MAX_BYTES = 5 << 30  # of one PUT
@@ -85,14 +85,12 @@ class S3Store:
         check_key(key)
         with self._failures(key):  # unlike HEAD, a listing tells a missing bucket from a missing object
             found = self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix + key, MaxKeys=1)
-        return any(each["Key"] == self.prefix + key for each in found.get("Contents", ()))
+        return any(each.get("Key") == self.prefix + key for each in found.get("Contents", ()))
 
     def list(self, prefix: str) -> Sequence[str]:
-        keys = []
         with self._failures(prefix):
-            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
-            for page in pages:
-                keys += [each["Key"].removeprefix(self.prefix) for each in page.get("Contents", ())]
+            found = list_objects(self.client, self.bucket, self.prefix + prefix)
+            keys = [each["Key"].removeprefix(self.prefix) for each in found]
         return sorted(key for key in keys if not re.search(r"(^|/)(\.|$)", key))
 
     def uri(self, key: str) -> str:

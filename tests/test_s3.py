@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import Link, S3Server
 
 from cwbass.errors import ParamsError, ServiceError
 from cwbass.s3 import ATTEMPTS, download, split_uri
@@ -125,3 +126,12 @@ def test_folder_that_cannot_be_made_is_named(s3: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ParamsError, match="cannot be kept"):
         download(URI, tmp_path / "file")
+
+
+def test_a_size_that_cannot_be_is_refused_and_not_divided_into_parts(
+    s3_env: S3Server, link: Link, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", link.url)
+    link.answer = b'HTTP/1.1 200 OK\r\nETag: "a"\r\nContent-Length: ' + b"9" * 30 + b"\r\nConnection: close\r\n\r\n"
+    with pytest.raises(ServiceError, match=rf"{link.url}/.*: the store says that it has 9{{30}} bytes\. Check the object"):
+        download(f"{s3_env.location()}/best.pt", tmp_path)

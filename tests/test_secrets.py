@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import time
 import zipfile
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any, ClassVar
 
 import pytest
 import yaml
 from commands import Done, call
-from tiny import SMOKE
+from killing import Killed
+from servers import BUCKET, S3Server
+from tiny import SMOKE, TinyRun, sections
 
-from cwbass.errors import ServiceError
-from cwbass.params import Params, load_params
+from cwbass.errors import ParamsError, ServiceError
+from cwbass.params import Params, load_params, read_params
+from cwbass.steps.train import TrainParams, train
 
 CANARY = "canary7Qz"
 ENVIRONMENT = {
@@ -37,7 +45,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-def leaks(folder: Path) -> list[str]:
+def leaks(folder: Path, canary: str = CANARY) -> list[str]:
     """Files below a folder that hold a canary, also inside zip files, as checkpoints and galleries are."""
     found = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -45,7 +53,7 @@ def leaks(folder: Path) -> list[str]:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 contents += [archive.read(name) for name in archive.namelist()]
-        if any(CANARY.encode() in content for content in contents):
+        if any(canary.encode() in content for content in contents):
             found.append(path.relative_to(folder).as_posix())
     return found
 
@@ -96,6 +104,92 @@ def test_no_secret_is_in_what_a_run_writes_or_says(
     assert "the Pushgateway http://127.0.0.1:1 did not take" in said  # it was tried, and its failure told
     assert CANARY not in said
     assert leaks(out) == []
+
+
+@pytest.mark.usefixtures("planted")
+def test_no_secret_is_in_a_compiled_pipeline(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("kfp", reason="needs kfp: pip install -c constraints.txt -e '.[pipeline]'")
+    from pipeline.arguments import pipeline_arguments
+    from pipeline.compile import compile_pipeline
+
+    values = read_params(SMOKE, ["registry.store=s3://bucket/registry", "train.checkpoint_uri=s3://bucket/states"])
+    compiled = compile_pipeline(pipeline_arguments(values), tmp_path / "pipeline.yaml")
+    text = compiled.read_text()
+    assert "s3://bucket/states" in text and "AWS_SECRET_ACCESS_KEY" in text  # the name of the key, which the cluster fills in
+    assert leaks(tmp_path) == []
+    assert CANARY not in "".join(capfd.readouterr())
+    secret = read_params(SMOKE, [f"train.checkpoint_uri=s3://AKIA:{CANARY}@bucket/a"])
+    with pytest.raises(ParamsError, match=r"train\.checkpoint_uri: holds a user or password") as caught:
+        pipeline_arguments(secret)
+    assert CANARY not in str(caught.value)
+
+
+def test_no_secret_is_in_the_states_that_a_run_copies_to_s3(
+    tiny_run: TinyRun, s3_env: S3Server, s3_location: str, tmp_path: Path, killed_at: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The canaries are the keys that the run signs its requests with."""
+    caplog.set_level("DEBUG", logger="cwbass")
+    values = tiny_run.params.model_dump(mode="json")
+    values["train"] |= {"checkpoint_uri": s3_location, "save_minutes": 1e-9}
+    start = tiny_run.warmup / "warmup.pt"
+    places = {"manifest": tiny_run.manifest, "warmup": start, "data_root": tiny_run.data}
+    params: Any = sections(load_params(values, Params), TrainParams)
+    killed_at(6)
+    with pytest.raises(Killed):
+        train(params, out_dir=tmp_path / "train", **places)
+    client, prefix = s3_env.client(), s3_location.removeprefix(f"s3://{BUCKET}/")
+    end, before, keys = time.monotonic() + 20, [""], keys_below(client, prefix)
+    while keys != before or ".json" not in " ".join(keys):  # the thread that copies outlives what is said to be killed
+        assert time.monotonic() < end, "no state has arrived"
+        time.sleep(0.5)
+        before, keys = keys, keys_below(client, prefix)
+    for index, key in enumerate(keys):
+        (tmp_path / f"object{index}").write_bytes(client.get_object(Bucket=BUCKET, Key=key)["Body"].read())
+    for canary in s3_env.keys["writer"]:
+        assert leaks(tmp_path, canary) == []
+        assert canary not in caplog.text
+
+
+def keys_below(client: Any, prefix: str) -> list[str]:
+    return [each["Key"] for each in client.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", ())]
+
+
+class Gateway(BaseHTTPRequestHandler):
+    """A Pushgateway that remembers what it was sent."""
+
+    seen: ClassVar[list[tuple[str, str, str]]] = []  # path, authorization, body
+
+    def do_PUT(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        self.seen.append((self.path, self.headers["Authorization"], body))
+        self.send_response(202)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing on stderr."""
+
+
+@pytest.mark.usefixtures("planted")
+def test_no_secret_is_in_what_is_pushed_or_served(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = yaml.safe_load(SMOKE.read_text())
+    values["data"]["root"] = str(shapes)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    gateway = HTTPServer(("127.0.0.1", 0), Gateway)
+    Thread(target=gateway.serve_forever, daemon=True).start()
+    monkeypatch.setenv("CWBASS_PUSHGATEWAY", f"http://user:{CANARY}push@127.0.0.1:{gateway.server_address[1]}")
+    monkeypatch.setenv("CWBASS_METRICS_TEXTFILE", str(tmp_path / "metrics.prom"))
+    try:
+        done = call("split", "--params", tmp_path / "params.yaml", "--out", tmp_path / "split")
+    finally:
+        gateway.shutdown()
+        gateway.server_close()
+    assert done.returncode == 0, done.stderr
+    [(path, authorization, body)] = Gateway.seen
+    assert CANARY in base64.b64decode(authorization.removeprefix("Basic ")).decode()  # where it belongs, and nowhere else
+    assert "cwbass_stage_last_success_timestamp_seconds" in body
+    assert CANARY not in path + body + done.stdout + done.stderr
+    assert "cwbass_build_info" in (tmp_path / "metrics.prom").read_text()
+    assert leaks(tmp_path) == []
 
 
 @pytest.mark.usefixtures("planted")

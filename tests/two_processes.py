@@ -40,6 +40,7 @@ SETTINGS: dict[str, Any] = {
         "device": "cpu",
         "precision": "float32",
         "optimizer": {"name": "sgd", "lr": 0.01},
+        "guard": {"patience": 1, "variety": 1.0},  # acts at the smallest loss of variety, so that going back is compared, too
     },
 }
 

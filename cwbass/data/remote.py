@@ -15,7 +15,7 @@ from typing import Any
 from boto3.s3.transfer import TransferConfig
 
 from cwbass.errors import DataError, ServiceError
-from cwbass.s3 import ATTEMPTS, s3_client, s3_failures, split_uri
+from cwbass.s3 import ATTEMPTS, list_objects, s3_client, s3_failures, split_uri
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +65,7 @@ def local_dataset(data: str, copies: Path) -> Path:
 
 
 def _list(client: Any, bucket: str, prefix: str) -> list[_Object]:
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    items = [item for page in pages for item in page.get("Contents", ())]
+    items = list_objects(client, bucket, prefix)
     found = [_Object(item["Key"], item["Key"].removeprefix(prefix), item["Size"], item["ETag"]) for item in items]
     found = [item for item in found if item.path and not item.path.endswith("/")]  # consoles make empty objects for folders
     for item in found:

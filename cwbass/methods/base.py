@@ -39,6 +39,7 @@ class Method(nn.Module, ABC):
     needs_unlabeled: ClassVar[bool]
 
     student: SegmentationNet
+    unsup_scale: float = 1.0  # factor on the weight of a loss on unlabelled images; the collapse guard lowers it
 
     class_weight: Tensor
 

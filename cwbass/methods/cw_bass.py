@@ -278,7 +278,7 @@ class CwBass(Method):
             edge = edge & pseudo.kept
             loss_boundary = boundary_mean(pixel_loss, edge, edge_weight, gamma=terms.gamma, count=world.share(edge.sum()))
         loss_unsup = loss_weighted + terms.boundary.weight * loss_boundary
-        voice = terms.unsup_weight * self._ramp(progress)
+        voice = self.unsup_scale * terms.unsup_weight * self._ramp(progress)
         loss = loss_sup + voice * loss_unsup
         return StepOutput(
             loss,

@@ -20,12 +20,27 @@ def find_concerns(history: Sequence[Row], class_names: Sequence[str]) -> list[st
         class_names: Names of the C classes.
     """
     train = [row for row in history if row.get("stage") == "train"]
-    return [*_nonfinite(history), *_collapse(train), *_loose(train), *_starved(train, class_names), *_waiting(history)]
+    doubts = [*_collapse(train), *_loose(train), *_starved(train, class_names)]
+    return [*_nonfinite(history), *_incidents(history), *doubts, *_waiting(history)]
 
 
 def _nonfinite(history: Sequence[Row]) -> list[str]:
     skipped = int(sum(number(row.get("nonfinite")) or 0 for row in history))
     return [f"{skipped} steps had a loss that was not finite and were skipped."] if skipped else []
+
+
+def _incidents(history: Sequence[Row]) -> list[str]:
+    sentences = []
+    for row in history:
+        incident = row.get("incident")
+        if incident is None:
+            continue
+        back = "" if incident["back_to"] is None else f", and training went on with the weights of step {incident['back_to']}"
+        sentences.append(
+            f"At step {row['step']} the collapse guard acted: {'; '.join(incident['reasons'])}. The unlabelled loss had "
+            f"{incident['unsup_scale'] * 100:.3g}% of its weight from there{back}."
+        )
+    return sentences
 
 
 def _collapse(train: Sequence[Row]) -> list[str]:

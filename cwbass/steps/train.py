@@ -128,7 +128,8 @@ def _report(run: Run, stages: Sequence[Stage], steps: int, out_dir: Path) -> Tra
     if stages[-1].best:
         written["best"] = str(out_dir / BEST)
     reached = {stage.name: stage.best.get("miou") for stage in stages}
-    return TrainReport("train", steps, run.manifest.hash, written, reached)
+    incidents = sum("incident" in row for row in stages[-1].history)
+    return TrainReport("train", steps, run.manifest.hash, written, reached, incidents)
 
 
 def _check_warmup(start: Checkpoint, params: TrainParams, split_hash: str, total: int, path: Path) -> None:

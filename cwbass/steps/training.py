@@ -13,7 +13,7 @@ from typing import Any
 from cwbass import __version__
 from cwbass.config import ModelConfig, Section, TrainConfig
 from cwbass.data.manifest import Manifest
-from cwbass.errors import DataError, ParamsError
+from cwbass.errors import CheckpointError, DataError, ParamsError
 from cwbass.models import build_model
 from cwbass.models.base import SegmentationNet
 from cwbass.models.trainable import check_trainable
@@ -24,7 +24,7 @@ from cwbass.training.device import resolve_device, resolve_precision
 from cwbass.training.distributed import check_same
 from cwbass.training.loss_scale import LossScale
 from cwbass.training.mirror import open_mirror
-from cwbass.training.resume import Keeper, Resume, run_identity
+from cwbass.training.resume import RUN, Keeper, Resume, run_identity
 from cwbass.training.seed import seed_everything
 from cwbass.training.stage import Run
 from cwbass.world import ALONE, World
@@ -45,6 +45,7 @@ class TrainReport:
     split_hash: str
     checkpoints: Mapping[str, str]  # name -> path
     selection_miou: Mapping[str, float | None]  # stage -> of the checkpoint that counts, on the selection slice
+    incidents: int = 0  # times that the collapse guard acted
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -54,6 +55,7 @@ class TrainReport:
             "split_hash": self.split_hash,
             "checkpoints": dict(self.checkpoints),
             "selection_miou": dict(self.selection_miou),
+            "incidents": self.incidents,
         }
 
 
@@ -149,10 +151,19 @@ def start_run(
 
 
 def finished_report(run: Run, out_dir: Path) -> TrainReport | None:
-    """The report of a run that is done already; None where there is something left to do."""
+    """The report of a run that is done already; None where there is something left to do.
+
+    Raises:
+        CheckpointError: The run is done, and its report is not one of this version.
+    """
     if run.keeper.report is None:
         return None
-    report = TrainReport(**run.keeper.report)
+    try:
+        report = TrainReport(**run.keeper.report)
+    except TypeError as error:
+        raise CheckpointError(
+            f"{out_dir / RUN} is damaged, or another version wrote it ({error}). Use that version, or begin anew with --restart."
+        ) from error
     logger.info("%s holds this very run, finished: nothing to do (--restart trains again)", out_dir)
     return replace(report, checkpoints={name: str(out_dir / file) for name, file in report.checkpoints.items()})
 

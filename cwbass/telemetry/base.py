@@ -56,6 +56,13 @@ class Telemetry:
     def step_skipped(self, step: int) -> None:
         """Loss or gradient of a step was not finite."""
 
+    def collapsed(self, signs: Sequence[str]) -> None:
+        """The collapse guard has acted.
+
+        Args:
+            signs: What it saw, of :data:`cwbass.telemetry.metrics.SIGNS`.
+        """
+
     def epoch_done(self, record: EpochRecord, row: Mapping[str, Any], learning_rates: Mapping[str, float]) -> None:
         """An epoch is measured and saved.
 

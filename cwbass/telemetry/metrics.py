@@ -22,6 +22,7 @@ from prometheus_client.utils import floatToGoString
 OPEN: tuple[str, ...] = ()  # values that come from the data: class names, versions
 STAGES = ("split", "warmup", "train", "evaluate", "register")
 PHASES = ("warmup", "baseline", "train", "retrain_reliable", "retrain_all")
+SIGNS = ("miou", "precision", "classes", "starved")
 OUTCOMES = ("success", "refused", "interrupted", "failed")
 STEP_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 CONFIDENCES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -100,6 +101,9 @@ class Metrics:
         self.grad_norm = self._gauge("cwbass_train_grad_norm", "Mean norm of the gradient in the last epoch, before clipping.")
         self.nonfinite = self._counter(
             "cwbass_train_nonfinite_steps_total", "Steps skipped because loss or gradient was not finite."
+        )
+        self.incidents = self._counter(
+            "cwbass_train_collapse_incidents_total", "Times that the collapse guard acted, by what it saw.", {"sign": SIGNS}
         )
         self.last_step = self._gauge("cwbass_train_last_step_timestamp_seconds", "When the last step ended.")
 

@@ -138,6 +138,11 @@ class Recorder(Telemetry):
         self.metrics.nonfinite.inc()
 
     @softly
+    def collapsed(self, signs: Sequence[str]) -> None:
+        for sign in signs:
+            self.metrics.incidents.labels(sign).inc()
+
+    @softly
     def epoch_done(self, record: EpochRecord, row: Mapping[str, Any], learning_rates: Mapping[str, float]) -> None:
         metrics = self.metrics
         metrics.epoch.set(record.epoch + 1)

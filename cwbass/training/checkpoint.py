@@ -216,7 +216,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path} is damaged: its SHA-256 is {found[:12]}, {digest_path(path).name} says {expected[:12]}. Use another checkpoint."
         )
-    content = load_plain(path)
+    return as_checkpoint(load_plain(path), path)
+
+
+def as_checkpoint(content: Any, path: Path) -> Checkpoint:
+    """What a file holds, if it is the fields of a checkpoint.
+
+    Raises:
+        CheckpointError: It is something else, or of another schema.
+    """
     if not isinstance(content, dict) or "schema" not in content:
         raise CheckpointError(f"{path} is no checkpoint of cwbass. Pass a file that `cwbass train` or `cwbass warmup` wrote.")
     if content["schema"] != SCHEMA:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import threading
 from collections import Counter
@@ -107,7 +108,7 @@ class S3Place:
     def __init__(self, uri: str) -> None:
         from cwbass import s3  # boto3 takes half a second to load
 
-        self.uri, self.failures = uri.rstrip("/"), s3.s3_failures
+        self.uri, self.failures, self.list_objects = uri.rstrip("/"), s3.s3_failures, s3.list_objects
         self.bucket, self.prefix = s3.split_uri(self.uri)
         with s3.s3_failures(self.uri):
             self.client = s3.s3_client()
@@ -122,8 +123,8 @@ class S3Place:
 
     def keys(self) -> set[str]:
         with self.failures(self.uri):
-            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/")
-            return {item["Key"].removeprefix(f"{self.prefix}/") for page in pages for item in page.get("Contents", ())}
+            found = self.list_objects(self.client, self.bucket, f"{self.prefix}/")
+            return {item["Key"].removeprefix(f"{self.prefix}/") for item in found}
 
     def delete(self, key: str) -> None:
         with self.failures(f"{self.uri}/{key}"):
@@ -184,7 +185,8 @@ class Mirror:
             ServiceError: The place cannot be read. To begin anew then would throw away what is there.
         """
         there = self._there = self.place.keys()
-        for name in sorted((key.removesuffix(".json") for key in there if key.endswith(".json")), key=newest_first):
+        names = (key.removesuffix(".json") for key in there if key.endswith(".json"))
+        for name in sorted(filter(is_plain_name, names), key=newest_first):
             try:
                 if self._fetch_state(name, folder, usable):
                     logger.info("fetched %s from %s", name, self.place_name)
@@ -217,24 +219,23 @@ class Mirror:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FILES).mkdir(exist_ok=True)
         partial = folder / f".{name}.json.tmp"
-        self.place.get(f"{name}.json", partial)
         try:
-            commit = json.loads(partial.read_bytes())
-            wanted = {f"{name}.pt": commit["sha256"], **{f"{FILES}/{digest}": digest for digest in commit["files"].values()}}
+            self.place.get(f"{name}.json", partial)
+            commit = _read_commit(partial, f"{name}.json")
             if not usable(name, commit):
-                partial.unlink()
                 return False
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _Torn(f"{name}.json") from error
-        for key, digest in wanted.items():
-            if self._there is not None and key not in self._there:
-                raise _Torn(key)
-            self.place.get(key, folder / key)
-            if file_sha256(folder / key) != digest:
-                (folder / key).unlink()
-                raise _Torn(key)
-        os.replace(partial, folder / f"{name}.json")
-        return True
+            wanted = {f"{name}.pt": commit["sha256"], **{f"{FILES}/{digest}": digest for digest in commit["files"].values()}}
+            for key, digest in wanted.items():
+                if self._there is not None and key not in self._there:
+                    raise _Torn(key)
+                self.place.get(key, folder / key)
+                if file_sha256(folder / key) != digest:
+                    (folder / key).unlink()
+                    raise _Torn(key)
+            os.replace(partial, folder / f"{name}.json")
+            return True
+        finally:
+            partial.unlink(missing_ok=True)
 
     def _work(self) -> None:
         while True:
@@ -276,9 +277,39 @@ class _Torn(Exception):
     """A file of a state is missing or damaged."""
 
 
+def _read_commit(path: Path, key: str) -> dict[str, Any]:
+    try:
+        commit = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise _Torn(key) from error
+    if not is_commit(commit):
+        raise _Torn(key)
+    return dict(commit)
+
+
 def _close(files: Mapping[str, IO[bytes]] | None) -> None:
     for file in (files or {}).values():
         file.close()
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name is that of a file in a folder, and not a way out of it."""
+    return re.fullmatch(r"[\w-][\w.-]*", name, re.ASCII) is not None
+
+
+def is_commit(values: Any) -> bool:
+    """Whether the JSON of a state says all that it should: a damaged or foreign one does not count, and leads nowhere."""
+    if not isinstance(values, dict):
+        return False
+    files, run = values.get("files"), values.get("run")
+    if not isinstance(files, dict) or not isinstance(run, dict) or not isinstance(values.get("torch"), str):
+        return False
+    digests = (values.get("sha256"), *files.values())
+    return (
+        isinstance(values.get("world_size"), int)
+        and all(map(is_plain_name, files))
+        and all(isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) for digest in digests)
+    )
 
 
 def newest_first(name: str) -> tuple[int, int]:

@@ -21,7 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -36,6 +36,8 @@ from cwbass.params import flatten
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import (
     Checkpoint,
+    as_checkpoint,
+    digest_path,
     fields_of,
     file_sha256,
     load_plain,
@@ -45,12 +47,18 @@ from cwbass.training.checkpoint import (
     write_whole,
 )
 from cwbass.training.interrupt import StopSignals
-from cwbass.training.mirror import EPOCH, FILES, Mirror, newest_first
+from cwbass.training.mirror import EPOCH, FILES, Mirror, is_commit, is_plain_name, newest_first
 from cwbass.world import ALONE, World
 
 logger = logging.getLogger(__name__)
 
 SCHEMA = 1
+_KINDS: Mapping[str, type] = {
+    **dict.fromkeys(("selection", "finished", "guard"), dict),
+    **dict.fromkeys(("timings", "skipped", "meters"), list),
+    "stopped": bool,
+    "device": str,
+}
 WORK, RUN, FINISHED = "state", "run.json", "finished"
 KEPT = 2  # newest states; besides, the newest that was saved at an epoch's end
 # What may change between two parts of one run without changing what it computes; a device changes speed and rounding.
@@ -90,6 +98,7 @@ class State:
     stopped: bool  # early stop has ended the stage
     meters: list[Mapping[str, Any]]  # of the epoch under way, one for each process
     device: str
+    guard: Mapping[str, Any] = field(default_factory=dict)  # of the collapse guard; empty where there is none
     schema: int = SCHEMA
 
     @property
@@ -243,6 +252,15 @@ class Keeper:
             place_link(path, self.folder / FILES / digest)
             self._files[path.name] = digest
 
+    def drop(self, path: Path) -> None:
+        """Delete a result that :meth:`keep` held; the states from now on do not need it."""
+        if not self.world.main:
+            return
+        with self._lock:
+            self._files.pop(path.name, None)
+        path.unlink(missing_ok=True)
+        digest_path(path).unlink(missing_ok=True)
+
     def finish_stage(self, stage: str, best: Mapping[str, Any]) -> None:
         """A stage is done; what is saved from now on belongs to the next."""
         self.finished[stage] = dict(best)
@@ -286,7 +304,7 @@ class Keeper:
         if self.resume.restart:
             self._forget()
         marker = self.out_dir / RUN
-        if (done := _read_json(marker)) is not None:
+        if (done := _read_json(marker)) is not None and _is_report(done):
             missing = [name for name in done["report"]["checkpoints"].values() if not (self.out_dir / name).is_file()]
             if not missing:
                 self._compare(done["run"], f"{self.out_dir} holds a finished run")
@@ -318,7 +336,8 @@ class Keeper:
     def _commits(self) -> Iterator[tuple[str, dict[str, Any] | None]]:
         """Names of states, newest first, each with what its JSON says; None where that is torn or missing."""
         for name in sorted({path.stem for kind in ("pt", "json") for path in self.folder.glob(f"*.{kind}")}, key=newest_first):
-            yield name, _read_json(self.folder / f"{name}.json")
+            commit = _read_json(self.folder / f"{name}.json")
+            yield name, commit if is_commit(commit) else None
 
     def _compare(self, run: Mapping[str, Any], where: str) -> None:
         if lines := differences(run, self.identity, self.resume.force):
@@ -361,7 +380,12 @@ class Keeper:
         if (found := file_sha256(path)) != commit["sha256"]:
             raise CheckpointError(f"{path} is damaged: its SHA-256 is {found[:12]}, not {commit['sha256'][:12]}.")
         content = load_plain(path)
-        return State(**{**content, "checkpoint": Checkpoint(**content["checkpoint"])})
+        names = {item.name for item in fields(State)}
+        if not isinstance(content, dict) or {"guard", *content} != names:  # states were without a guard once
+            raise CheckpointError(f"{path} is no state of a run.")
+        if wrong := [name for name, kind in _KINDS.items() if not isinstance(content.get(name, {}), kind)]:
+            raise CheckpointError(f"{path} is no state of a run: {', '.join(wrong)} hold something else.")
+        return State(**{**content, "checkpoint": as_checkpoint(content["checkpoint"], path)})
 
     def _take(self, state: State, commit: Mapping[str, Any]) -> None:
         self.state, self.finished, self._files = state, dict(state.finished), dict(commit["files"])
@@ -482,11 +506,32 @@ def _delete_partial_files(*folders: Path) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
+    """A file that :class:`Keeper` wrote; None where it is missing or torn.
+
+    Raises:
+        ParamsError: It is of another version. What is in it is not torn, so it is not passed over.
+    """
     try:
         values = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return values if isinstance(values, dict) and values.get("schema") == SCHEMA else None
+    if not isinstance(values, dict) or "schema" not in values:
+        return None
+    if values["schema"] != SCHEMA:
+        raise ParamsError(
+            f"{path} has schema {_short(values['schema'])}, and this cwbass reads {SCHEMA}: another version wrote it. "
+            "Use that version, begin anew with --restart, or choose another --out."
+        )
+    return values
+
+
+def _is_report(values: Mapping[str, Any]) -> bool:
+    """Whether ``run.json`` says what it should."""
+    report, run = values.get("report"), values.get("run")
+    if not isinstance(report, dict) or not isinstance(run, dict):
+        return False
+    names = report.get("checkpoints")
+    return isinstance(names, dict) and all(isinstance(name, str) and is_plain_name(name) for name in names.values())
 
 
 def _short(value: Any) -> str:

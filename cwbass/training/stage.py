@@ -41,18 +41,20 @@ from cwbass.methods.base import Method
 from cwbass.models.norm import synchronize_norms_
 from cwbass.pseudo_labels import retained_precision
 from cwbass.telemetry.base import SILENT, Telemetry
-from cwbass.training.checkpoint import Checkpoint, file_sha256, save_checkpoint, write_whole
+from cwbass.training.checkpoint import Checkpoint, file_sha256, load_checkpoint, save_checkpoint, write_digest, write_whole
+from cwbass.training.collapse import CollapseGuard, Incident
 from cwbass.training.device import compile_networks_
 from cwbass.training.loop import EpochRecord, Meter, Schedule, fit
 from cwbass.training.loss_scale import LossScale
 from cwbass.training.optim import load_moments_
 from cwbass.training.progress import ProgressLine
-from cwbass.training.resume import Keeper, State
+from cwbass.training.resume import Keeper, State, place_link
 from cwbass.world import ALONE, World
 
 logger = logging.getLogger(__name__)
 
 HISTORY, TIMINGS, SKIPPED = "history.jsonl", "timings.jsonl", "skipped.jsonl"
+HEALTHY = "healthy.pt"  # what the collapse guard goes back to; gone when the stage is done
 NEAR = 5  # pixels from a boundary, within which pseudo-labels are known to be worst
 
 
@@ -149,6 +151,7 @@ class Stage:
         self.selection = LatestWithinOneError()
         self.meter = Meter()
         self.stopped = False  # by early stop
+        self.guard = self._new_guard()
 
     def train(self, schedule: Schedule, *, checkpoint: str, best: str | None, snapshots: Mapping[int, str] | None = None) -> None:
         """Take the steps of ``schedule``; those that an earlier process has taken are not taken again.
@@ -179,14 +182,17 @@ class Stage:
         def on_epoch(record: EpochRecord) -> bool:
             telemetry.step_done()  # before what is measured now: that is no part of the step
             row = self._measure(record)
+            incident = self._judge(row, record)
             self.history.append(row)
             self.timings.append(_timing(self.name, record))
             self._write_rows()
-            counts = self._counts(row)
+            counts = incident is None and self._counts(row)
             state = self.checkpoint(record.step, record.epoch + 1)
             ended.clear()
             ended[record.step] = state
-            self._save(state, checkpoint)
+            digest = self._save(state, checkpoint)
+            if self.guard is not None and self.guard.healthy_step == record.step:
+                self._hold(checkpoint, digest)
             if counts and best is not None:
                 keeper.keep(self.out_dir / best, self._save(state, best))
             if line is not None:
@@ -240,6 +246,7 @@ class Stage:
             )
         if world.main:
             keeper.keep(self.out_dir / checkpoint, file_sha256(self.out_dir / checkpoint))
+        keeper.drop(self.out_dir / HEALTHY)
         keeper.finish_stage(self.name, self.best)
         world.barrier()  # what the main process wrote is there for all
 
@@ -253,7 +260,7 @@ class Stage:
     def _begin(self, schedule: Schedule, checkpoint: str) -> Schedule:
         """Become what an earlier process saved, if it did; returns the steps that are left."""
         if (state := self.run.keeper.enter(self.name)) is None:
-            self._calibrate()
+            self._start_guard(schedule.start, *self._calibrate())
             return schedule
         saved = state.checkpoint
         try:
@@ -269,6 +276,11 @@ class Stage:
         self.history[:], self.timings[:], self.skipped[:] = saved.history, state.timings, state.skipped
         self.best, self.stopped = dict(saved.best), state.stopped
         self.selection.load(state.selection)
+        if self.guard is not None and state.guard:
+            self.guard.load(state.guard)
+            self.method.unsup_scale = self.guard.unsup_scale
+        else:
+            self._start_guard(state.step, None, math.inf)  # it was switched on in between
         self._write_rows()
         if len(state.meters) == self.run.world.size:
             self.meter.load(state.meters[self.run.world.rank], self.run.device)
@@ -289,6 +301,7 @@ class Stage:
             stopped=self.stopped,
             meters=self.run.world.collect(self.meter.state()),
             device=self.run.device.type,
+            guard={} if self.guard is None else self.guard.state(),
         )
 
     def _write_rows(self) -> None:
@@ -388,9 +401,62 @@ class Stage:
             near.add_up(run.world)
         return result, images.standard_error()
 
-    def _calibrate(self) -> None:
-        preferred = list(self.method.networks())[-1]
-        self.method.calibrate(self._score(preferred)[0].reliability if self.run.manifest.selection else None)
+    def _calibrate(self) -> tuple[float | None, float]:
+        """Let the method learn from the selection slice; returns the mIoU there and its standard error."""
+        if not self.run.manifest.selection:
+            self.method.calibrate(None)
+            return None, math.inf
+        score, error = self._score(list(self.method.networks())[-1])
+        self.method.calibrate(score.reliability)
+        return score.miou, error
+
+    def _new_guard(self) -> CollapseGuard | None:
+        """For a stage in which a teacher learns from its pupil; labels that were made before cannot collapse."""
+        config, manifest = self.run.train.guard, self.run.manifest
+        if not config.enabled or not self.method.needs_unlabeled or self.offline is not None:
+            return None
+        names = manifest.spec.class_names
+        shown = [any(sample.pixels and sample.pixels[index] for sample in manifest.labeled) for index in range(len(names))]
+        return CollapseGuard(config, names, shown)
+
+    def _start_guard(self, step: int, miou: float | None, error: float) -> None:
+        """What the stage begins with counts as healthy."""
+        if self.guard is not None:
+            self.guard.start(step, miou, error)
+            self.run.keeper.keep(self.out_dir / HEALTHY, self._save(self.checkpoint(step, 0), HEALTHY))
+
+    def _judge(self, row: dict[str, Any], record: EpochRecord) -> Incident | None:
+        """Ask the collapse guard, do what it says, and add it to the row."""
+        if self.guard is None:
+            return None
+        said = self.guard.judge(row, record.sums.get("seen", ()))  # type: ignore[arg-type]
+        incident, memory = self.run.world.collect((said, self.guard.state()))[0]  # of the main process, for all
+        self.guard.load(memory)
+        if incident is None:
+            return None
+        self.method.unsup_scale = incident.unsup_scale
+        if incident.back_to is not None:
+            healthy = load_checkpoint(self.out_dir / HEALTHY)
+            self.method.load_state_dict(dict(healthy.method_state))
+            load_moments_(self.optimizer, healthy.optimizer)
+        row["incident"] = incident.to_dict()
+        self.run.telemetry.collapsed(incident.signs)
+        logger.warning(
+            "%s, step %d: %s. The unlabelled loss has %.3g of its weight now%s.",
+            self.name,
+            record.step,
+            "; ".join(incident.reasons),
+            incident.unsup_scale,
+            "" if incident.back_to is None else f", and the weights are those of step {incident.back_to}",
+        )
+        return incident
+
+    def _hold(self, checkpoint: str, digest: str) -> None:
+        """Let a checkpoint that was just written be the one that the guard goes back to."""
+        if self.run.world.main:
+            place_link(self.out_dir / checkpoint, self.out_dir / HEALTHY, replace=True)
+            write_digest(self.out_dir / HEALTHY, digest)
+            self.run.keeper.keep(self.out_dir / HEALTHY, digest)
 
     def _measure(self, record: EpochRecord) -> dict[str, Any]:
         """A row of the history: what the epoch was, and what the selection slice says of it."""

@@ -94,6 +94,18 @@ def test_crops_of_padding_alone_give_a_finite_step(method: Method, batches: Batc
     assert all(p.grad is None or p.grad.isfinite().all() for p in method.parameters())
 
 
+def test_the_collapse_guard_scales_what_unlabelled_images_say(method: Method, batches: Batches, progress: Steps) -> None:
+    states = {name: value.clone() for name, value in method.state_dict().items()}
+    said = []
+    for scale in (1.0, 0.5, 0.0):
+        method.load_state_dict(states)  # running statistics and confidences move with each step
+        method.unsup_scale = scale
+        output = step(method, batches(), progress())
+        said.append(output.loss.item() - output.means["loss_sup"].item())
+    assert said[1] == pytest.approx(said[0] / 2, rel=1e-4, abs=1e-6)
+    assert said[2] == pytest.approx(0, abs=1e-6)
+
+
 @pytest.mark.parametrize(("size", "side"), [(1, 12), (1, 9), (3, 17)])
 def test_any_size_of_batch(method: Method, batches: Batches, progress: Steps, size: int, side: int) -> None:
     assert step(method, batches(size=size, side=side), progress()).loss.isfinite()

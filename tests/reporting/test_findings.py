@@ -53,6 +53,18 @@ def test_a_class_starves_after_three_epochs_without_a_pixel() -> None:
     assert sentence == "No pseudo-label was kept in the last 3 epochs for: sky."
 
 
+def test_an_incident_of_the_collapse_guard_is_told_with_what_was_done() -> None:
+    incident = {"signs": ["miou"], "reasons": ["mIoU fell"], "unsup_scale": 0.0625, "back_to": 100}
+    history = epochs(nonfinite=[0, 0, 0])
+    history[1]["incident"] = incident
+    history[2]["incident"] = {**incident, "back_to": None}
+    acted = "the collapse guard acted: mIoU fell. The unlabelled loss had 6.25% of its weight from there"
+    assert find_concerns(history, NAMES) == [
+        f"At step 200 {acted}, and training went on with the weights of step 100.",
+        f"At step 300 {acted}.",
+    ]
+
+
 def test_long_waits_for_data_are_reported() -> None:
     (sentence,) = find_concerns(epochs(data_wait=[0.5, 0.3]), NAMES)
     assert sentence.startswith("Training waited for data 40% of the time")

@@ -179,10 +179,14 @@ def test_stops_continuations_and_skips_are_counted() -> None:
     heard = Heard()
     heard.recorder.resumed()
     heard.recorder.step_skipped(3)
+    heard.recorder.collapsed(["miou", "classes"])
+    heard.recorder.collapsed(["miou"])
     for reason in ("SIGTERM", "SIGUSR1"):
         heard.recorder.interrupted(reason)
     assert heard.value("cwbass_train_resumes_total") == 1
     assert heard.value("cwbass_train_nonfinite_steps_total") == 1
+    incidents = [heard.value("cwbass_train_collapse_incidents_total", sign=sign) for sign in ("miou", "classes", "starved")]
+    assert incidents == [2, 1, 0]
     reasons = [heard.value("cwbass_train_interruptions_total", reason=each) for each in ("SIGTERM", "SIGINT", "other")]
     assert reasons == [1, 0, 1]
 

@@ -181,6 +181,7 @@ def test_two_processes_train_as_one_does(shapes: Path, split_of_five: Path, tmp_
     for name, state in two_processes.states(two).items():
         for key, expected in two_processes.states(one)[name].items():
             torch.testing.assert_close(state[key], expected, rtol=1e-8, atol=1e-9, msg=lambda text, key=key: f"{key}: {text}")
+    incidents = 0
     for folder in ("warmup", *two_processes.RECIPES):
         rows, expected_rows = (
             [json.loads(line) for line in (root / folder / "history.jsonl").read_text().splitlines()] for root in (two, one)
@@ -188,6 +189,9 @@ def test_two_processes_train_as_one_does(shapes: Path, split_of_five: Path, tmp_
         assert len(rows) == len(expected_rows)
         for row, expected in zip(rows, expected_rows, strict=True):
             assert flat(row) == pytest.approx(flat(expected), rel=1e-6, abs=1e-9)
+            assert row.get("incident") == expected.get("incident")
+            incidents += "incident" in row
+    assert incidents  # the collapse guard has acted in all processes alike
 
 
 def flat(row: dict[str, Any]) -> dict[str, Any]:

@@ -8,12 +8,16 @@ import os
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from servers import Link, S3Server
 
 from cwbass.errors import ParamsError, ServiceError
 from cwbass.training.checkpoint import file_sha256
-from cwbass.training.mirror import FolderPlace, Mirror, Place, S3Place, newest_first, open_mirror
+from cwbass.training.mirror import FolderPlace, Mirror, Place, S3Place, is_commit, newest_first, open_mirror
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -33,7 +37,8 @@ def write_state(folder: Path, name: str, content: bytes, **results: bytes) -> No
         (folder / "files" / digest).write_bytes(data)
         files[f"{result}.pt"] = digest
     sha256 = file_sha256(folder / f"{name}.pt")
-    (folder / f"{name}.json").write_text(json.dumps({"schema": 1, "sha256": sha256, "files": files}))
+    commit = {"schema": 1, "run": {}, "world_size": 1, "torch": "2", "sha256": sha256, "files": files}
+    (folder / f"{name}.json").write_text(json.dumps(commit))
 
 
 def _digest(folder: Path, data: bytes) -> str:
@@ -194,3 +199,47 @@ def test_names_sort_by_part_and_step() -> None:
 def _messages_are_seen(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     os.environ.pop("AWS_PROFILE", None)
+
+
+@pytest.mark.parametrize("name", ["../best.pt", "/best.pt", "a/best.pt", "..", ""])
+def test_a_state_whose_results_lie_outside_its_folder_is_passed_over(name: str, tmp_path: Path) -> None:
+    """Who may write to a bucket may not write to the disk of those who read it."""
+    work, place = tmp_path / "work", FolderPlace(tmp_path / "place")
+    write_state(work, "0-train-00000001", b"one")
+    write_state(work, "0-train-00000002", b"two", best=b"best")
+    commit = work / "0-train-00000002.json"
+    values = json.loads(commit.read_text())
+    commit.write_text(json.dumps({**values, "files": {name: values["files"]["best.pt"]}}))
+    synced(place, work)
+    mirror = Mirror(place)
+    assert mirror.fetch(tmp_path / "fresh", lambda name, commit: True)
+    assert mirror.counts["fallbacks"] == 1
+    assert not list((tmp_path / "fresh").glob(".*"))
+    assert (tmp_path / "fresh" / "0-train-00000001.pt").read_bytes() == b"one"
+    commit.write_text(json.dumps({**values, "files": {"best.pt": "../../secret"}}))
+    assert not is_commit(json.loads(commit.read_text()))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+WHOLE = {"run": {}, "world_size": 1, "torch": "2", "sha256": "0" * 64, "files": {"best.pt": "0" * 64}}
+
+
+@given(st.sampled_from(sorted(WHOLE)), JSON)
+def test_whatever_stands_in_a_states_json_it_counts_or_it_does_not(key: str, value: Any) -> None:
+    assert is_commit(WHOLE)
+    assert not is_commit(value) and not is_commit({name: each for name, each in WHOLE.items() if name != key})
+    if is_commit({**WHOLE, key: value}):
+        assert type(value) in (type(WHOLE[key]), bool)
+        assert key != "files" or all("/" not in name and name[:1] != "." for name in value)
+
+
+def test_an_empty_answer_is_no_empty_bucket(s3_env: S3Server, link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a run would begin anew where its states are."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", link.url)
+    place = S3Place(f"{s3_env.location()}/states")
+    link.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    with pytest.raises(ServiceError, match=r"the store's answer is not a whole list of objects.*run again"):
+        place.keys()

@@ -21,7 +21,7 @@ from cwbass.errors import Interrupted, ParamsError, ServiceError
 from cwbass.methods.cw_bass import CWBASS
 from cwbass.params import Params, load_params
 from cwbass.training.checkpoint import Checkpoint, file_sha256, load_checkpoint, save_checkpoint
-from cwbass.training.resume import RUN, Keeper, Resume, State, code_version, run_identity
+from cwbass.training.resume import RUN, Keeper, Resume, State, _delete_state, code_version, run_identity
 from cwbass.world import World
 
 IDENTITY = {"seed": 0, "train.optimizer.lr": 0.1, "train.optimizer.name": "adamw", "code": "1"}
@@ -191,6 +191,21 @@ def test_results_that_no_state_needs_any_more_are_deleted(tmp_path: Path) -> Non
         save(first, step)
     kept = {load_checkpoint(path).step for path in (tmp_path / "work" / "files").iterdir()}
     assert kept == {2, 3}
+
+
+def test_a_result_that_is_dropped_is_gone_and_needed_by_no_later_state(tmp_path: Path) -> None:
+    first = keeper(tmp_path)
+    path, digest = result(tmp_path, "healthy.pt", 1)
+    first.keep(path, digest)
+    save(first, 1)
+    first.drop(path)
+    assert not list(path.parent.glob("healthy.pt*"))
+    save(first, 2)
+    keeper(tmp_path)
+    assert not path.exists()
+    _delete_state(tmp_path / "work", "0-train-00000002")
+    keeper(tmp_path)  # from the state before, which needs it
+    assert load_checkpoint(path).step == 1
 
 
 def test_a_state_whose_result_is_damaged_is_passed_over(tmp_path: Path) -> None:
@@ -386,3 +401,37 @@ def vars_of(record: Checkpoint) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def _warnings_are_seen(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
+
+
+@pytest.mark.parametrize("schema", [0, 2, "1", None])
+def test_a_state_of_another_version_is_refused_and_not_thrown_away(schema: object, saved: Path) -> None:
+    for path in (saved / "work").glob("*.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "schema": schema}))
+    with pytest.raises(
+        ParamsError, match=rf"has schema {json.dumps(schema)}, and this cwbass reads 1: another version.*--restart"
+    ):
+        keeper(saved)
+    assert len(names(saved)) == 6
+    assert keeper(saved, resume=Resume(restart=True)).state is None
+
+
+@pytest.mark.parametrize("change", [{"timings": {}}, {"checkpoint": {}}, {"meters": None}, {"more": 1}, None])
+def test_a_state_that_holds_something_else_gives_way_to_the_one_before(change: dict[str, Any] | None, saved: Path) -> None:
+    """With the right SHA-256 beside it."""
+    newest = saved / "work" / "0-train-00000004.pt"
+    content = torch.load(newest, weights_only=True)
+    torch.save([1] if change is None else {**content, **change}, newest)
+    commit = newest.with_suffix(".json")
+    commit.write_text(json.dumps({**json.loads(commit.read_text()), "sha256": file_sha256(newest)}))
+    found = keeper(saved)
+    assert found.state is not None and found.state.step == 3
+
+
+def test_a_state_from_before_the_collapse_guard_is_read(saved: Path) -> None:
+    newest = saved / "work" / "0-train-00000004.pt"
+    content = torch.load(newest, weights_only=True)
+    torch.save({name: value for name, value in content.items() if name != "guard"}, newest)
+    commit = newest.with_suffix(".json")
+    commit.write_text(json.dumps({**json.loads(commit.read_text()), "sha256": file_sha256(newest)}))
+    found = keeper(saved)
+    assert found.state is not None and (found.state.step, found.state.guard) == (4, {})
