@@ -181,9 +181,13 @@ def fit(
     loss_scale = loss_scale or LossScale.off()
     before = BufferCopy(method)
 
+    def go_back(part: Tensor) -> None:
+        """Whatever is done to a loss before its backward pass is done here, for all parts alike."""
+        loss_scale.scale(part / accumulate).backward()  # type: ignore[no-untyped-call]
+
     def settle(part: Tensor) -> Tensor:
         with torch.autocast(device.type, enabled=False):  # the method is inside one, and backward passes do not belong there
-            loss_scale.scale(part / accumulate).backward()  # type: ignore[no-untyped-call]
+            go_back(part)
         return part.detach()
 
     for step in range(schedule.start, schedule.stop):
@@ -206,7 +210,7 @@ def fit(
             batch_u = None if batch_u is None else batch_u.to(device)
             with torch.autocast(device.type, autocast_dtype) if autocast_dtype else nullcontext():
                 output = method.training_step(batch_x, batch_u, progress)
-            loss_scale.scale(output.loss / accumulate).backward()  # type: ignore[no-untyped-call]
+            go_back(output.loss)
             losses.append(output.loss.detach())
             images = batch_x.image.shape[0] + (0 if batch_u is None else batch_u.weak.shape[0])
             reports.append((dict(output.means), dict(output.sums), images))
