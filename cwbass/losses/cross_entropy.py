@@ -26,6 +26,7 @@ class HardCrossEntropy(torch.autograd.Function):
             torch.sub(log_sum, image.gather(0, target)[0], out=loss[row])
             if slope is not None:
                 slope[row] = probs.scatter_add_(0, target, probs.new_full(target.shape, -1.0))
+            del image, probs  # before those of the next image are made
         ctx.save_for_backward(slope, known)
         return loss.masked_fill_(~known, 0)
 
@@ -47,6 +48,7 @@ class SoftCrossEntropy(torch.autograd.Function):
             if slope is not None:
                 torch.sub(own, target, out=slope[row])
             torch.sub(log_sum, image.mul_(target).sum(0), out=loss[row])
+            del image, own  # before those of the next image are made
         ctx.save_for_backward(slope)
         return loss
 
