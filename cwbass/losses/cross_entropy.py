@@ -75,4 +75,6 @@ def _maps(logits: Tensor, *, gradient: bool) -> tuple[Tensor, Tensor | None]:
     batch, _, height, width = logits.shape
     dtype = torch.float32 if logits.element_size() < 4 else logits.dtype
     values = logits.new_empty((batch, height, width), dtype=dtype)
-    return values, logits.new_empty(logits.shape) if gradient else None
+    # float16 holds no small gradient before the factor that arrives later, which has the loss scale in it.
+    kept = torch.float32 if logits.dtype == torch.float16 else logits.dtype
+    return values, logits.new_empty(logits.shape, dtype=kept) if gradient else None

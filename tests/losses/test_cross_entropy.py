@@ -42,7 +42,7 @@ def value_and_gradient(loss: Callable[[Tensor], Tensor], logits: Tensor, grad: T
     return value.detach(), logits.grad
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("classes", [1, 5, 40])
 @pytest.mark.parametrize("scale", [1.0, 1e4])
@@ -104,3 +104,11 @@ def test_going_back_twice_is_an_error_and_not_another_gradient() -> None:
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def test_a_gradient_too_small_for_float16_survives_a_loss_scale() -> None:
+    logits = torch.tensor([20.0, 0.0], dtype=torch.float16).view(1, 2, 1, 1).requires_grad_()
+    loss = pixel_cross_entropy(logits, torch.zeros(1, 1, 1, dtype=torch.long), ignore_index=IGNORE)
+    (loss.sum() * 2.0**16).backward()
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad[0, 1, 0, 0].float().item(), 2.0**16 * 2.0611536e-9, rtol=1e-3, atol=0)
