@@ -172,9 +172,13 @@ def fit(
     method.student.train()
     meter = meter or Meter()
 
+    def go_back(part: Tensor) -> None:
+        """Whatever is done to a loss before its backward pass is done here, for all parts alike."""
+        (part / accumulate).backward()  # type: ignore[no-untyped-call]
+
     def settle(part: Tensor) -> Tensor:
         with torch.autocast(device.type, enabled=False):  # the method is inside one, and backward passes do not belong there
-            (part / accumulate).backward()  # type: ignore[no-untyped-call]
+            go_back(part)
         return part.detach()
 
     for step in range(schedule.start, schedule.stop):
@@ -195,7 +199,7 @@ def fit(
             batch_u = None if batch_u is None else batch_u.to(device)
             with torch.autocast(device.type, autocast_dtype) if autocast_dtype else nullcontext():
                 output = method.training_step(batch_x, batch_u, progress)
-            (output.loss / accumulate).backward()  # type: ignore[no-untyped-call]
+            go_back(output.loss)
             images = batch_x.image.shape[0] + (0 if batch_u is None else batch_u.weak.shape[0])
             reports.append((dict(output.means), dict(output.sums), images))
 
