@@ -20,11 +20,12 @@ class HardCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, label: Tensor, ignore_index: int) -> Tensor:
         known = label != ignore_index
-        loss, slope = _maps(logits)
-        for image, target, value, gradient in zip(logits, label.where(known, 0)[:, None], loss, slope, strict=True):
-            image, probs, log_sum = _softmax(image, value.dtype)
-            torch.sub(log_sum, image.gather(0, target)[0], out=value)
-            gradient.copy_(probs.scatter_add_(0, target, probs.new_full(target.shape, -1.0)))
+        loss, slope = _maps(logits, gradient=ctx.needs_input_grad[0])
+        for row, target in enumerate(label.where(known, 0)[:, None]):
+            image, probs, log_sum = _softmax(logits[row], loss.dtype)
+            torch.sub(log_sum, image.gather(0, target)[0], out=loss[row])
+            if slope is not None:
+                slope[row] = probs.scatter_add_(0, target, probs.new_full(target.shape, -1.0))
         ctx.save_for_backward(slope, known)
         return loss.masked_fill_(~known, 0)
 
@@ -40,11 +41,12 @@ class SoftCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, probs: Tensor) -> Tensor:
-        loss, slope = _maps(logits)
-        for image, target, value, gradient in zip(logits, probs, loss, slope, strict=True):
-            image, own, log_sum = _softmax(image, value.dtype)
-            torch.sub(own, target, out=gradient)
-            torch.sub(log_sum, image.mul_(target).sum(0), out=value)
+        loss, slope = _maps(logits, gradient=ctx.needs_input_grad[0])
+        for row, target in enumerate(probs):
+            image, own, log_sum = _softmax(logits[row], loss.dtype)
+            if slope is not None:
+                torch.sub(own, target, out=slope[row])
+            torch.sub(log_sum, image.mul_(target).sum(0), out=loss[row])
         ctx.save_for_backward(slope)
         return loss
 
@@ -66,8 +68,9 @@ def _softmax(image: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]
     return image, probs, probs.amax(0).log_().neg_()
 
 
-def _maps(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """A value of each pixel, in float32 at least, [B, H, W]; and one of each logit. Neither is filled."""
+def _maps(logits: Tensor, *, gradient: bool) -> tuple[Tensor, Tensor | None]:
+    """A value of each pixel, in float32 at least, [B, H, W]; and one of each logit, where it is wanted. Neither is filled."""
     batch, _, height, width = logits.shape
     dtype = torch.float32 if logits.element_size() < 4 else logits.dtype
-    return logits.new_empty((batch, height, width), dtype=dtype), logits.new_empty(logits.shape)
+    values = logits.new_empty((batch, height, width), dtype=dtype)
+    return values, logits.new_empty(logits.shape) if gradient else None
