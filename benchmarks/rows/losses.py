@@ -96,7 +96,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "losses.memory",
         "memory of the same",
-        "one map of probabilities; another map would make it 2",
+        "one map of probabilities",
         at_most(1.75),
         _forward_memory,
         repeats=1,
