@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 GAP = 5  # pixels that each side of an ignored gap may grow
+_STRIP = 1 << 18  # pixels that contours are compared in at once: few enough for a core's cache
 
 
 def band_width(height: int, width: int) -> int:
@@ -56,14 +57,11 @@ def contour(codes: Tensor) -> Tensor:
     """
     padded = F.pad(codes, (1, 1, 1, 1))
     below = padded - 1  # as in band
-    highest, lowest = codes, below[..., 1:-1, 1:-1]
-    for y, x in (
-        (slice(-2), slice(1, -1)),
-        (slice(2, None), slice(1, -1)),
-        (slice(1, -1), slice(-2)),
-        (slice(1, -1), slice(2, None)),
-    ):
-        highest, lowest = torch.maximum(highest, padded[..., y, x]), torch.minimum(lowest, below[..., y, x])
+    highest, lowest = codes.clone(), below[..., 1:-1, 1:-1].clone()
+    middle = slice(1, -1)
+    for y, x in ((slice(-2), middle), (slice(2, None), middle), (middle, slice(-2)), (middle, slice(2, None))):
+        torch.maximum(highest, padded[..., y, x], out=highest)
+        torch.minimum(lowest, below[..., y, x], out=lowest)
     return codes * (highest - 1 != lowest).view(torch.uint8)
 
 
@@ -74,7 +72,7 @@ def close_gaps(codes: Tensor) -> Tensor:
     for _ in range(GAP):
         grown = _window(codes, 1, torch.maximum, fill=0)
         # Grow where the code is 0, and nowhere else; to compare bytes with a number takes torch ten times as long.
-        codes = codes + grown * (1 - codes.clamp(max=1))
+        codes = codes.clamp(max=1).neg_().add_(1).mul_(grown).add_(codes)
     return codes
 
 
@@ -133,13 +131,33 @@ def contour_counts(truth: Tensor, pred: Tensor, num_classes: int, tolerances: Se
         What is a good evaluation measure for semantic segmentation?, Csurka et al., BMVC 2013.
         Differs: counts are meant to be added up over the dataset, not scores averaged over images.
     """
+    margin = max(tolerances)
+    halo = margin + GAP + 1  # rows around a strip on which what is counted in it depends
+    height, width = truth.shape
+    rows = max(halo, _STRIP // width) if truth.device.type == "cpu" else height
+    total = truth.new_zeros(2, len(tolerances) + 1, num_classes, dtype=torch.int64)
+    for top in range(0, height, rows):
+        bottom, first = min(top + rows, height), max(top - halo, 0)
+        part = torch.stack((truth[first : bottom + halo], pred[first : bottom + halo]))
+        # A strip's own frame may be wrong as far as gaps grow, and one pixel more.
+        from_, to = max(top - margin, 0), min(bottom + margin, height)
+        contours = contour(close_gaps(part))[:, from_ - first : to - first]
+        total += _strip_counts(contours, slice(top - from_, bottom - from_), num_classes, tolerances)
+    return total
+
+
+def _strip_counts(contours: Tensor, rows: slice, num_classes: int, tolerances: Sequence[int]) -> Tensor:
+    """:func:`contour_counts` of some rows of two contour maps, [2, H, W]."""
     margin = max(tolerances)  # so that a look beyond the frame finds 0, and not the next row
-    row = truth.shape[1] + 2 * margin
-    rings = _rings(tolerances, row)
-    first, second = F.pad(contour(close_gaps(torch.stack((truth, pred)))), (margin,) * 4).flatten(1)
-    ranks = _first_rings(first, second, rings, margin * row)
+    padded = F.pad(contours, (margin,) * 4)
+    width = padded.shape[2]
+    ranks = _first_rings(padded[0].flatten(), padded[1].flatten(), _rings(tolerances, width), margin * width)
+    inside = slice(margin + rows.start, margin + rows.stop)
     side = num_classes + 1
-    counts = [count_pairs(rank, codes, side, rows=len(rings) + 1) for rank, codes in zip(ranks, (first, second), strict=True)]
+    counts = [
+        count_pairs(rank.view(-1, width)[inside], codes[inside], side, rows=len(tolerances) + 1)
+        for rank, codes in zip(ranks, padded, strict=True)
+    ]
     return torch.stack(counts)[..., 1:]  # column 0: off the contours
 
 
@@ -176,15 +194,18 @@ def boundary_f1(counts: Tensor) -> Tensor:
     return f1.masked_fill(total.sum(0) == 0, torch.nan)
 
 
-def _window(x: Tensor, radius: int, pick: Callable[[Tensor, Tensor], Tensor], fill: int) -> Tensor:
+def _window(x: Tensor, radius: int, pick: Callable[..., Tensor], fill: int) -> Tensor:
     """Highest or lowest value within ``radius`` along both axes, in log2(radius) passes. [..., H, W] -> same."""
     x = F.pad(x, (radius,) * 4, value=fill)
+    spare = torch.empty_like(x)  # two maps in turn: a new one for each pass would be one that no cache holds
     for dim in (-2, -1):
         length, span = 2 * radius + 1, 1  # each value of x already speaks for span pixels
         while span < length:
             step = min(span, length - span)
             kept = x.shape[dim] - step
-            x = pick(x.narrow(dim, 0, kept), x.narrow(dim, step, kept))
+            left, right, out = x.narrow(dim, 0, kept), x.narrow(dim, step, kept), spare.narrow(dim, 0, kept)
+            pick(left, right, out=out)
+            x, spare = out, left
             span += step
     return x
 

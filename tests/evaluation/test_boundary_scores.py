@@ -12,6 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from cwbass.data.base import read_raw_mask
+from cwbass.evaluation import boundary
 from cwbass.evaluation.boundary import (
     GAP,
     band,
@@ -208,6 +209,14 @@ def test_contour_counts_equal_a_distance_transform_per_class(seed: int, classes:
     one, other = (contour(close_gaps(code_map)).numpy() for code_map in (truth, pred))
     expected = [plain_rings(one, other, classes), plain_rings(other, one, classes)]
     assert contour_counts(truth, pred, classes, TOLERANCES).tolist() == expected
+
+
+@pytest.mark.parametrize("rows", [1, 11, 30, 119])
+def test_contours_are_counted_by_strips_as_at_once(rows: int, monkeypatch: pytest.MonkeyPatch):
+    truth, pred = random_maps(5, 4, shape=(120, 53), ignored=0.3)
+    whole = contour_counts(truth, pred, 4, TOLERANCES)
+    monkeypatch.setattr(boundary, "_STRIP", rows * 53)
+    assert torch.equal(contour_counts(truth, pred, 4, TOLERANCES), whole)
 
 
 def test_several_maps_at_once_are_as_one_at_a_time():
