@@ -214,8 +214,8 @@ def _pixels(path: Path) -> int:
         with Image.open(path) as file:
             return file.width * file.height
     except Exception:  # as in _upright_size
-        height, width, _ = read_image(path).shape
-        return height * width
+        shape = read_image(path).shape
+        return int(shape[0]) * int(shape[1])
 
 
 def _upright_size(path: Path) -> tuple[int, int]:

@@ -109,7 +109,8 @@ def band_counts(truth: Tensor, pred: Tensor, num_classes: int, width: int) -> Te
         Differs: the frame of the image is no boundary; there it is one.
     """
     side = num_classes + 1
-    joint = count_pairs(*band(torch.stack((truth, pred)), width), side)  # row and column 0: outside the bands
+    bands = band(torch.stack((truth, pred)), width)
+    joint = count_pairs(bands[0], bands[1], side)  # row and column 0: outside the bands
     both = joint.diagonal()
     return torch.stack((both, joint.sum(0) + joint.sum(1) - both))[:, 1:]
 
