@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import os
 import re
 import shutil
@@ -22,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from cwbass.data.base import DatasetSpec, Sample, read_image, read_mask
+from cwbass.data.base import SIDEWAYS, Box, DatasetSpec, Sample, read_image, read_mask
 from cwbass.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -40,8 +39,11 @@ class ImageSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def image(self, index: int) -> NDArray[np.uint8]:
-        """[H, W, 3] uint8."""
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width, pixels."""
+
+    def image(self, index: int, box: Box | None = None) -> NDArray[np.uint8]:
+        """[H, W, 3] uint8, of the part in ``box`` where it is given."""
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         """[H, W] uint8 class index or ignore_index."""
@@ -52,19 +54,28 @@ class FileSource:
 
     def __init__(self, samples: Sequence[Sample], root: Path, spec: DatasetSpec) -> None:
         self.samples, self.root, self.spec = tuple(samples), root, spec
+        self._sizes: dict[int, tuple[int, int]] = {}  # of what was asked for: a PNG must be decoded to know how it is turned
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def image(self, index: int) -> NDArray[np.uint8]:
-        return read_image(self.root / self.samples[index].image)
+    def size(self, index: int) -> tuple[int, int]:
+        if index not in self._sizes:
+            self._sizes[index] = _upright_size(self.root / self.samples[index].image)
+        return self._sizes[index]
+
+    def image(self, index: int, box: Box | None = None) -> NDArray[np.uint8]:
+        image = read_image(self.root / self.samples[index].image, box)
+        if box is None:
+            self._sizes[index] = image.shape[0], image.shape[1]
+        return image
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         sample = self.samples[index]
         if sample.mask is None:
             raise DataError(f"{sample.image}: an unlabelled image has no mask to read.")
         mask = read_mask(self.root / sample.mask, self.spec)
-        check_same_size(sample, _upright_size(self.root / sample.image), mask)
+        check_same_size(sample, self.size(index), mask)
         return mask
 
 
@@ -92,9 +103,16 @@ class CachedSource:
             self._bytes = np.memmap(self.path, dtype=np.uint8, mode="r")
         return self._bytes[start : start + length]
 
-    def image(self, index: int) -> NDArray[np.uint8]:
+    def size(self, index: int) -> tuple[int, int]:
+        return self.sizes[index]
+
+    def image(self, index: int, box: Box | None = None) -> NDArray[np.uint8]:
         height, width = self.sizes[index]
-        return self._slice(self.offsets[index], height * width * 3).reshape(height, width, 3)
+        image = self._slice(self.offsets[index], height * width * 3).reshape(height, width, 3)
+        if box is None:
+            return image
+        left, top, right, bottom = box
+        return image[top:bottom, left:right]
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         if not self.masked[index]:
@@ -123,7 +141,7 @@ def open_source(samples: Sequence[Sample], root: Path, spec: DatasetSpec, cache_
     if (cached := _open_whole(path, samples)) is not None:
         _mark_used(path)
         return cached
-    needed = sum(math.prod(_upright_size(root / sample.image)) * (3 if sample.mask is None else 4) for sample in samples)
+    needed = sum(_pixels(root / sample.image) * (3 if sample.mask is None else 4) for sample in samples)
     cache_dir.mkdir(parents=True, exist_ok=True)
     _delete_unused(cache_dir)
     free = shutil.disk_usage(cache_dir).free
@@ -217,11 +235,21 @@ def _bounded_map(pool: ThreadPoolExecutor, task: Callable[[int], T], count: int,
             pending[index % ahead] = pool.submit(task, index + ahead)
 
 
-def _upright_size(path: Path) -> tuple[int, int]:
-    """Height and width of what ``read_image`` gives, from the header alone."""
+def _pixels(path: Path) -> int:
+    """Width times height of an image, from the header alone."""
     try:
         with Image.open(path) as file:
-            turned = file.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            return file.width * file.height
+    except Exception:  # as in _upright_size
+        shape = read_image(path).shape
+        return int(shape[0]) * int(shape[1])
+
+
+def _upright_size(path: Path) -> tuple[int, int]:
+    """Height and width of what ``read_image`` gives; mostly from the header alone."""
+    try:
+        with Image.open(path) as file:
+            turned = file.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
             return (file.width, file.height) if turned else (file.height, file.width)
     except Exception:  # Pillow's readers raise whatever broken bytes happen to cause
         height, width, _ = read_image(path).shape  # says what is wrong with the file

@@ -6,19 +6,21 @@ selection and test images, never those of unlabelled ones.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cwbass.data import findings
-from cwbass.data.base import Sample
+from cwbass.data.base import DatasetSpec, Sample
 from cwbass.data.findings import File, Finding
-from cwbass.data.inspection import inspect_image, inspect_mask
+from cwbass.data.inspection import MaskFacts, inspect_image, inspect_mask
 from cwbass.data.listing import Listing
 from cwbass.data.manifest import ROLES, Manifest
 from cwbass.data.parallel import map_threads
+from cwbass.data.splits import NOTHING_SEEN
 
-__all__ = ["CheckReport", "Finding", "check_dataset"]
+__all__ = ["CheckReport", "Finding", "check_dataset", "inspect_masks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,15 @@ class CheckReport:
         }
 
 
-def check_dataset(listing: Listing, manifest: Manifest | None, root: Path) -> CheckReport:
+def inspect_masks(samples: Sequence[Sample], root: Path, spec: DatasetSpec) -> dict[str, MaskFacts]:
+    """What is to be seen of each mask of the samples, by its path."""
+    names = [sample.mask for sample in samples if sample.mask is not None]
+    return dict(zip(names, map_threads(lambda name: inspect_mask(root / name, spec), names), strict=True))
+
+
+def check_dataset(
+    listing: Listing, manifest: Manifest | None, root: Path, seen: Mapping[str, MaskFacts] = NOTHING_SEEN
+) -> CheckReport:
     """Read every file of the dataset and report what is wrong.
 
     Args:
@@ -58,6 +68,7 @@ def check_dataset(listing: Listing, manifest: Manifest | None, root: Path) -> Ch
         manifest: The roles. Without it, all images of ``listing.train`` have the role ``train``,
             and all masks in ``listing`` are opened.
         root: Folder the samples' paths are relative to.
+        seen: Of :func:`inspect_masks`; what is in it is not read again.
     """
     if manifest is not None:
         roles = {role: manifest.samples(role) for role in ROLES}
@@ -66,7 +77,7 @@ def check_dataset(listing: Listing, manifest: Manifest | None, root: Path) -> Ch
 
     def look(item: tuple[str, Sample]) -> File:
         role, sample = item
-        mask = None if sample.mask is None else inspect_mask(root / sample.mask, listing.spec)
+        mask = None if sample.mask is None else seen.get(sample.mask) or inspect_mask(root / sample.mask, listing.spec)
         return File(role, sample, inspect_image(root / sample.image), mask)
 
     files = list(map_threads(look, [(role, sample) for role, samples in roles.items() for sample in samples]))

@@ -8,9 +8,20 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
-from cwbass.data.base import UNKNOWN, DatasetSpec, eight_bit_rgb, map_mask, read_raw_mask
+from cwbass.data.base import (
+    SIDEWAYS,
+    UNKNOWN,
+    DatasetSpec,
+    check_kind,
+    class_pixels,
+    count_values,
+    eight_bit_rgb,
+    map_mask,
+    read_raw_mask,
+    upright,
+)
 from cwbass.data.near_duplicates import Hash, difference_hash
 from cwbass.errors import DataError
 
@@ -52,14 +63,25 @@ class MaskFacts:
     has_255: bool = False
     only_0_and_255: bool = False
 
+    @property
+    def sound(self) -> bool:
+        """Whether ``read_mask`` reads it."""
+        return self.error is None and self.mappable and not self.foreign
+
 
 def inspect_image(path: Path) -> ImageFacts:
-    """Decode an image and describe it; a broken file is a fact, not an exception."""
+    """Decode an image and describe it; a broken file is a fact, not an exception.
+
+    The colours of a JPEG are left undecoded: its hash sees none.
+    """
     try:
         with Image.open(path) as file:
-            rotated = file.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
-            upright = eight_bit_rgb(ImageOps.exif_transpose(file))
-            return ImageFacts(size=upright.size, rotated=rotated, hash=difference_hash(upright))
+            turn = file.getexif().get(ExifTags.Base.Orientation, 1)
+            size = (file.height, file.width) if turn in SIDEWAYS else file.size
+            file.draft("L", None)  # nothing happens where the format knows no such thing
+            image = upright(file)
+            hash = difference_hash(image if image.mode == "L" else eight_bit_rgb(image))
+            return ImageFacts(size=size, rotated=turn not in (0, 1), hash=hash)
     except Exception as error:  # as in read_image
         return ImageFacts(error=str(error))
 
@@ -70,19 +92,23 @@ def inspect_mask(path: Path, spec: DatasetSpec) -> MaskFacts:
         raw = read_raw_mask(path)
     except DataError as error:
         return MaskFacts(error=str(error))
-    size = (raw.shape[1], raw.shape[0])
-    is_rgb = raw.ndim == 3
-    code = _code(raw)
+    size, is_rgb = (raw.shape[1], raw.shape[0]), raw.ndim == 3
     try:
-        mapped = map_mask(raw, spec)
+        check_kind(raw, spec)
     except DataError:
+        code = _code(raw)
         return MaskFacts(size=size, is_rgb=is_rgb, mappable=False, foreign=_foreign(code, code >= 0, is_rgb))
-    values = np.bincount(raw.ravel(), minlength=256) if not is_rgb else np.zeros(256, dtype=np.int64)
+    if is_rgb:
+        mapped = map_mask(raw, spec)
+        values, pixels = np.zeros(256, dtype=np.int64), np.bincount(mapped.ravel(), minlength=UNKNOWN + 1)
+    else:
+        values = count_values(raw)
+        pixels = class_pixels(values, spec)
     return MaskFacts(
         size=size,
         is_rgb=is_rgb,
-        pixels=tuple(np.bincount(mapped.ravel(), minlength=UNKNOWN + 1)[: spec.num_classes].tolist()),
-        foreign=_foreign(code, mapped == UNKNOWN, is_rgb),
+        pixels=tuple(pixels[: spec.num_classes].tolist()),
+        foreign=_foreign(_code(raw), map_mask(raw, spec) == UNKNOWN, is_rgb) if pixels[UNKNOWN] else {},
         has_zero=bool(values[0]),
         has_255=bool(values[255]),
         only_0_and_255=not is_rgb and not values[1:255].any(),

@@ -9,6 +9,7 @@ from PIL import Image
 MAX_DISTANCE = 3  # bits; 99 % of street scenes scaled to 2/3 and saved as JPEG 60 stay within it
 NUM_CHUNKS = MAX_DISTANCE + 1  # of hashes that differ in 3 bits at most, one chunk of four is equal
 MAX_NEIGHBORS = 256  # hashes compared with each one in a chunk's order; bounds the work on sets of equal images
+GRID = 9  # cells along a side
 FLAT = 2  # grey levels; an image with less contrast has no structure to compare
 
 Hash = tuple[int, int, int, int]
@@ -20,7 +21,7 @@ def difference_hash(image: Image.Image) -> Hash | None:
     Returns:
         Four words of 32 bits; None for an image of one tone, which would match every other such.
     """
-    gray = np.asarray(image.convert("L").resize((9, 9), Image.Resampling.BOX), dtype=np.int16)  # [9, 9]
+    gray = np.asarray(image.convert("L").resize((GRID, GRID), Image.Resampling.BOX), dtype=np.int16)  # [9, 9]
     if np.ptp(gray) <= FLAT:
         return None
     rises = np.stack([gray[:8, 1:] > gray[:8, :-1], gray[1:, :8] > gray[:-1, :8]])  # [2, 8, 8]

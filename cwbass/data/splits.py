@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from cwbass.config import SplitConfig
 from cwbass.data.base import DatasetSpec, Sample, read_mask
 from cwbass.data.draws import draw, group_of
+from cwbass.data.inspection import MaskFacts, inspect_mask
 from cwbass.data.listing import Listing
 from cwbass.data.lists import find_list, read_ids
 from cwbass.data.manifest import Manifest
 from cwbass.data.parallel import map_threads
 from cwbass.errors import DataError, ParamsError
+
+NOTHING_SEEN: Mapping[str, MaskFacts] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +46,16 @@ class Draw:
     pool_pixels: tuple[int, ...]  # of each class, in all images that are labelled or could have been
 
 
-def draw_split(listing: Listing, config: SplitConfig, *, root: Path, seed: int) -> Manifest:
+def draw_split(
+    listing: Listing, config: SplitConfig, *, root: Path, seed: int, seen: Mapping[str, MaskFacts] = NOTHING_SEEN
+) -> Manifest:
     """The manifest of :func:`draw_roles`."""
-    return draw_roles(listing, config, root=root, seed=seed).manifest
+    return draw_roles(listing, config, root=root, seed=seed, seen=seen).manifest
 
 
-def draw_roles(listing: Listing, config: SplitConfig, *, root: Path, seed: int) -> Draw:
+def draw_roles(
+    listing: Listing, config: SplitConfig, *, root: Path, seed: int, seen: Mapping[str, MaskFacts] = NOTHING_SEEN
+) -> Draw:
     """Give every image its role.
 
     - test: the listing's, or else a share of the images with masks, in whole groups. Other images
@@ -62,6 +70,7 @@ def draw_roles(listing: Listing, config: SplitConfig, *, root: Path, seed: int) 
         config: The section ``split``.
         root: Folder the samples' paths are relative to. Only masks that may be used are opened.
         seed: Of every draw.
+        seen: What was seen of masks that have been read already, by their paths.
 
     Raises:
         DataError: A list does not fit the data, a mask is wrong, or there is nothing to label or
@@ -70,8 +79,8 @@ def draw_roles(listing: Listing, config: SplitConfig, *, root: Path, seed: int) 
     """
     pattern = compile_pattern(config.group_pattern)
     found = find_candidates(listing, config, root)
-    named = count_pixels(found.named, listing.spec, root)
-    masked = count_pixels(found.masked, listing.spec, root)
+    named = count_pixels(found.named, listing.spec, root, seen)
+    masked = count_pixels(found.masked, listing.spec, root, seen)
 
     test = listing.test
     bare, notes = found.bare, []
@@ -142,8 +151,10 @@ def find_candidates(listing: Listing, config: SplitConfig, root: Path) -> Candid
     return Candidates(tuple(named), tuple(masked), _stripped(bare))
 
 
-def count_pixels(samples: Sequence[Sample], spec: DatasetSpec, root: Path) -> tuple[Sample, ...]:
-    """The samples with ``pixels`` counted in their masks.
+def count_pixels(
+    samples: Sequence[Sample], spec: DatasetSpec, root: Path, seen: Mapping[str, MaskFacts] = NOTHING_SEEN
+) -> tuple[Sample, ...]:
+    """The samples with ``pixels`` counted in their masks, of which those in ``seen`` are not read again.
 
     Raises:
         DataError: A mask cannot be read or holds a value of no class.
@@ -151,9 +162,10 @@ def count_pixels(samples: Sequence[Sample], spec: DatasetSpec, root: Path) -> tu
 
     def count(sample: Sample) -> Sample:
         assert sample.mask is not None
-        mask = read_mask(root / sample.mask, spec)
-        histogram = np.bincount(mask.ravel(), minlength=256)
-        return replace(sample, pixels=tuple(int(n) for n in histogram[: spec.num_classes]))
+        facts = seen.get(sample.mask) or inspect_mask(root / sample.mask, spec)
+        if not facts.sound:
+            read_mask(root / sample.mask, spec)  # raises, and says what is wrong
+        return replace(sample, pixels=facts.pixels)
 
     return tuple(map_threads(count, samples))
 
@@ -221,8 +233,9 @@ def _without(samples: Iterable[Sample], taken: Iterable[Sample]) -> tuple[Sample
 
 
 def _stripped(samples: Iterable[Sample]) -> tuple[Sample, ...]:
-    """Sorted by id, without masks."""
-    return tuple(sorted((Sample(sample.id, sample.image) for sample in samples), key=lambda sample: sample.id))
+    """Sorted by id, without masks and pixels."""
+    bare = (sample if sample.mask is None and sample.pixels is None else Sample(sample.id, sample.image) for sample in samples)
+    return tuple(sorted(bare, key=lambda sample: sample.id))
 
 
 def _sum_pixels(samples: Iterable[Sample], spec: DatasetSpec) -> tuple[int, ...]:

@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from cwbass.config import AugmentConfig
 from cwbass.data.cache import ImageSource
-from cwbass.data.transforms import crop_image, crop_mask, crop_valid, draw_geometry, strong_view
+from cwbass.data.transforms import crop_mask, crop_valid, draw_geometry, fit_image, strong_view
 from cwbass.errors import CwbassError, ServiceError
+from cwbass.memory import keep_freed_memory
 from cwbass.types import LabeledBatch, UnlabeledBatch
 from cwbass.world import ALONE, World
 
@@ -60,10 +61,9 @@ class LabeledStream(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         index = index_at(position, len(self.source), seed=self.seed, stream="labeled")
-        image = self.source.image(index)
-        geometry = draw_geometry(image.shape[:2], self.augment, view_rng(self.seed, "labeled", position))
-        size = self.augment.crop_size
-        return crop_image(image, geometry, size), crop_mask(self.source.mask(index), geometry, size, self.ignore_index)
+        geometry = draw_geometry(self.source.size(index), self.augment, view_rng(self.seed, "labeled", position))
+        image, size = self.source.image(index, geometry.box), self.augment.crop_size
+        return fit_image(image, geometry, size), crop_mask(self.source.mask(index), geometry, size, self.ignore_index)
 
 
 class UnlabeledStream(Dataset[tuple[Tensor, Tensor, Tensor]]):
@@ -74,16 +74,20 @@ class UnlabeledStream(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
         index = index_at(position, len(self.source), seed=self.seed, stream="unlabeled")
-        image = self.source.image(index)
         rng = view_rng(self.seed, "unlabeled", position)
-        geometry = draw_geometry(image.shape[:2], self.augment, rng)
-        weak = crop_image(image, geometry, self.augment.crop_size)
+        geometry = draw_geometry(self.source.size(index), self.augment, rng)
+        weak = fit_image(self.source.image(index, geometry.box), geometry, self.augment.crop_size)
         return weak, strong_view(weak, self.augment, rng), crop_valid(geometry, self.augment.crop_size)
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
-    batch = torch.stack(list(tensors))
-    return batch.contiguous(memory_format=torch.channels_last) if batch.dim() == 4 else batch
+    """A batch, of images in channels_last."""
+    shape = (len(tensors), *tensors[0].shape)
+    layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+    batch = torch.empty(shape, dtype=tensors[0].dtype, memory_format=layout)
+    for slot, tensor in zip(batch, tensors, strict=True):
+        slot.copy_(tensor)
+    return batch
 
 
 def collate_labeled(items: Sequence[tuple[Tensor, Tensor]]) -> LabeledBatch:
@@ -147,12 +151,18 @@ def make_loader(
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
         multiprocessing_context="spawn" if workers else None,
-        worker_init_fn=leave_signals_to_the_main_process if workers else None,
+        worker_init_fn=start_worker if workers else None,
     )
 
 
-def leave_signals_to_the_main_process(worker: int) -> None:
-    """Run in each loader process: whoever signals the whole group must not take the batch from under a step that is finished.
+def start_worker(worker: int) -> None:
+    """Run first in each loader process."""
+    leave_signals_to_the_main_process()
+    keep_freed_memory()
+
+
+def leave_signals_to_the_main_process() -> None:
+    """Whoever signals the whole group must not take the batch from under a step that is finished.
 
     The loader ends its processes itself, and they end when their parent has gone. A second SIGTERM still works.
     """

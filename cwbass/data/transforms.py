@@ -17,6 +17,8 @@ from torch.nn import functional as nnf
 from torchvision.transforms.v2 import functional as F
 
 from cwbass.config import AugmentConfig
+from cwbass.data.base import Box
+from cwbass.data.photometry import gaussian_blur, shift_hue
 
 PAD_VALUE = 114  # mid grey: a black strip would be the strongest edge of the crop
 
@@ -32,6 +34,11 @@ class Geometry:
     out_height: int  # after the resize, at most the crop size
     out_width: int
     mirror: bool
+
+    @property
+    def box(self) -> Box:
+        """The source rectangle: left, top, right, bottom."""
+        return self.left, self.top, self.left + self.width, self.top + self.height
 
 
 def draw_geometry(size: tuple[int, int], config: AugmentConfig, rng: np.random.Generator) -> Geometry:
@@ -64,7 +71,12 @@ def _fit(side: int, crop: int, scale: float) -> tuple[int, int]:
 
 def crop_image(image: NDArray[np.uint8], geometry: Geometry, crop_size: int) -> Tensor:
     """Apply a geometry to an image. [H, W, 3] uint8 -> [3, S, S] uint8, padded with grey."""
-    view = _cut(image, geometry).permute(2, 0, 1)
+    return fit_image(_cut(image, geometry), geometry, crop_size)
+
+
+def fit_image(cut: NDArray[np.uint8], geometry: Geometry, crop_size: int) -> Tensor:
+    """The rest of :func:`crop_image`, of the source rectangle alone. [h, w, 3] uint8 -> [3, S, S] uint8."""
+    view = torch.tensor(cut).permute(2, 0, 1)
     if view.shape[-2:] != (geometry.out_height, geometry.out_width):
         view = F.resize(view, [geometry.out_height, geometry.out_width], antialias=True)
     return _mirror_and_pad(view, geometry, crop_size, PAD_VALUE)
@@ -72,7 +84,7 @@ def crop_image(image: NDArray[np.uint8], geometry: Geometry, crop_size: int) -> 
 
 def crop_mask(mask: NDArray[np.uint8], geometry: Geometry, crop_size: int, ignore_index: int) -> Tensor:
     """Apply a geometry to a mask, nearest neighbour. [H, W] uint8 -> [S, S] uint8, padded with ``ignore_index``."""
-    view = _cut(mask, geometry)[None]
+    view = torch.tensor(_cut(mask, geometry))[None]
     if view.shape[-2:] != (geometry.out_height, geometry.out_width):
         view = F.resize(view, [geometry.out_height, geometry.out_width], F.InterpolationMode.NEAREST_EXACT)
     return _mirror_and_pad(view, geometry, crop_size, ignore_index)[0]
@@ -85,8 +97,8 @@ def crop_valid(geometry: Geometry, crop_size: int) -> Tensor:
     return valid
 
 
-def _cut(array: NDArray[np.uint8], g: Geometry) -> Tensor:
-    return torch.from_numpy(array[g.top : g.top + g.height, g.left : g.left + g.width].copy())
+def _cut(array: NDArray[np.uint8], g: Geometry) -> NDArray[np.uint8]:
+    return array[g.top : g.top + g.height, g.left : g.left + g.width]
 
 
 def _mirror_and_pad(view: Tensor, g: Geometry, crop_size: int, value: int) -> Tensor:
@@ -108,6 +120,7 @@ def strong_view(image: Tensor, config: AugmentConfig, rng: np.random.Generator) 
     factors = rng.uniform(-1, 1, size=4)
     order = rng.permutation(4)
     if jitter < config.jitter:
+        image = image.contiguous()  # plane by plane, all that follows takes less time
         for index in order:
             image = _jitter(image, int(index), float(factors[index]), config)
     if gray < config.grayscale:
@@ -118,7 +131,7 @@ def strong_view(image: Tensor, config: AugmentConfig, rng: np.random.Generator) 
         kernel = 2 * max(1, round(2 * width)) + 1
         # A kernel must not reach past the reflected border.
         kernel = min(kernel, 2 * ((min(image.shape[-2:]) - 1) // 2) + 1)
-        image = F.gaussian_blur(image, [kernel, kernel], [width, width])
+        image = gaussian_blur(image, kernel, width)
     return image
 
 
@@ -130,5 +143,5 @@ def _jitter(image: Tensor, which: int, draw: float, config: AugmentConfig) -> Te
     elif which == 2:
         changed = F.adjust_saturation(image, 1 + draw * config.saturation)
     else:
-        changed = F.adjust_hue(image, draw * config.hue)
+        changed = shift_hue(image, draw * config.hue)
     return changed

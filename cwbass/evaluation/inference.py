@@ -27,14 +27,15 @@ def predict_probs(net: nn.Module, image: Tensor, config: EvalConfig) -> Tensor:
         Mean over all views; each pixel sums to 1. [1, C, H, W] float32.
     """
     size = (image.shape[2], image.shape[3])
-    views = len(config.scales) * (2 if config.flip else 1)
-    total = torch.zeros((), device=image.device)
+    total: Tensor | None = None
     for scale in config.scales:
         scaled = _resize(image, (max(1, round(size[0] * scale)), max(1, round(size[1] * scale))), antialias=True)
-        total = total + _probs(net, scaled, config, size)
-        if config.flip:
-            total += _probs(net, scaled.flip(-1), config, size).flip(-1)
-    return total.div_(views)
+        for mirror in (False, True) if config.flip else (False,):
+            view = _probs(net, scaled.flip(-1), config, size).flip(-1) if mirror else _probs(net, scaled, config, size)
+            total = view if total is None else total.add_(view)
+    assert total is not None, "there is a scale"
+    views = len(config.scales) * (2 if config.flip else 1)
+    return total if views == 1 else total.div_(views)
 
 
 def _probs(net: nn.Module, view: Tensor, config: EvalConfig, size: tuple[int, int]) -> Tensor:

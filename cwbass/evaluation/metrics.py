@@ -17,7 +17,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from cwbass.errors import DataError, ParamsError, WeightsError
-from cwbass.evaluation.boundary import band_counts, band_width, boundary_f1, contour_counts
+from cwbass.evaluation.boundary import band_counts, band_width, boundary_f1, contour_counts, count_pairs
 from cwbass.types import Reliability
 from cwbass.world import World
 
@@ -226,9 +226,7 @@ class _Confusion(MulticlassConfusionMatrix):
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Count code maps: class + 1, and 0 in both where ignored. [H, W] uint8 each."""
-        side = self.num_classes + 1
-        key = target.int().mul_(side).add_(preds).flatten()
-        self.confmat += torch.bincount(key, minlength=side * side).view(side, side)[1:, 1:]
+        self.confmat += count_pairs(target, preds, self.num_classes + 1)[1:, 1:]
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cwbass.data import list_dataset
-from cwbass.data.check import CheckReport, Finding, check_dataset
+from cwbass.data.check import CheckReport, Finding, check_dataset, inspect_masks
 from cwbass.data.manifest import Manifest
 from cwbass.data.splits import draw_split, find_candidates
 from cwbass.errors import DataError
@@ -40,12 +40,13 @@ def check(params: SplitParams, *, data_root: Path) -> CheckReport:
     """
     listing = list_dataset(params.data, params.split, data_root)
     candidates = find_candidates(listing, params.split, data_root)
+    seen = inspect_masks(candidates.named + candidates.masked, data_root, listing.spec)
     manifest: Manifest | None = None
     failure: tuple[Finding, ...] = ()
     try:
-        manifest = draw_split(listing, params.split, root=data_root, seed=params.seed)
+        manifest = draw_split(listing, params.split, root=data_root, seed=params.seed, seen=seen)
     except DataError as error:
         failure = (Finding("error", "no_split", None, f"the split cannot be drawn: {error}"),)
         listing = replace(listing, train=candidates.named + candidates.masked + candidates.bare)
-    report = check_dataset(listing, manifest, data_root)
+    report = check_dataset(listing, manifest, data_root, seen)
     return replace(report, findings=failure + report.findings)

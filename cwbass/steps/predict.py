@@ -81,7 +81,7 @@ def predict(
             logger.warning("%s", error)
             failed[str(path)] = str(error)
             continue
-        batch = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2).to(on)
+        batch = torch.tensor(pixels, device=on)[None].permute(0, 3, 1, 2)
         with torch.autocast(on.type, dtype, enabled=dtype is not None):
             label = predict_probs(net, batch, config)[0].argmax(0).cpu().numpy().astype(np.uint8)
         # The suffix stays in the name: a.jpg and a.png of one folder are two images.

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cwbass.data.base import DatasetSpec, default_palette, map_mask, read_image, read_mask, read_raw_mask
+from cwbass.data.base import (
+    UNKNOWN,
+    DatasetSpec,
+    class_pixels,
+    count_values,
+    default_palette,
+    map_mask,
+    read_image,
+    read_mask,
+    read_raw_mask,
+)
 from cwbass.errors import DataError
 
 TWO = DatasetSpec(class_names=("ground", "tree"), palette=((0, 0, 0), (0, 128, 0)), ids={0: 0, 1: 1, 255: 255})
@@ -148,3 +158,22 @@ def test_default_palette_is_that_of_voc() -> None:
     assert default_palette(16)[1] == (128, 0, 0)
     assert default_palette(16)[8] == (64, 0, 0)
     assert default_palette(16)[15] == (192, 128, 128)  # person
+
+
+def test_a_part_of_an_image_is_that_part_of_the_whole(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned a quarter
+    Image.fromarray(pixels).save(tmp_path / "i.jpg", exif=exif)
+    whole = read_image(tmp_path / "i.jpg")
+    assert whole.shape == (30, 20, 3)
+    assert np.array_equal(read_image(tmp_path / "i.jpg", (3, 5, 14, 28)), whole[5:28, 3:14])
+
+
+def test_pixels_of_classes_are_counted_as_if_each_pixel_was_mapped() -> None:
+    spec = DatasetSpec(("a", "b"), default_palette(2), ids={0: 1, 3: 0, 7: 1, 255: 255})
+    raw = np.random.default_rng(0).choice([0, 3, 7, 9, 255], (40, 50)).astype(np.uint8)
+    assert np.array_equal(count_values(raw), np.bincount(raw.ravel(), minlength=256))
+    counted = class_pixels(count_values(raw), spec)
+    assert np.array_equal(counted, np.bincount(map_mask(raw, spec).ravel(), minlength=UNKNOWN + 1))
+    assert counted[UNKNOWN] == (raw == 9).sum() > 0

@@ -56,6 +56,16 @@ def test_what_is_cached_is_what_is_decoded(root: Path, samples: list[Sample], tm
     assert files(tmp_path / "cache") == [".bin", ".json"]
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_part_of_an_image_is_that_part_of_the_whole(root: Path, samples: list[Sample], tmp_path: Path, cached: bool) -> None:
+    source = open_source(samples, root, SPEC, tmp_path / "cache" if cached else None)
+    for k in range(len(samples)):
+        height, width = source.size(k)
+        whole = source.image(k)
+        assert whole.shape == (height, width, 3)
+        assert np.array_equal(source.image(k, (width // 2, 0, width, 1 + height // 2)), whole[: 1 + height // 2, width // 2 :])
+
+
 def test_many_images_keep_their_order(tmp_path: Path) -> None:
     for k in range(100):  # more than are decoded ahead
         Image.fromarray(np.full((1 + k % 3, 2, 3), k, dtype=np.uint8)).save(tmp_path / f"{k}.png")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cwbass.config import DataConfig, SplitConfig
 from cwbass.data import list_dataset
-from cwbass.data.check import CheckReport, Finding, check_dataset
+from cwbass.data.check import CheckReport, Finding, check_dataset, inspect_masks
 from cwbass.data.manifest import Manifest
 from cwbass.data.splits import draw_split
 
@@ -48,6 +48,20 @@ def check(root: Path, *, split: bool = False, **data: object) -> CheckReport:
     listing = list_dataset(DataConfig.model_validate(data), config, root)
     manifest: Manifest | None = draw_split(listing, config, root=root, seed=0) if split else None
     return check_dataset(listing, manifest, root)
+
+
+def test_masks_that_were_seen_before_are_judged_as_if_read_now(root: Path) -> None:
+    save_mask(root, "a", np.full((8, 16), 9))  # no class
+    save_mask(root, "b", np.zeros((4, 4)))  # another size
+    (root / "masks/c.png").write_bytes(b"no image")
+    listing = list_dataset(DataConfig(), SplitConfig(), root)
+    seen = inspect_masks(listing.train, root, listing.spec)
+    assert sorted(seen) == [f"masks/{id}.png" for id in "abcd"]
+    plain = check_dataset(listing, None, root)
+    assert len(plain.errors) == 3
+    assert check_dataset(listing, None, root, seen).to_dict() == plain.to_dict()
+    (root / "masks/a.png").unlink()  # so what was seen is not looked at again
+    assert check_dataset(listing, None, root, seen).to_dict() == plain.to_dict()
 
 
 def only(report: CheckReport) -> Finding:

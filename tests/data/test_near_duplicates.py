@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cwbass.data.near_duplicates import difference_hash, near_pairs
+from cwbass.data.inspection import inspect_image
+from cwbass.data.near_duplicates import Hash, difference_hash, near_pairs
 
 
 def scene(seed: int, size: tuple[int, int] = (180, 144)) -> Image.Image:
@@ -19,7 +22,11 @@ def scene(seed: int, size: tuple[int, int] = (180, 144)) -> Image.Image:
 
 
 def distance(one: Image.Image, other: Image.Image) -> int:
-    words = [np.array(difference_hash(image), dtype=np.uint32) for image in (one, other)]
+    return bits(difference_hash(one), difference_hash(other))
+
+
+def bits(one: Hash | None, other: Hash | None) -> int:
+    words = [np.array(hash, dtype=np.uint32) for hash in (one, other)]
     return int(np.bitwise_count(words[0] ^ words[1]).sum())
 
 
@@ -36,6 +43,19 @@ def test_recompressed_and_rescaled_copy_is_near_and_another_scene_is_not() -> No
         scene(seed).resize((120, 96)).save(buffer, "JPEG", quality=75)
         assert distance(scene(seed), Image.open(buffer)) <= 3
         assert distance(scene(seed), scene(seed + 100)) > 20
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_without_its_colours_looks_the_same(tmp_path: Path, mode: str) -> None:
+    for seed in range(5):
+        noise = np.random.default_rng(seed).normal(0, 12, (333, 500, 3))
+        image = np.asarray(scene(seed, (500, 333))) + noise
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).convert(mode).save(tmp_path / "i.jpg")
+        facts = inspect_image(tmp_path / "i.jpg")
+        assert facts.size == (500, 333)
+        assert facts.hash is not None
+        with Image.open(tmp_path / "i.jpg") as whole:
+            assert bits(facts.hash, difference_hash(whole)) <= 1
 
 
 def test_image_of_one_tone_has_no_hash() -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from threads import in_threads
 
 from cwbass.config import AugmentConfig
-from cwbass.data.base import DatasetSpec, Sample, default_palette
+from cwbass.data.base import Box, DatasetSpec, Sample, default_palette
 from cwbass.data.cache import open_source
 from cwbass.data.streams import (
     LabeledStream,
@@ -38,10 +38,14 @@ class Arrays:
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def image(self, index: int) -> NDArray[np.uint8]:
+    def size(self, index: int) -> tuple[int, int]:
+        return self.sizes[index]
+
+    def image(self, index: int, box: Box | None = None) -> NDArray[np.uint8]:
         image = np.random.default_rng(index).integers(0, 256, (*self.sizes[index], 3), dtype=np.uint8)
         image[..., 0] = index
-        return image
+        left, top, right, bottom = box or (0, 0, *self.sizes[index][::-1])
+        return image[top:bottom, left:right]
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         return np.full(self.sizes[index], index, dtype=np.uint8)

@@ -12,6 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from cwbass.data.base import read_raw_mask
+from cwbass.evaluation import boundary
 from cwbass.evaluation.boundary import (
     GAP,
     band,
@@ -21,6 +22,7 @@ from cwbass.evaluation.boundary import (
     close_gaps,
     contour,
     contour_counts,
+    count_pairs,
     near_boundaries,
 )
 
@@ -188,6 +190,48 @@ def test_f1_equals_a_distance_transform_per_class(seed: int, classes: int):
     for row, tolerance in enumerate(TOLERANCES):
         expected = [plain_f1(truth.numpy(), pred.numpy(), code, tolerance) for code in range(1, classes + 1)]
         assert f1[row].tolist() == pytest.approx(expected, nan_ok=True)
+
+
+def plain_rings(one: NDArray[np.uint8], other: NDArray[np.uint8], classes: int) -> list[list[int]]:
+    """Pixels of ``one`` by the first tolerance within which ``other`` has their code, from a distance transform per class."""
+    counts = np.zeros((len(TOLERANCES) + 1, classes), dtype=int)
+    for code in range(1, classes + 1):
+        away = ndimage.distance_transform_edt(other != code) if (other == code).any() else np.full(other.shape, np.inf)
+        rank = np.searchsorted(TOLERANCES, away[one == code])
+        counts[:, code - 1] = np.bincount(rank, minlength=len(TOLERANCES) + 1)
+    return counts.tolist()
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 10_000), classes=st.integers(2, 6), ignored=st.sampled_from([0.0, 0.1, 0.4]))
+def test_contour_counts_equal_a_distance_transform_per_class(seed: int, classes: int, ignored: float):
+    truth, pred = random_maps(seed, classes, ignored=ignored)
+    one, other = (contour(close_gaps(code_map)).numpy() for code_map in (truth, pred))
+    expected = [plain_rings(one, other, classes), plain_rings(other, one, classes)]
+    assert contour_counts(truth, pred, classes, TOLERANCES).tolist() == expected
+
+
+@pytest.mark.parametrize("rows", [1, 11, 30, 119])
+def test_contours_are_counted_by_strips_as_at_once(rows: int, monkeypatch: pytest.MonkeyPatch):
+    truth, pred = random_maps(5, 4, shape=(120, 53), ignored=0.3)
+    whole = contour_counts(truth, pred, 4, TOLERANCES)
+    monkeypatch.setattr(boundary, "_STRIP", rows * 53)
+    assert torch.equal(contour_counts(truth, pred, 4, TOLERANCES), whole)
+
+
+def test_several_maps_at_once_are_as_one_at_a_time():
+    maps = torch.stack(random_maps(3, 5, ignored=0.2))
+    for each in (contour, close_gaps, lambda codes: band(codes, 4)):
+        assert torch.equal(each(maps), torch.stack([each(code_map) for code_map in maps]))
+
+
+@pytest.mark.parametrize("side", [2, 181, 182, 256])  # 181 ** 2 fits 16 bits, and 182 ** 2 does not
+def test_pairs_are_counted(side: int):
+    generator = torch.Generator().manual_seed(0)
+    one, other = (torch.randint(0, side, (50, 60), generator=generator, dtype=torch.uint8) for _ in range(2))
+    expected = np.zeros((side, side), dtype=int)
+    np.add.at(expected, (one.numpy().ravel(), other.numpy().ravel()), 1)
+    assert np.array_equal(count_pairs(one, other, side).numpy(), expected)
 
 
 @settings(deadline=None, max_examples=25)

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cwbass.config import AugmentConfig, EvalConfig
-from cwbass.data.base import DatasetSpec, Sample, default_palette
+from cwbass.data.base import Box, DatasetSpec, Sample, default_palette
 from cwbass.data.cache import FileSource
 from cwbass.data.offline import OfflineStream, PseudoLabels, collate_offline, write_pseudo_label
 from cwbass.data.streams import UnlabeledStream, index_at, make_loader
@@ -60,11 +60,15 @@ class Arrays:
     def __len__(self) -> int:
         return len(SIZES)
 
-    def image(self, index: int) -> NDArray[np.uint8]:
+    def size(self, index: int) -> tuple[int, int]:
+        return SIZES[index]
+
+    def image(self, index: int, box: Box | None = None) -> NDArray[np.uint8]:
         height, width = SIZES[index]
         image = np.random.default_rng(index).integers(0, 256, (height, width, 3), dtype=np.uint8)
         image[..., 0], image[..., 1] = np.mgrid[:height, :width]
-        return image
+        left, top, right, bottom = box or (0, 0, width, height)
+        return image[top:bottom, left:right]
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         raise AssertionError("the mask of an unlabelled image was asked for")
