@@ -85,7 +85,7 @@ class DecayConfig(Section):
 class EmaConfig(Section):
     """The teacher."""
 
-    decay: Fraction = Field(default=0.99, description="Share of itself that the teacher keeps at a step.")
+    decay: Fraction = Field(default=0.996, description="Share of itself that the teacher keeps at a step.")
     ramp: bool = Field(default=True, description="Whether early steps keep less: min(1 - 1/(t+1), decay).")
     buffers: Buffers = Field(default="average", description="Running statistics: averaged like weights, or copied as published.")
 
@@ -111,7 +111,7 @@ class CwBassTerms(Section):
     )
     cutmix: Fraction = Field(default=1.0, description="Probability of CutMix for an unlabelled image; 0 switches it off.")
     cutmix_labeled: Fraction = Field(
-        default=0.5, description="Share of the pastes that come from a labelled image, with its mask."
+        default=0.0, description="Share of the pastes that come from a labelled image, with its mask."
     )
     classmix: Fraction = Field(
         default=1.0,
