@@ -1,4 +1,4 @@
-"""CutMix between the images of a batch."""
+"""Mixing the images of a batch: boxes (CutMix) and whole objects (ClassMix)."""
 
 from __future__ import annotations
 
@@ -70,3 +70,28 @@ def mix_(
         if box is not None:
             for rows, piece in zip(maps, pieces(row, box) if row else first, strict=True):
                 rows[row][..., *box] = piece
+
+
+def draw_classes(batch: int, chance: Tensor, *, probability: float, generator: torch.Generator) -> Tensor:
+    """The classes whose pixels go from a labelled image into each image.
+
+    Args:
+        batch: B.
+        chance: Of each class, in [0, 1]. [K] float, on the CPU.
+        probability: That an image gets any at all.
+        generator: CPU generator.
+
+    Returns:
+        [B, K] bool, on the CPU.
+
+    Source:
+        ClassMix (arXiv:2007.07936) takes half of the classes, so a chance of 1/2, and of a predicted mask.
+    """
+    draws = torch.rand(batch, 1 + len(chance), generator=generator)
+    return (draws[:, :1] < probability) & (draws[:, 1:] < chance)
+
+
+def pixels_of(classes: Tensor, mask: Tensor, ignore_index: int) -> Tensor:
+    """Where a mask holds any of some classes. [K] bool, [H, W] integer -> [H, W] bool."""
+    known = mask != ignore_index
+    return classes[mask.where(known, 0).long()] & known

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from cwbass.config import Fraction, Section
-from cwbass.data.cutmix import draw_boxes, mix_
+from cwbass.data.cutmix import draw_boxes, draw_classes, mix_, pixels_of
 from cwbass.losses.boundary import Frame, boundary_mask, boundary_mean
 from cwbass.losses.confidence import confidence_weighted_mean, pixel_cross_entropy, soft_cross_entropy
 from cwbass.losses.supervised import supervised_cross_entropy
@@ -85,7 +85,7 @@ class DecayConfig(Section):
 class EmaConfig(Section):
     """The teacher."""
 
-    decay: Fraction = Field(default=0.99, description="Share of itself that the teacher keeps at a step.")
+    decay: Fraction = Field(default=0.996, description="Share of itself that the teacher keeps at a step.")
     ramp: bool = Field(default=True, description="Whether early steps keep less: min(1 - 1/(t+1), decay).")
     buffers: Buffers = Field(default="average", description="Running statistics: averaged like weights, or copied as published.")
 
@@ -111,7 +111,12 @@ class CwBassTerms(Section):
     )
     cutmix: Fraction = Field(default=1.0, description="Probability of CutMix for an unlabelled image; 0 switches it off.")
     cutmix_labeled: Fraction = Field(
-        default=0.5, description="Share of the pastes that come from a labelled image, with its mask."
+        default=0.0, description="Share of the pastes that come from a labelled image, with its mask."
+    )
+    classmix: Fraction = Field(
+        default=1.0,
+        description="Probability that an unlabelled image gets objects of a labelled one, cut out along their outlines: about half "
+        "of its classes, rare ones more often as train.class_balance weighs them.",
     )
     labels: Literal["hard", "soft"] = Field(
         default="soft",
@@ -144,6 +149,7 @@ PAPER = CwBassTerms(
     views="same",
     cutmix=0.0,
     cutmix_labeled=0.0,
+    classmix=0.0,
     labels="hard",
     gamma=1.0,
     threshold=ThresholdConfig(rule="logistic", base=0.6, beta=0.5, low=0.3, high=0.8),
@@ -232,6 +238,7 @@ class CwBass(Method):
         self.terms, self.num_classes, self.ignore_index = config.terms, num_classes, ignore_index
         self.student = build_model()
         self.teacher = make_ema_teacher(self.student)
+        self.object_chance = (self.class_weight.cpu() / 2).clamp(max=1.0)  # [K], that ClassMix takes a class
         strict = self.terms.threshold.strict
         self.register_buffer("thresholds", torch.full((num_classes,), strict))
         self.register_buffer("class_confidence", torch.full((num_classes,), 1.0 / num_classes))
@@ -255,8 +262,10 @@ class CwBass(Method):
             }
             pseudo = _Pseudo(label, confidence, kept, valid, probs)
             strong = unlabeled.strong if terms.views == "strong" else unlabeled.weak
-            if terms.cutmix > 0:
-                strong, pseudo = self._mix(labeled, strong, pseudo, progress.generator, world)
+            if terms.cutmix > 0 or terms.classmix > 0:
+                strong, pseudo = strong.clone(), replace(pseudo, valid=pseudo.valid.clone())  # the rest is the batch's own
+                self._cutmix_(labeled, strong, pseudo, progress.generator, world)
+                self._classmix_(labeled, strong, pseudo, progress.generator, world)
             decay = decay_factor(terms.decay.rule, factor=terms.decay.factor, fraction=progress.stage_fraction)
             weight = pseudo.confidence * decay
 
@@ -340,10 +349,12 @@ class CwBass(Method):
             tau = adaptive_floor(self.class_confidence, self.mean_confidence, scale=rule.scale)
         return tau.clamp(rule.low, rule.high)
 
-    def _mix(
+    def _cutmix_(
         self, labeled: LabeledBatch, strong: Tensor, pseudo: _Pseudo, generator: torch.Generator, world: World
-    ) -> tuple[Tensor, _Pseudo]:
-        """CutMix: inside a box, the image and all that is said of it are another image's."""
+    ) -> None:
+        """Inside a box, the image and all that is said of it become another image's."""
+        if self.terms.cutmix == 0:
+            return
         count, (height, width) = strong.shape[0], strong.shape[2:]
         batch, own = count * world.size, slice(world.rank * count, (world.rank + 1) * count)
         # Every process draws for the whole batch.
@@ -356,9 +367,24 @@ class CwBass(Method):
                 if use[row] and box is not None:
                     pick = (own.start + row) % images.shape[0]
                     known[row] = [images[pick][..., *box], *self._truth(masks[pick][box], pseudo).parts]
-        strong, pseudo = strong.clone(), replace(pseudo, valid=pseudo.valid.clone())  # the rest is the batch's own
         mix_([strong, *pseudo.parts], boxes, known, world)
-        return strong, pseudo
+
+    def _classmix_(
+        self, labeled: LabeledBatch, strong: Tensor, pseudo: _Pseudo, generator: torch.Generator, world: World
+    ) -> None:
+        """Objects of a labelled image are pasted, with their true labels, where they lie in it."""
+        if self.terms.classmix == 0:
+            return
+        count = strong.shape[0]
+        batch, own = count * world.size, slice(world.rank * count, (world.rank + 1) * count)
+        drawn = draw_classes(batch, self.object_chance, probability=self.terms.classmix, generator=generator)
+        images, masks = world.gather(labeled.image), world.gather(labeled.mask)
+        for row, classes in enumerate(drawn[own].to(strong.device)):
+            pick = (own.start + row + 1) % images.shape[0]  # not the one that its box came from
+            where = pixels_of(classes, masks[pick], self.ignore_index)
+            pieces = [images[pick], *self._truth(masks[pick], pseudo).parts]
+            for rows, piece in zip([strong, *pseudo.parts], pieces, strict=True):
+                rows[row] = torch.where(where, piece, rows[row])
 
     def _truth(self, mask: Tensor, like: _Pseudo) -> _Pseudo:
         """Ground truth as a label that is sure of itself. [H, W] uint8 -> the same of one image."""

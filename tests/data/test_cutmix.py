@@ -7,7 +7,7 @@ import torch
 from threads import in_threads
 from torch import Tensor
 
-from cwbass.data.cutmix import Box, draw_boxes, mix_
+from cwbass.data.cutmix import Box, draw_boxes, draw_classes, mix_, pixels_of
 from cwbass.world import World
 
 AREA = (0.02, 0.4)
@@ -116,3 +116,21 @@ def test_each_process_mixes_its_part_as_the_whole_batch_would_be() -> None:
         return own
 
     assert torch.equal(torch.cat(in_threads(3, mixed)), expected)
+
+
+def test_a_class_is_taken_as_often_as_its_chance_says() -> None:
+    chance = torch.tensor([0.0, 0.25, 0.5, 1.0])
+    drawn = draw_classes(8000, chance, probability=0.5, generator=torch.Generator().manual_seed(3))
+    assert drawn.shape == (8000, 4)
+    used = drawn[:, 3]  # a class of chance 1 is taken by every image that gets any
+    assert used.double().mean().item() == pytest.approx(0.5, abs=0.02)
+    assert not drawn[~used].any()
+    share = drawn[used].double().mean(0)
+    assert share.tolist() == pytest.approx([0.0, 0.25, 0.5, 1.0], abs=0.025)
+
+
+def test_pixels_of_classes_leave_out_what_is_not_labelled() -> None:
+    mask = torch.tensor([[0, 1, 2], [255, 2, 1]], dtype=torch.uint8)
+    taken = pixels_of(torch.tensor([False, True, False]), mask, 255)
+    assert taken.tolist() == [[False, True, False], [False, False, True]]
+    assert pixels_of(torch.tensor([True, True, True]), mask, 255).tolist() == [[True, True, True], [False, True, True]]

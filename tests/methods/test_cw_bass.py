@@ -205,6 +205,37 @@ def test_labelled_pastes_bring_the_ground_truth(pixel_net: Net, batches: Batches
     assert means(method, (nothing, unlabeled), progress())["loss"] == 0.0
 
 
+@pytest.mark.parametrize("labels", ["hard", "soft"])
+def test_classmix_pastes_whole_objects_with_their_true_labels(
+    pixel_net: Net, batches: Batches, progress: Steps, labels: str
+) -> None:
+    labeled, unlabeled = batches(size=2)
+    classes = int(labeled.mask[labeled.mask != 255].max()) + 1
+    chance = torch.tensor([1.0] + [0.0] * (classes - 1))  # of the classes, the first alone
+    terms: dict[str, Any] = {"cutmix": 0.0, "classmix": 1.0, "boundary": {"weight": 0.0}, "decay": {"rule": "none"}, "gamma": 0.0}
+    method = build(pixel_net, labels=labels, threshold={"rule": "strict", "strict": 1.0}, **terms)  # the teacher has no say
+    method.object_chance = chance
+    seen: list[Tensor] = []
+    method.student.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    before = unlabeled.strong.clone(), unlabeled.weak.clone()
+    output, _ = run(method, (labeled, unlabeled), progress())
+    assert torch.equal(unlabeled.strong, before[0])  # the batch itself is left alone
+    assert torch.equal(unlabeled.weak, before[1])
+    other = LabeledBatch(labeled.image.roll(-1, 0), labeled.mask.roll(-1, 0))  # the next labelled image
+    objects = other.mask == 0
+    assert torch.equal(seen[1], torch.where(objects[:, None], other.image, unlabeled.weak))
+    expected = F.cross_entropy(method.student(seen[1]), torch.zeros_like(other.mask).long(), reduction="none")[objects].mean()
+    assert output.means["loss_unsup"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_classmix_takes_rare_classes_more_often(pixel_net: Net) -> None:
+    config = CwBassConfig(recipe="cwbass")
+    weight = torch.tensor([0.5, 1.0, 4.0])
+    method = CwBass(config, pixel_net, num_classes=3, ignore_index=255, class_weight=weight)
+    assert method.object_chance.tolist() == [0.25, 0.5, 1.0]
+    assert CwBass(config, pixel_net, num_classes=3, ignore_index=255).object_chance.tolist() == [0.5, 0.5, 0.5]
+
+
 def test_gamma_is_the_exponent_of_confidence(pixel_net: Net, batches: Batches, progress: Steps) -> None:
     batch = batches()
     plain = {**KEEP_ALL, "boundary": {"weight": 0.0}, "decay": {"rule": "none"}}
@@ -234,7 +265,7 @@ def test_with_every_switch_off_it_is_plain_hard_self_training(pixel_net: Net, ba
 
 def test_no_weight_or_no_kept_label_leaves_the_supervised_loss(pixel_net: Net, batches: Batches, progress: Steps) -> None:
     for recipe in ("paper", "cwbass"):  # hard and soft labels
-        for terms in ({"unsup_weight": 0.0}, {"threshold": {"rule": "strict", "strict": 1.0}, "cutmix_labeled": 0.0}):
+        for terms in ({"unsup_weight": 0.0}, {"threshold": {"rule": "strict", "strict": 1.0}, "cutmix_labeled": 0.0, "classmix": 0.0}):
             method, batch = build(pixel_net, recipe, **terms), batches()
             output, gradients = run(method, batch, progress())
             assert torch.equal(output.loss, output.means["loss_sup"])
@@ -403,7 +434,7 @@ def test_soft_labels_of_a_certain_teacher_are_hard_ones(pixel_net: Net, batches:
 
 def test_soft_labels_by_their_definition(pixel_net: Net, batches: Batches, progress: Steps) -> None:
     labeled, unlabeled = batches(padded=0)
-    method = build(pixel_net, "cwbass", labels="soft", cutmix=0.0, boundary={"weight": 0.0}, decay={"rule": "none"}, **KEEP_ALL)
+    method = build(pixel_net, "cwbass", labels="soft", cutmix=0.0, classmix=0.0, boundary={"weight": 0.0}, decay={"rule": "none"}, **KEEP_ALL)
     probs = method.teacher(unlabeled.weak).softmax(1)
     log_q = method.student(unlabeled.strong).log_softmax(1)
     expected = (probs.amax(1) * -(probs * log_q).sum(1)).mean()
@@ -412,7 +443,7 @@ def test_soft_labels_by_their_definition(pixel_net: Net, batches: Batches, progr
 
 def test_pasted_pixels_carry_the_soft_label_of_where_they_come_from(pixel_net: Net, batches: Batches, progress: Steps) -> None:
     labeled, unlabeled = batches(padded=0)
-    method = build(pixel_net, "cwbass", labels="soft", cutmix_labeled=0.0)
+    method = build(pixel_net, "cwbass", labels="soft", cutmix_labeled=0.0, classmix=0.0)
     seen: list[tuple[Tensor, Tensor]] = []
 
     def watch(image: Tensor, strong: Tensor) -> tuple[Tensor, Tensor]:
