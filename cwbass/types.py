@@ -33,13 +33,14 @@ class LabeledBatch:
 
 @dataclass(frozen=True, slots=True)
 class UnlabeledBatch:
-    """Two views of the same crops: same geometry, different photometry."""
+    """Views of the same crops: same geometry, different photometry."""
 
     weak: Tensor  # [B, 3, H, W] uint8, what the teacher labels
     strong: Tensor  # [B, 3, H, W] uint8, what the student learns from
     valid: Tensor  # [B, H, W] bool, False where the crop was padded
     pseudo_label: Tensor | None = None  # [B, H, W] uint8, only where labels were made offline
     confidence: Tensor | None = None  # [B, H, W] uint8, 255 * confidence of the offline labels
+    strong2: Tensor | None = None  # [B, 3, H, W] uint8, a second strong view, only for a method with two strong_views
 
     def to(self, device: torch.device) -> UnlabeledBatch:
         """Copy to ``device`` (asynchronously from pinned memory)."""
@@ -56,6 +57,7 @@ class UnlabeledBatch:
             valid=change(self.valid),
             pseudo_label=None if self.pseudo_label is None else change(self.pseudo_label),
             confidence=None if self.confidence is None else change(self.confidence),
+            strong2=None if self.strong2 is None else change(self.strong2),
         )
 
 

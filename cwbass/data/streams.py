@@ -66,18 +66,22 @@ class LabeledStream(Dataset[tuple[Tensor, Tensor]]):
         return fit_image(image, geometry, size), crop_mask(self.source.mask(index), geometry, size, self.ignore_index)
 
 
-class UnlabeledStream(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Weak and strong view of unlabelled crops: ([3, S, S] uint8, [3, S, S] uint8, [S, S] bool)."""
+class UnlabeledStream(Dataset[tuple[Tensor, ...]]):
+    """Weak and strong view of unlabelled crops: ([3, S, S] uint8, [3, S, S] uint8, [S, S] bool).
 
-    def __init__(self, source: ImageSource, augment: AugmentConfig, *, seed: int) -> None:
-        self.source, self.augment, self.seed = source, augment, seed
+    With two ``strong_views`` there is another, [3, S, S] uint8, at the end; the others stay as they are.
+    """
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __init__(self, source: ImageSource, augment: AugmentConfig, *, seed: int, strong_views: int = 1) -> None:
+        self.source, self.augment, self.seed, self.strong_views = source, augment, seed, strong_views
+
+    def __getitem__(self, position: int) -> tuple[Tensor, ...]:
         index = index_at(position, len(self.source), seed=self.seed, stream="unlabeled")
         rng = view_rng(self.seed, "unlabeled", position)
         geometry = draw_geometry(self.source.size(index), self.augment, rng)
         weak = fit_image(self.source.image(index, geometry.box), geometry, self.augment.crop_size)
-        return weak, strong_view(weak, self.augment, rng), crop_valid(geometry, self.augment.crop_size)
+        first, *more = (strong_view(weak, self.augment, rng) for _ in range(self.strong_views))
+        return weak, first, crop_valid(geometry, self.augment.crop_size), *more
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
@@ -95,9 +99,9 @@ def collate_labeled(items: Sequence[tuple[Tensor, Tensor]]) -> LabeledBatch:
     return LabeledBatch(_stack(image), _stack(mask))
 
 
-def collate_unlabeled(items: Sequence[tuple[Tensor, Tensor, Tensor]]) -> UnlabeledBatch:
-    weak, strong, valid = zip(*items, strict=True)
-    return UnlabeledBatch(_stack(weak), _stack(strong), _stack(valid))
+def collate_unlabeled(items: Sequence[tuple[Tensor, ...]]) -> UnlabeledBatch:
+    weak, strong, valid, *more = map(_stack, zip(*items, strict=True))
+    return UnlabeledBatch(weak, strong, valid, strong2=more[0] if more else None)
 
 
 class _Positions:

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-from cwbass.methods.base import Method, MethodConfig
+from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.methods.cw_bass import CwBass
+from cwbass.methods.offline import OfflineCwBass
 from cwbass.methods.supervised import Supervised
-from cwbass.models.base import SegmentationNet
 
 METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
     "cw_bass": CwBass,
 }
 
+# What learns from labels made offline, where a method's config has a ``retraining``.
+OFFLINE: dict[str, type[Method]] = {
+    "cw_bass": OfflineCwBass,
+}
+
 
 def build_method(
     config: MethodConfig,
-    build_model: Callable[[], SegmentationNet],
+    build_model: BuildModel,
     *,
     num_classes: int,
     ignore_index: int,
     class_weight: Tensor | None = None,
+    offline: bool = False,
 ) -> Method:
-    """The method that ``config.name`` names; its config class has been checked by ``load_params``."""
-    make: Any = METHODS[config.name]
+    """The method that ``config.name`` names, or its second stage; its config class has been checked by ``load_params``."""
+    make: Any = (OFFLINE if offline else METHODS)[config.name]
     method: Method = make(config, build_model, num_classes=num_classes, ignore_index=ignore_index, class_weight=class_weight)
     return method

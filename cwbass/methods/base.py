@@ -1,4 +1,4 @@
-"""The seam every method of training fits into: three functions, no shared behaviour.
+"""The seam every method of training fits into: a loss for each batch, and which networks there are.
 
 A method never sees a loader, an optimiser, a path or a logger. Being an ``nn.Module``, its
 ``state_dict`` holds its networks and its threshold state, so a checkpoint of it is whole.
@@ -7,15 +7,30 @@ A method never sees a loader, an optimiser, a path or a logger. Being an ``nn.Mo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from cwbass.config import Section
+from cwbass.losses.supervised import supervised_cross_entropy
 from cwbass.models.base import SegmentationNet
 from cwbass.types import LabeledBatch, Progress, Reliability, StepOutput, UnlabeledBatch
+from cwbass.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Retraining:
+    """How a second stage labels unlabelled images and trains anew on them (see ``steps.second_stage``)."""
+
+    key: str  # the section that asks for it, for errors
+    instead: str  # what to do where it cannot be had, for errors
+    steps: int | None  # of each of its two trainings; None: as many as the run before
+    reliable: float  # share of the unlabelled images labelled first, in (0, 1)
+    flip: bool  # labels are the mean over the image and its mirror image
+    scales: tuple[float, ...] | None = None  # and over these sizes; None: those of ``eval``
 
 
 class MethodConfig(Section):
@@ -23,13 +38,25 @@ class MethodConfig(Section):
 
     name: str
 
+    @property
+    def retraining(self) -> Retraining | None:
+        """The second stage, where the method has one; its name must then stand in ``OFFLINE`` too."""
+        return None
+
+
+class BuildModel(Protocol):
+    """Makes a network; each call gives fresh weights."""
+
+    def __call__(self, **other: Any) -> SegmentationNet:
+        """The run's network; or another, with these keys of ``model`` changed, from the weights that it names."""
+
 
 class Method(nn.Module, ABC):
     """How one step turns a batch into a loss.
 
     Args:
         config: The method's section.
-        build_model: Makes a network; each call gives fresh, identically configured weights.
+        build_model: Makes a network; called alike, it gives fresh, identically configured weights.
         num_classes: C.
         ignore_index: Mask value that takes no part.
         class_weight: What a labelled pixel of each class counts; None counts all alike. [C] float.
@@ -37,6 +64,7 @@ class Method(nn.Module, ABC):
 
     config_cls: ClassVar[type[MethodConfig]]
     needs_unlabeled: ClassVar[bool]
+    strong_views: ClassVar[int] = 1  # of each unlabelled crop: 1, or 2 for UnlabeledBatch.strong2
 
     student: SegmentationNet
     unsup_scale: float = 1.0  # factor on the weight of a loss on unlabelled images; the collapse guard lowers it
@@ -46,13 +74,14 @@ class Method(nn.Module, ABC):
     def __init__(
         self,
         config: MethodConfig,
-        build_model: Callable[[], SegmentationNet],
+        build_model: BuildModel,
         *,
         num_classes: int,
         ignore_index: int,
         class_weight: Tensor | None = None,
     ) -> None:
         super().__init__()
+        self.num_classes, self.ignore_index = num_classes, ignore_index
         # It follows from the split and the parameters, so no checkpoint needs to carry it.
         self.register_buffer("class_weight", torch.ones(num_classes) if class_weight is None else class_weight, persistent=False)
 
@@ -60,9 +89,19 @@ class Method(nn.Module, ABC):
     def training_step(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, progress: Progress) -> StepOutput:
         """Loss of one batch, on the graph, with what the epoch's record needs."""
 
+    def supervised_loss(self, logits: Tensor, mask: Tensor, world: World) -> Tensor:
+        """Cross-entropy with the labels, rare classes as loud as the parameters ask; see ``supervised_cross_entropy``."""
+        return supervised_cross_entropy(
+            logits, mask.long(), ignore_index=self.ignore_index, class_weight=self.class_weight, world=world
+        )
+
     @abstractmethod
     def networks(self) -> dict[str, SegmentationNet]:
         """The networks that can be scored and shipped, preferred one last: ``student``, ``teacher``."""
+
+    def trainable(self) -> nn.Module:
+        """What the optimiser moves: the student, or a ``ModuleList`` that begins with it."""
+        return self.student
 
     def after_optimizer_step(self, progress: Progress) -> None:
         """Update what follows the student (an EMA teacher)."""
@@ -71,6 +110,9 @@ class Method(nn.Module, ABC):
         """Take over the weights of a warm-up: its ``student``, and its ``teacher`` where both have one."""
         for name, own in self.networks().items():
             own.load_state_dict(networks.get(name, networks["student"]).state_dict())
+
+    def calibrate_labels(self, reliability: Reliability | None) -> None:
+        """Learn from how often the network that made offline labels is right on the selection slice."""
 
     def calibrate(self, reliability: Reliability | None) -> None:
         """Learn from the selection slice, once per epoch; None where there is no slice."""

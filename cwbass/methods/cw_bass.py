@@ -7,7 +7,7 @@ why the recipes part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
@@ -21,7 +21,7 @@ from cwbass.data.cutmix import draw_boxes, draw_classes, mix_, pixels_of
 from cwbass.losses.boundary import Frame, boundary_mask, boundary_mean
 from cwbass.losses.confidence import confidence_weighted_mean, pixel_cross_entropy, soft_cross_entropy
 from cwbass.losses.supervised import supervised_cross_entropy
-from cwbass.methods.base import Method, MethodConfig
+from cwbass.methods.base import BuildModel, Method, MethodConfig, Retraining
 from cwbass.models.base import SegmentationNet
 from cwbass.models.ema import Buffers, ema_decay_at, make_ema_teacher, update_ema_
 from cwbass.models.norm import frozen_statistics
@@ -188,6 +188,11 @@ class CwBassConfig(MethodConfig):
         """The terms of the chosen recipe."""
         return self.paper if self.recipe == "paper" else self.cwbass
 
+    @property
+    def retraining(self) -> Retraining | None:
+        own, key = self.terms.second_stage, f"method.{self.recipe}.second_stage"
+        return Retraining(key, f"set {key}.enabled: false", own.steps, own.reliable, own.flip) if own.enabled else None
+
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """``base`` with ``changes`` laid over it, section by section; unknown keys are kept to be refused."""
@@ -228,7 +233,7 @@ class CwBass(Method):
     def __init__(
         self,
         config: CwBassConfig,
-        build_model: Callable[[], SegmentationNet],
+        build_model: BuildModel,
         *,
         num_classes: int,
         ignore_index: int,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from cwbass.methods.base import BuildModel
 from cwbass.methods.cw_bass import CwBass, CwBassConfig
-from cwbass.models.base import SegmentationNet
 from cwbass.types import LabeledBatch, Progress, Reliability, StepOutput, UnlabeledBatch
 
 
@@ -32,7 +31,7 @@ class OfflineCwBass(CwBass):
     def __init__(
         self,
         config: CwBassConfig,
-        build_model: Callable[[], SegmentationNet],
+        build_model: BuildModel,
         *,
         num_classes: int,
         ignore_index: int,

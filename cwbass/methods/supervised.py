@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from cwbass.config import Fraction
 from cwbass.losses.supervised import supervised_cross_entropy
-from cwbass.methods.base import Method, MethodConfig
+from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.models.base import SegmentationNet
 from cwbass.models.ema import ema_decay_at, make_ema_teacher, update_ema_
 from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
@@ -32,7 +31,7 @@ class Supervised(Method):
     def __init__(
         self,
         config: SupervisedConfig,
-        build_model: Callable[[], SegmentationNet],
+        build_model: BuildModel,
         *,
         num_classes: int,
         ignore_index: int,

@@ -1,7 +1,7 @@
 """The second stage of ``train``: the best network labels images offline, and training starts anew on them.
 
-After ST++ (arXiv:2106.05095), with the loss of CW-BASS. The images whose predictions were steady
-throughout the first stage are labelled first; the network retrained on them labels the rest, and
+After ST++ (arXiv:2106.05095), with the loss of the method that asks for it (``methods.OFFLINE``). The images whose
+predictions were steady throughout the first stage are labelled first; the network retrained on them labels the rest, and
 the last training takes all. Both trainings start from the run's initial weights.
 """
 
@@ -21,8 +21,8 @@ from cwbass.data.cache import ImageSource, open_source
 from cwbass.data.offline import OfflineStream, PseudoLabels
 from cwbass.errors import ParamsError
 from cwbass.evaluation.evaluate import evaluate
-from cwbass.methods.cw_bass import CwBassConfig
-from cwbass.methods.offline import OfflineCwBass
+from cwbass.methods import build_method
+from cwbass.methods.base import MethodConfig, Retraining
 from cwbass.models.base import SegmentationNet
 from cwbass.steps.training import network_factory
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint
@@ -56,9 +56,10 @@ class SecondStage:
     Args:
         run: What all stages share.
         model: Architecture and starting weights.
-        method: The recipe.
+        method: The method's section.
+        config: Its ``retraining``.
         first: Schedule of the first stage.
-        steps: Optimiser steps of each training, where ``second_stage.steps`` is null.
+        steps: Optimiser steps of each training, where the method names none.
         out_dir: Where files go.
 
     Raises:
@@ -67,21 +68,31 @@ class SecondStage:
         WeightsError: The starting weights cannot be had.
     """
 
-    def __init__(self, run: Run, model: ModelConfig, method: CwBassConfig, first: Schedule, *, steps: int, out_dir: Path) -> None:
-        self.run, self.method, self.config, self.out_dir = run, method, method.terms.second_stage, out_dir
-        self.steps = self.config.steps or steps
+    def __init__(
+        self,
+        run: Run,
+        model: ModelConfig,
+        method: MethodConfig,
+        config: Retraining,
+        first: Schedule,
+        *,
+        steps: int,
+        out_dir: Path,
+    ) -> None:
+        self.run, self.method, self.config, self.out_dir = run, method, config, out_dir
+        self.steps = config.steps or steps
         self.first = first
-        self.key = f"method.{method.recipe}.second_stage"
+        self.key = config.key
         length, images = first.stop - first.stage_start, len(run.manifest.unlabeled)
         if length < 3:
             raise ParamsError(
                 f"{self.key} compares snapshots after a third and two thirds of the first stage, which has {length} steps "
-                f"after the warm-up. Raise train.steps, or set {self.key}.enabled: false."
+                f"after the warm-up. Raise train.steps, or {self.config.instead}."
             )
         if images < 2:
             raise ParamsError(
                 f"{self.key} labels some unlabelled images first and the rest later; the split has {images}. "
-                f"Add images without masks, or set {self.key}.enabled: false."
+                f"Add images without masks, or {self.config.instead}."
             )
         self.snapshots = {first.stage_start + third * length // 3: name for third, name in enumerate(SNAPSHOTS, start=1)}
         seed_everything(run.seed)  # as the warm-up did: the same weights
@@ -123,7 +134,7 @@ class SecondStage:
             raise ParamsError(
                 f"train.early_stop ended the first stage after {last.step} steps, before its first snapshot at "
                 f"{min(self.snapshots)}: reliable images cannot be told. "
-                f"Raise train.early_stop, or set {self.key}.enabled: false."
+                f"Raise train.early_stop, or {self.config.instead}."
             )
         final = last.network()
         before = [snapshot.network() for snapshot in earlier]
@@ -131,7 +142,7 @@ class SecondStage:
             if _same_weights(net, final):
                 raise ParamsError(
                     f"the {last.networks[-1]} is the same after steps {snapshot.step} and {last.step}, so every image would be "
-                    f"perfectly reliable. Check train.optimizer.lr and ema.decay, or set {self.key}.enabled: false."
+                    f"perfectly reliable. Check train.optimizer.lr and ema.decay, or {self.config.instead}."
                 )
         found = measure_reliability(
             [place(net, self.run.device) for net in before],
@@ -166,7 +177,8 @@ class SecondStage:
     def _label(self, checkpoint: str, source: ImageSource, chosen: Sequence[int]) -> Labelling:
         """Let a checkpoint's preferred network label the chosen images."""
         run = self.run
-        config = run.eval.model_copy(update={"flip": self.config.flip})
+        scales = run.eval.scales if self.config.scales is None else list(self.config.scales)
+        config = run.eval.model_copy(update={"flip": self.config.flip, "scales": scales})
         net = place(load_checkpoint(self.out_dir / checkpoint).network(), run.device)
         settings: dict[str, Any] = {
             "config": config,
@@ -184,17 +196,18 @@ class SecondStage:
     def _train(self, name: str, source: ImageSource, done: Sequence[Labelling], before: Stage, *, last: str, best: str) -> Stage:
         """Train from the initial weights on all images that are labelled by now."""
         run, spec = self.run, self.run.manifest.spec
-        method = OfflineCwBass(
+        method = build_method(
             self.method,
-            lambda: copy.deepcopy(self.initial),
+            lambda **other: copy.deepcopy(self.initial),
             num_classes=spec.num_classes,
             ignore_index=spec.ignore_index,
             class_weight=run.class_weight,
+            offline=True,
         )
         method.calibrate_labels(_pooled(done))
         place(method, run.device)
         batch = run.train.batch_labeled * run.train.accumulate
-        optimizer = build_optimizer(method.student, run.train.optimizer, batch_size=batch)
+        optimizer = build_optimizer(method.trainable(), run.train.optimizer, batch_size=batch)
         chosen = sorted(index for labelling in done for index in labelling.chosen)
         labels = PseudoLabels(source, chosen, self._ids(chosen), self.folder)
         stream = OfflineStream(labels, run.augment, ignore_index=spec.ignore_index, seed=run.seed)

@@ -14,7 +14,15 @@ from cwbass.models import build_model
 from cwbass.models.base import SegmentationNet
 from cwbass.params import AnyMethodConfig, TrainingSections, flatten
 from cwbass.steps.second_stage import FIRST_BEST, FIRST_LAST, SecondStage
-from cwbass.steps.training import TrainReport, WarmupParams, check_network, finish_run, finished_report, start_run
+from cwbass.steps.training import (
+    TrainReport,
+    WarmupParams,
+    check_network,
+    finish_run,
+    finished_report,
+    network_factory,
+    start_run,
+)
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import Checkpoint, file_sha256, load_checkpoint
 from cwbass.training.device import place
@@ -93,8 +101,10 @@ def train(
         _check_same_recipe(start, params, warmup, resume.force)
     spec = run.manifest.spec
 
-    def build() -> SegmentationNet:
-        return build_model(params.model, spec.num_classes)
+    def build(**other: Any) -> SegmentationNet:
+        if not other:  # it gets the warm-up's weights
+            return build_model(params.model, spec.num_classes)
+        return network_factory(params.model, spec.num_classes, out_dir / "weights", world)(**other)
 
     method = build_method(
         params.method, build, num_classes=spec.num_classes, ignore_index=spec.ignore_index, class_weight=run.class_weight
@@ -103,7 +113,7 @@ def train(
     check_network(method.student, params, spec.num_classes, unlabeled=method.needs_unlabeled)
     place(method, run.device)
     optimizer = build_optimizer(
-        method.student, params.train.optimizer, batch_size=params.train.batch_labeled * params.train.accumulate
+        method.trainable(), params.train.optimizer, batch_size=params.train.batch_labeled * params.train.accumulate
     )
     if start.step:
         load_moments_(optimizer, start.optimizer)
@@ -113,10 +123,10 @@ def train(
     out_dir.mkdir(parents=True, exist_ok=True)
     stage = Stage(run, "train", method, params.method.name, optimizer, out_dir=out_dir, history=[], timings=[])
     schedule = plan.schedule(start.step, plan.total)
-    if not (isinstance(params.method, CwBassConfig) and params.method.terms.second_stage.enabled):
+    if (retraining := params.method.retraining) is None:
         stage.train(schedule, checkpoint=LAST, best=BEST)
         return finish_run(run, _report(run, [stage], plan.total, out_dir))
-    second = SecondStage(run, params.model, params.method, schedule, steps=plan.total, out_dir=out_dir)
+    second = SecondStage(run, params.model, params.method, retraining, schedule, steps=plan.total, out_dir=out_dir)
     stage.train(schedule, checkpoint=FIRST_LAST, best=FIRST_BEST, snapshots=second.snapshots)
     stages = [stage, *second.retrain(stage, last=LAST, best=BEST)]
     return finish_run(run, _report(run, stages, plan.total + 2 * second.steps, out_dir))

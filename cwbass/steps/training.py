@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +14,7 @@ from cwbass import __version__
 from cwbass.config import ModelConfig, Section, TrainConfig
 from cwbass.data.manifest import Manifest
 from cwbass.errors import CheckpointError, DataError, ParamsError
+from cwbass.methods.base import BuildModel
 from cwbass.models import build_model
 from cwbass.models.base import SegmentationNet
 from cwbass.models.trainable import check_trainable
@@ -221,13 +222,14 @@ def check_network(net: SegmentationNet, params: TrainingSections, num_classes: i
     check_trainable(net, params.model, num_classes, crop_size=params.augment.crop_size, batch=batch)
 
 
-def network_factory(config: ModelConfig, num_classes: int, cache: Path, world: World = ALONE) -> Callable[[], SegmentationNet]:
+def network_factory(config: ModelConfig, num_classes: int, cache: Path, world: World = ALONE) -> BuildModel:
     """Builds the network of ``config`` with its starting weights, which one process of each machine fetches."""
 
-    def build() -> SegmentationNet:
-        net = build_model(config, num_classes)
-        if (weights := config.weights) is not None:
-            world.once_per_machine(lambda: load_encoder_weights_(net, weights, encoder=config.encoder, cache_dir=cache))
+    def build(**other: Any) -> SegmentationNet:
+        own = config.model_copy(update=other)
+        net = build_model(own, num_classes)
+        if (weights := own.weights) is not None:
+            world.once_per_machine(lambda: load_encoder_weights_(net, weights, encoder=own.encoder, cache_dir=cache))
         return net
 
     return build

@@ -83,7 +83,7 @@ def warmup(
     check_network(method.student, params, spec.num_classes, unlabeled=False)
     place(method, run.device)
     optimizer = build_optimizer(
-        method.student, params.train.optimizer, batch_size=params.train.batch_labeled * params.train.accumulate
+        method.trainable(), params.train.optimizer, batch_size=params.train.batch_labeled * params.train.accumulate
     )
 
     out_dir.mkdir(parents=True, exist_ok=True)

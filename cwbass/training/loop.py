@@ -175,8 +175,9 @@ def fit(
     """
     labeled_batches = iter(labeled)
     unlabeled_batches = None if unlabeled is None else iter(unlabeled)
-    parameters = [p for p in method.student.parameters() if p.requires_grad]
-    method.student.train()
+    trainable = method.trainable()
+    parameters = [p for p in trainable.parameters() if p.requires_grad]
+    trainable.train()
     meter = meter or Meter()
     loss_scale = loss_scale or LossScale.off()
     before = BufferCopy(method)
@@ -248,7 +249,7 @@ def fit(
         go_on = True
         if schedule.ends_epoch(step):
             go_on = on_epoch(meter.record(schedule.epoch_of(step), step + 1, learning_rate, world))
-            method.student.train()
+            trainable.train()
             meter.reset()
         on_step(step + 1)
         if not go_on:

@@ -12,11 +12,12 @@ from cwbass.config import OptimizerConfig
 from cwbass.models.base import SegmentationNet
 
 
-def build_optimizer(student: SegmentationNet, config: OptimizerConfig, *, batch_size: int) -> torch.optim.Optimizer:
+def build_optimizer(trainable: nn.Module, config: OptimizerConfig, *, batch_size: int) -> torch.optim.Optimizer:
     """Optimiser over encoder and decoder, norms and biases apart.
 
     Args:
-        student: Network that is trained.
+        trainable: Network that is trained, or a ``ModuleList`` of networks and heads. Those of the list have
+            groups of their own, in its order.
         config: Optimiser section.
         batch_size: Labelled images a step, over all processes and accumulated batches.
 
@@ -24,11 +25,12 @@ def build_optimizer(student: SegmentationNet, config: OptimizerConfig, *, batch_
         Every group carries ``base_lr``: its rate at the first step.
     """
     lr = config.lr * (batch_size / config.reference_batch if config.reference_batch else 1.0)
-    encoder = {id(parameter) for parameter in student.encoder_parameters()}
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for parameter in student.parameters():
-        decays = config.decay_norm_and_bias or parameter.dim() > 1
-        groups.setdefault((id(parameter) in encoder, decays), []).append(parameter)
+    groups: dict[tuple[int, bool, bool], list[nn.Parameter]] = {}
+    for index, part in enumerate(trainable if isinstance(trainable, nn.ModuleList) else [trainable]):
+        encoder = {id(parameter) for parameter in part.encoder_parameters()} if isinstance(part, SegmentationNet) else set()
+        for parameter in part.parameters():
+            decays = config.decay_norm_and_bias or parameter.dim() > 1
+            groups.setdefault((index, id(parameter) in encoder, decays), []).append(parameter)
     settings: list[dict[str, Any]] = [
         {
             "params": parameters,
@@ -36,7 +38,7 @@ def build_optimizer(student: SegmentationNet, config: OptimizerConfig, *, batch_
             "base_lr": lr * (config.encoder_lr_factor if of_encoder else 1.0),
             "weight_decay": config.weight_decay if decays else 0.0,
         }
-        for (of_encoder, decays), parameters in groups.items()
+        for (_, of_encoder, decays), parameters in groups.items()
     ]
     if config.name == "sgd":
         return torch.optim.SGD(settings, lr=lr, momentum=0.9, fused=True)
@@ -62,13 +64,15 @@ def load_moments_(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) ->
 
     Args:
         optimizer: From :func:`build_optimizer`.
-        state: ``state_dict`` of an optimiser over the same parameters.
+        state: ``state_dict`` of an optimiser over the same parameters, or over the first groups of them: a warm-up has
+            trained the student alone, and what is trained beside it begins without moments.
 
     Raises:
         ValueError: It is of other parameters.
     """
     settings = [{key: value for key, value in group.items() if key not in ("params", "lr")} for group in optimizer.param_groups]
-    optimizer.load_state_dict(dict(state))
+    known = state["param_groups"]
+    optimizer.load_state_dict({**state, "param_groups": known + optimizer.state_dict()["param_groups"][len(known) :]})
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         group.update(own)
     # A fused step goes through memory, not through indices: a moment must lie as its parameter does.

@@ -119,7 +119,7 @@ class Stage:
         name: ``warmup``, ``baseline``, ``train``, or a retraining of the second stage.
         method: What is trained, on the run's device.
         method_name: Its name in METHODS.
-        optimizer: Of the method's student.
+        optimizer: Of what the method trains.
         out_dir: Where checkpoints and history go.
         history: Rows of the stages before; this stage's are appended.
         timings: Likewise; apart, so that the history and the checkpoints of two equal runs are equal.
@@ -348,7 +348,7 @@ class Stage:
         if self.offline is not None:
             return labeled, make_loader(self.offline, collate_offline, batch_size=train.batch_unlabeled, **settings)
         source = run.world.once_per_machine(lambda: open_source(run.manifest.unlabeled, run.data_root, spec, cache))
-        views = UnlabeledStream(source, run.augment, seed=run.seed)
+        views = UnlabeledStream(source, run.augment, seed=run.seed, strong_views=self.method.strong_views)
         return labeled, make_loader(views, collate_unlabeled, batch_size=train.batch_unlabeled, **settings)
 
     def _start_telemetry(self, schedule: Schedule) -> None:

@@ -119,6 +119,18 @@ def test_strong_and_weak_views_share_their_geometry() -> None:
     assert any(not torch.equal(loud[p][0], loud[p][1]) for p in range(10))
 
 
+def test_a_second_strong_view_is_another_and_leaves_the_others_as_they_are() -> None:
+    (one,) = load(UnlabeledStream(Arrays(), CONFIG, seed=0), stop=1)
+    (two,) = load(UnlabeledStream(Arrays(), CONFIG, seed=0, strong_views=2), stop=1)
+    assert one.strong2 is None
+    for name in ("weak", "strong", "valid"):
+        assert torch.equal(getattr(one, name), getattr(two, name))
+    assert two.strong2.shape == two.strong.shape
+    assert two.strong2.is_contiguous(memory_format=torch.channels_last)
+    assert not torch.equal(two.strong2, two.strong)
+    assert torch.equal(two.to(torch.device("cpu")).strong2, two.strong2)
+
+
 @pytest.mark.parametrize("make", [labeled, lambda source: UnlabeledStream(source, CONFIG, seed=0)])
 def test_to_start_at_a_batch_is_to_skip_those_before_it(make: Any) -> None:
     whole = load(make(Arrays()), stop=9)

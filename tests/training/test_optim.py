@@ -114,3 +114,54 @@ def built(net: nn.Module, name: Any) -> torch.optim.Optimizer:
     net.encoder_parameters = lambda: []  # type: ignore[assignment]
     config = OptimizerConfig(name=name, lr=0.01, weight_decay=0.1, decay_norm_and_bias=True)
     return build_optimizer(net, config, batch_size=1)  # type: ignore[arg-type]
+
+
+def stepped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """After a step along a gradient of ones."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    return optimizer
+
+
+def test_networks_of_a_list_have_groups_of_their_own_in_its_order(tiny_net: type[SegmentationNet]) -> None:
+    first, second, head = tiny_net(), tiny_net(), torch.nn.Conv2d(1, 1, 1)  # type: ignore[call-arg]
+    config = OptimizerConfig(lr=0.1, encoder_lr_factor=0.25, weight_decay=0.01)
+    alone = build_optimizer(first, config, batch_size=4).param_groups
+    together = build_optimizer(torch.nn.ModuleList([first, second, head]), config, batch_size=4).param_groups
+    for own, other in zip(alone, together, strict=False):
+        assert [id(p) for p in own["params"]] == [id(p) for p in other["params"]]
+        assert (own["lr"], own["weight_decay"]) == (other["lr"], other["weight_decay"])
+    assert len(together) == 2 * len(alone) + 2
+    assert {group["lr"] for group in together[2 * len(alone) :]} == {0.1}
+
+
+def test_what_is_trained_beside_the_student_begins_without_moments(tiny_net: type[SegmentationNet]) -> None:
+    first, second = tiny_net(), tiny_net()  # type: ignore[call-arg]
+    warm = stepped(build_optimizer(first, OptimizerConfig(), batch_size=4))
+    pair = build_optimizer(torch.nn.ModuleList([first, second]), OptimizerConfig(lr=0.5), batch_size=4)
+    load_moments_(pair, warm.state_dict())
+    for parameter in first.parameters():
+        assert torch.equal(pair.state[parameter]["exp_avg"], warm.state[parameter]["exp_avg"])
+    assert not any(parameter in pair.state for parameter in second.parameters())
+    assert {group["base_lr"] for group in pair.param_groups} == {0.5}
+    stepped(pair)
+    again = build_optimizer(torch.nn.ModuleList([first, second]), OptimizerConfig(), batch_size=4)
+    load_moments_(again, pair.state_dict())
+    assert all(parameter in again.state for net in (first, second) for parameter in net.parameters())
+
+
+def test_moments_of_other_networks_are_refused(tiny_net: type[SegmentationNet]) -> None:
+    whole = stepped(build_optimizer(torch.nn.ModuleList([tiny_net(), tiny_net()]), OptimizerConfig(), batch_size=4))  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="different number of parameter groups"):
+        load_moments_(build_optimizer(tiny_net(), OptimizerConfig(), batch_size=4), whole.state_dict())  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="doesn't match the size"):
+        load_moments_(build_optimizer(torch.nn.Conv2d(1, 1, 1), OptimizerConfig(), batch_size=4), warm_groups(tiny_net()))  # type: ignore[call-arg]
+
+
+def warm_groups(net: SegmentationNet) -> dict[str, Any]:
+    """A state of two groups that fit no convolution's."""
+    state = stepped(build_optimizer(net, OptimizerConfig(decay_norm_and_bias=True), batch_size=4)).state_dict()
+    assert len(state["param_groups"]) == 2
+    return state
