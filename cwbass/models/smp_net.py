@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -50,6 +51,9 @@ class SmpNet(SegmentationNet):
         self.has_tokens = config.arch == "dpt"
         # dpt halves the deepest map once more.
         self.stride: int = self.net.encoder.output_stride * (2 if self.has_tokens else 1)
+        if self.has_tokens and self.net.encoder.output_stride not in (8, 16, 32):  # DINOv2 has patches of 14
+            self.net.decoder = _decoder_as_of_patches_of_16(self.net.encoder, config.options)
+            self.net.initialize()
 
     def encode(self, image: Tensor) -> list[Tensor]:
         height, width = image.shape[-2:]
@@ -67,10 +71,26 @@ class SmpNet(SegmentationNet):
         half = len(maps) // 2
         decoded = self.net.decoder(maps[:half], maps[half:]) if self.has_tokens else self.net.decoder(maps)
         logits: Tensor = self.net.segmentation_head(decoded)
+        padded = (size[0] + -size[0] % self.stride, size[1] + -size[1] % self.stride)
+        if logits.shape[-2:] != padded:  # of patches that are not 16 pixels wide
+            logits = F.interpolate(logits, padded, mode="bilinear", align_corners=False)
         return logits[..., : size[0], : size[1]]
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         return list(self.net.encoder.parameters())
+
+
+def _decoder_as_of_patches_of_16(encoder: Any, options: Mapping[str, Any]) -> nn.Module:
+    """smp's DPT decoder, whose maps fit on each other for patches of 8, 16 or 32 pixels only.
+
+    As in UniMatch V2 (arXiv:2410.10777): a patch makes 4, 2, 1 and 1/2 places of its four maps, whatever its own size.
+    """
+    from segmentation_models_pytorch.decoders.dpt.decoder import DPTDecoder
+
+    settings = {key.removeprefix("decoder_"): value for key, value in options.items() if key.startswith("decoder_")}
+    strides = [16] * len(encoder.out_channels)
+    decoder: nn.Module = DPTDecoder(encoder.out_channels, strides, encoder.has_prefix_tokens, **settings)
+    return decoder
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,11 +14,13 @@ from cwbass.models.smp_net import ARCHITECTURES, SmpNet
 
 SMALL = "tu-mobilenetv3_small_050"
 DPT = {"dynamic_img_size": True, "decoder_fusion_channels": 16, "decoder_intermediate_channels": [16, 16, 16, 16]}
+DINO = {**DPT, "embed_dim": 48, "num_heads": 2}  # a small one
 NETS = [
     ("deeplabv3", SMALL, {}),
     ("deeplabv3plus", "resnet18", {}),
     ("deeplabv3plus", SMALL, {"encoder_output_stride": 8}),
     ("dpt", "tu-vit_tiny_patch16_224", DPT),
+    ("dpt", "tu-vit_small_patch14_dinov2", DINO),
     ("fpn", SMALL, {}),
     ("linknet", SMALL, {}),
     ("manet", SMALL, {}),
@@ -75,6 +77,7 @@ def test_odd_sizes_backward_and_state(arch: str, encoder: str, options: dict[str
         ("unet", SMALL, {}, 32),
         ("pspnet", "resnet18", {}, 8),
         ("dpt", "tu-vit_tiny_patch16_224", DPT, 32),
+        ("dpt", "tu-vit_small_patch14_dinov2", DINO, 28),
     ],
 )
 def test_sides_are_padded_to_the_stride_and_no_farther(arch: str, encoder: str, options: dict[str, Any], stride: int) -> None:
