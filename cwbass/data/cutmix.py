@@ -95,3 +95,16 @@ def pixels_of(classes: Tensor, mask: Tensor, ignore_index: int) -> Tensor:
     """Where a mask holds any of some classes. [K] bool, [H, W] integer -> [H, W] bool."""
     known = mask != ignore_index
     return classes[mask.where(known, 0).long()] & known
+
+
+def partner(rows: Tensor, world: World = ALONE) -> Tensor:
+    """What :func:`mix_` mixes each image with, whole. [B, ...] -> [B, ...].
+
+    Args:
+        rows: Something of each image of this process.
+        world: Processes that hold the rest of the batch.
+    """
+    if world.size == 1:
+        return rows.roll(1, dims=0)
+    lasts = world.gather(rows[-1:])
+    return torch.cat((lasts[world.rank - 1][None], rows[:-1]))
