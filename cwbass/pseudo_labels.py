@@ -134,6 +134,65 @@ def adaptive_floor(class_confidence: Tensor, mean_confidence: Tensor, *, scale: 
     return scale * mean_confidence * class_confidence / class_confidence.max().clamp(min=1e-6)
 
 
+def self_adaptive_thresholds(class_probs: Tensor, mean_confidence: Tensor) -> Tensor:
+    """A class that is said seldom gets a lower threshold; the most frequent one gets the mean confidence.
+
+    Args:
+        class_probs: Running mean of the probability of each class. [K] float.
+        mean_confidence: Running mean confidence of all pixels. [] float.
+
+    Returns:
+        [K] float.
+
+    Source:
+        FreeMatch, arXiv:2205.07246: tau_k = p_k / max_j p_j * tau.
+    """
+    return mean_confidence * class_probs / class_probs.max().clamp(min=1e-6)
+
+
+def soft_weight(confidence: Tensor, mean: Tensor, variance: Tensor, *, spread: float) -> Tensor:
+    """What a label counts: 1 from the mean confidence on, less below, as a normal distribution falls off.
+
+    Args:
+        confidence: In [0, 1]. Any shape, float.
+        mean: Running mean of the confidence, mu. [] float.
+        variance: Running variance of it, sigma squared. [] float.
+        spread: Factor on sigma, > 0.
+
+    Returns:
+        exp(-min(c - mu, 0)^2 / (2 (spread * sigma)^2)), in [0, 1]; the confidence's shape.
+
+    Source:
+        SoftMatch, arXiv:2301.10921.
+    """
+    below = (confidence - mean).clamp(max=0)
+    return torch.exp(-below.square() / (2 * spread**2 * variance).clamp(min=1e-12)).to(confidence.dtype)
+
+
+def class_aware_thresholds(
+    confidence: Tensor, label: Tensor, valid: Tensor, num_classes: int, *, scale: float, floor: float
+) -> Tensor:
+    """A threshold for each class in each image, from the highest confidence in it there.
+
+    Args:
+        confidence: [B, H, W] float.
+        label: [B, H, W] int64.
+        valid: Pixels that count. [B, H, W] bool.
+        num_classes: K.
+        scale: Factor on the highest confidence where that exceeds ``floor``.
+        floor: Below, the highest confidence itself is the threshold: one pixel speaks for the class.
+
+    Returns:
+        [B, K] float; 0 for a class that the image does not show.
+
+    Source:
+        DSSN, arXiv:2307.13938, class-aware pseudo-label generation.
+    """
+    top = confidence.new_zeros(label.shape[0], num_classes)
+    top.scatter_reduce_(1, label.flatten(1), (confidence * valid).flatten(1), "amax")
+    return torch.where(top > floor, scale * top, top)
+
+
 def precision_curve(reliability: Reliability, *, prior: float) -> Tensor:
     """Precision of what is kept at each threshold, shrunk to that of all classes together.
 

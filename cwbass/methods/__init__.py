@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.methods.cw_bass import CwBass
+from cwbass.methods.fixmatch import FixMatch
 from cwbass.methods.mean_teacher import MeanTeacher
 from cwbass.methods.offline import OfflineCwBass
 from cwbass.methods.supervised import Supervised
@@ -16,6 +17,7 @@ METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
     "cw_bass": CwBass,
     "mean_teacher": MeanTeacher,
+    "fixmatch": FixMatch,
 }
 
 # What learns from labels made offline, where a method's config has a ``retraining``.

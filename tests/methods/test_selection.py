@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from cwbass.methods.selection import Selection, SelectionConfig
+from cwbass.pseudo_labels import class_aware_thresholds, self_adaptive_thresholds, soft_weight
+from cwbass.world import ALONE
+
+PROBS = torch.tensor([[0.8, 0.2], [0.6, 0.4], [0.3, 0.7], [0.01, 0.99]])  # the last pixel is padding
+LOGITS = PROBS.log().t().reshape(1, 2, 1, 4)
+VALID = torch.tensor([[[True, True, True, False]]])
+
+
+def select(**settings: Any) -> tuple[Selection, list[float]]:
+    selection = Selection(SelectionConfig(**settings), 2)
+    targets = selection(LOGITS, VALID, ALONE)
+    assert targets.label.flatten().tolist() == [0, 0, 1, 1]
+    return selection, targets.weight.flatten().tolist()
+
+
+@pytest.mark.parametrize(("tau", "expected"), [(0.0, [1, 1, 1, 0]), (0.65, [1, 0, 1, 0]), (0.9, [0, 0, 0, 0])])
+def test_strict_keeps_the_sure(tau: float, expected: list[int]) -> None:
+    assert select(tau=tau)[1] == expected
+
+
+def test_freematch_lowers_the_threshold_of_a_class_that_is_said_seldom() -> None:
+    selection, weight = select(rule="freematch", momentum=0.0)
+    # Mean confidence (0.8 + 0.6 + 0.7) / 3 = 0.7; mean probabilities 1.7 / 3 and 1.3 / 3.
+    assert selection.threshold().tolist() == pytest.approx([0.7, 0.7 * 1.3 / 1.7])  # type: ignore[union-attr]
+    assert weight == [1, 0, 1, 0]
+
+
+def test_freematch_remembers() -> None:
+    selection, _ = select(rule="freematch", momentum=0.9)
+    assert selection.mean.item() == pytest.approx(0.9 * 0.5 + 0.1 * 0.7)
+    assert selection.class_probs.tolist() == pytest.approx([0.45 + 0.1 * 1.7 / 3, 0.45 + 0.1 * 1.3 / 3])
+
+
+def test_softmatch_weighs_by_the_distance_below_the_mean() -> None:
+    selection, weight = select(rule="softmatch", momentum=0.0)
+    assert selection.variance.item() == pytest.approx(0.01)  # of 0.8, 0.6, 0.7 around 0.7
+    assert weight == pytest.approx([1, math.exp(-0.5), 1, 0], rel=1e-4)
+    assert selection.threshold() is None
+
+
+def test_padding_alone_is_not_remembered() -> None:
+    for rule in ("freematch", "softmatch"):
+        selection = Selection(SelectionConfig(rule=rule, momentum=0.5), 2)  # type: ignore[arg-type]
+        before = {name: value.clone() for name, value in selection.named_buffers()}
+        targets = selection(LOGITS, torch.zeros_like(VALID), ALONE)
+        assert targets.weight.sum() == 0
+        assert all(torch.equal(value, before[name]) for name, value in selection.named_buffers())
+
+
+def test_a_wide_spread_weighs_all_alike_and_no_variance_rejects_what_is_below() -> None:
+    confidence, mean = torch.tensor([0.5, 0.7, 0.9]), torch.tensor(0.7)
+    wide = soft_weight(confidence, mean, torch.tensor(0.04), spread=2.0)
+    assert wide.tolist() == pytest.approx([math.exp(-0.125), 1, 1])  # (0.2 / 0.4)^2 / 2
+    assert soft_weight(confidence, mean, torch.tensor(0.0), spread=1.0).tolist() == [0, 1, 1]
+
+
+def test_the_most_frequent_class_has_the_mean_confidence() -> None:
+    tau = self_adaptive_thresholds(torch.tensor([0.1, 0.4, 0.0]), torch.tensor(0.8))
+    assert tau.tolist() == pytest.approx([0.2, 0.8, 0.0])
+
+
+def test_class_aware_thresholds_follow_the_surest_pixel_of_each_image() -> None:
+    confidence = torch.tensor([[[0.95, 0.90, 0.99]], [[0.92, 0.5, 0.99]]])
+    label = torch.tensor([[[0, 0, 1]], [[0, 1, 1]]])
+    valid = torch.tensor([[[True, True, True]], [[True, True, False]]])
+    tau = class_aware_thresholds(confidence, label, valid, 3, scale=0.96, floor=0.92)
+    assert tau[0].tolist() == pytest.approx([0.96 * 0.95, 0.96 * 0.99, 0])
+    assert tau[1].tolist() == pytest.approx([0.92, 0.5, 0])  # 0.92 does not exceed the floor; padding does not count
