@@ -12,12 +12,14 @@ from cwbass.methods.fixmatch import FixMatch
 from cwbass.methods.mean_teacher import MeanTeacher
 from cwbass.methods.offline import OfflineCwBass
 from cwbass.methods.supervised import Supervised
+from cwbass.methods.unimatch import UniMatch
 
 METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
     "cw_bass": CwBass,
     "mean_teacher": MeanTeacher,
     "fixmatch": FixMatch,
+    "unimatch": UniMatch,
 }
 
 # What learns from labels made offline, where a method's config has a ``retraining``.
