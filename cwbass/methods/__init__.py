@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from cwbass.methods.base import BuildModel, Method, MethodConfig
+from cwbass.methods.cps import Cps
 from cwbass.methods.cw_bass import CwBass
 from cwbass.methods.fixmatch import FixMatch
 from cwbass.methods.mean_teacher import MeanTeacher
@@ -20,6 +21,7 @@ METHODS: dict[str, type[Method]] = {
     "mean_teacher": MeanTeacher,
     "fixmatch": FixMatch,
     "unimatch": UniMatch,
+    "cps": Cps,
 }
 
 # What learns from labels made offline, where a method's config has a ``retraining``.

@@ -1,0 +1,79 @@
+"""Cross pseudo supervision: two networks, each learning from the other's labels (Chen et al., arXiv:2106.01226)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from cwbass.config import Fraction
+from cwbass.methods.base import BuildModel, Method, MethodConfig
+from cwbass.methods.consistency import cross_supervision, draw_odd_boxes, exchange, report
+from cwbass.models.base import SegmentationNet
+from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
+
+WEIGHTS = {True: 1.0, False: 1.5}  # with CutMix and without, as published for PASCAL VOC
+
+
+class CpsConfig(MethodConfig):
+    """Numbers as published for PASCAL VOC; for Cityscapes the weight is 5 with CutMix and 6 without."""
+
+    name: Literal["cps"] = "cps"
+    cutmix: bool = Field(default=True, description="Whether unlabelled images are mixed with each other.")
+    boxes: Annotated[int, Field(ge=1)] = Field(default=3, description="Boxes of an image's mix; where two overlap, neither is.")
+    area: tuple[Fraction, Fraction] = Field(default=(0.25, 0.5), description="Range of the boxes' area together.")
+    unsup_weight: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="Weight of the cross supervision; null: 1 with CutMix, 1.5 without."
+    )
+
+
+class Cps(Method):
+    """L = sum over both networks of CE(x), + w * CE(each, label of the other).
+
+    The first network is the one that is scored and shipped. The second starts with the first one's encoder and a
+    decoder of its own: two equal networks would teach each other nothing.
+    """
+
+    config_cls: ClassVar[type[MethodConfig]] = CpsConfig
+    needs_unlabeled: ClassVar[bool] = True
+
+    def __init__(self, config: CpsConfig, build_model: BuildModel, **data: Any) -> None:
+        super().__init__(config, build_model, **data)
+        self.config = config
+        self.student = build_model()
+        self.second = build_model()
+        self.weight = WEIGHTS[config.cutmix] if config.unsup_weight is None else config.unsup_weight
+
+    def training_step(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, progress: Progress) -> StepOutput:
+        assert unlabeled is not None
+        world, pair = progress.world, (self.student, self.second)
+        logits_x = [net(labeled.image) for net in pair]
+        if self.config.cutmix:
+            with torch.no_grad():
+                labels = [net(unlabeled.weak).argmax(1) for net in pair]
+            boxes = draw_odd_boxes(unlabeled.weak, count=self.config.boxes, area=self.config.area, progress=progress)
+            image, valid, *labels = exchange([unlabeled.weak, unlabeled.valid, *labels], boxes, world)
+            logits = [net(image) for net in pair]
+        else:
+            logits = [torch.cat((own, net(unlabeled.weak))) for own, net in zip(logits_x, pair, strict=True)]
+            labels = [each.detach().argmax(1) for each in logits]
+            valid = torch.cat((labeled.mask != self.ignore_index, unlabeled.valid))
+
+        loss_sup = self.supervised_loss(logits_x[0], labeled.mask, world) + self.supervised_loss(logits_x[1], labeled.mask, world)
+        loss_unsup = cross_supervision(logits, labels, valid, world=world)
+        return report(loss_sup + self.weight * loss_unsup, loss_sup=loss_sup, loss_unsup=loss_unsup)
+
+    def trainable(self) -> nn.Module:
+        return nn.ModuleList([self.student, self.second])
+
+    def networks(self) -> dict[str, SegmentationNet]:
+        return {"student": self.student}
+
+    @torch.no_grad()
+    def start_from(self, networks: Mapping[str, SegmentationNet]) -> None:
+        super().start_from(networks)
+        for own, first in zip(self.second.encoder_parameters(), self.student.encoder_parameters(), strict=True):
+            own.copy_(first)
