@@ -9,6 +9,7 @@ from torch import Tensor
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.methods.cps import Cps
 from cwbass.methods.cw_bass import CwBass
+from cwbass.methods.dssn import Dssn
 from cwbass.methods.fixmatch import FixMatch
 from cwbass.methods.mean_teacher import MeanTeacher
 from cwbass.methods.offline import OfflineCwBass
@@ -22,6 +23,7 @@ METHODS: dict[str, type[Method]] = {
     "fixmatch": FixMatch,
     "unimatch": UniMatch,
     "cps": Cps,
+    "dssn": Dssn,
 }
 
 # What learns from labels made offline, where a method's config has a ``retraining``.
