@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from cwbass.methods.base import BuildModel, Method, MethodConfig
+from cwbass.methods.corrmatch import CorrMatch
 from cwbass.methods.cps import Cps
 from cwbass.methods.cw_bass import CwBass
 from cwbass.methods.dssn import Dssn
@@ -23,6 +24,7 @@ METHODS: dict[str, type[Method]] = {
     "fixmatch": FixMatch,
     "unimatch": UniMatch,
     "cps": Cps,
+    "corrmatch": CorrMatch,
     "dssn": Dssn,
 }
 
