@@ -16,6 +16,7 @@ from cwbass.methods.mean_teacher import MeanTeacher
 from cwbass.methods.offline import OfflineCwBass
 from cwbass.methods.supervised import Supervised
 from cwbass.methods.unimatch import UniMatch
+from cwbass.methods.unimatch_v2 import UniMatchV2
 
 METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
@@ -23,6 +24,7 @@ METHODS: dict[str, type[Method]] = {
     "mean_teacher": MeanTeacher,
     "fixmatch": FixMatch,
     "unimatch": UniMatch,
+    "unimatch_v2": UniMatchV2,
     "cps": Cps,
     "corrmatch": CorrMatch,
     "dssn": Dssn,
