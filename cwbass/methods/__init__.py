@@ -14,6 +14,7 @@ from cwbass.methods.dssn import Dssn
 from cwbass.methods.fixmatch import FixMatch
 from cwbass.methods.mean_teacher import MeanTeacher
 from cwbass.methods.offline import OfflineCwBass
+from cwbass.methods.st_plus_plus import OfflineStPlusPlus, StPlusPlus
 from cwbass.methods.supervised import Supervised
 from cwbass.methods.unimatch import UniMatch
 from cwbass.methods.unimatch_v2 import UniMatchV2
@@ -28,11 +29,13 @@ METHODS: dict[str, type[Method]] = {
     "cps": Cps,
     "corrmatch": CorrMatch,
     "dssn": Dssn,
+    "st_plus_plus": StPlusPlus,
 }
 
 # What learns from labels made offline, where a method's config has a ``retraining``.
 OFFLINE: dict[str, type[Method]] = {
     "cw_bass": OfflineCwBass,
+    "st_plus_plus": OfflineStPlusPlus,
 }
 
 
