@@ -13,6 +13,7 @@ from cwbass.methods.cw_bass import CwBass
 from cwbass.methods.dssn import Dssn
 from cwbass.methods.fixmatch import FixMatch
 from cwbass.methods.mean_teacher import MeanTeacher
+from cwbass.methods.mgd import Mgd
 from cwbass.methods.offline import OfflineCwBass
 from cwbass.methods.st_plus_plus import OfflineStPlusPlus, StPlusPlus
 from cwbass.methods.supervised import Supervised
@@ -30,6 +31,7 @@ METHODS: dict[str, type[Method]] = {
     "corrmatch": CorrMatch,
     "dssn": Dssn,
     "st_plus_plus": StPlusPlus,
+    "mgd": Mgd,
 }
 
 # What learns from labels made offline, where a method's config has a ``retraining``.

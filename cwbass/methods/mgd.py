@@ -1,0 +1,138 @@
+"""MGD: a light student learns beside two heavy teachers, from pixels, regions and whole images.
+
+Source: Qin et al., "Multi-Granularity Distillation Scheme Towards Lightweight Semi-Supervised Semantic Segmentation",
+arXiv:2208.10169.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cwbass.config import Fraction, Section
+from cwbass.methods.base import BuildModel, Method, MethodConfig
+from cwbass.methods.consistency import cross_supervision, draw_odd_boxes, exchange, report
+from cwbass.models.base import SegmentationNet
+from cwbass.models.features import deepest
+from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
+from cwbass.world import World
+
+Weight = Annotated[float, Field(ge=0)]
+REGIONS = 7  # a side
+
+
+class HeavyConfig(Section):
+    """A teacher: the run's architecture with another encoder."""
+
+    encoder: str = Field(description="Any encoder of smp, or of timm as tu-<name>.")
+    weights: str | None = Field(default=None, description="Its weights: null, imagenet, a local file or an s3:// URI.")
+
+
+class MgdConfig(MethodConfig):
+    """Numbers as published; there the wide teacher is a wider ResNet-34."""
+
+    name: Literal["mgd"] = "mgd"
+    deep: HeavyConfig = HeavyConfig(encoder="resnet101")
+    wide: HeavyConfig = HeavyConfig(encoder="tu-wide_resnet50_2")
+    boxes: Annotated[int, Field(ge=1)] = Field(default=3, description="Boxes of an image's mix; where two overlap, neither is.")
+    area: tuple[Fraction, Fraction] = Field(default=(0.25, 0.5), description="Range of the boxes' area together.")
+    unsup_weight: Weight = Field(default=1.0, description="Weight of the cross supervision of the student and each teacher.")
+    image_weight: Weight = Field(
+        default=0.001, description="Weight of the distance to the deep teacher's logits of whole images."
+    )
+    region_weight: Weight = Field(default=100.0, description="Weight of the distance to the wide teacher's regions.")
+
+
+class Mgd(Method):
+    """L = sum of CE(x) of all three + w * cross supervision with each teacher + 0.001 image + 100 region distance.
+
+    Only the student is scored and shipped. It starts from the warm-up; the teachers from their encoders' weights.
+    """
+
+    config_cls: ClassVar[type[MethodConfig]] = MgdConfig
+    needs_unlabeled: ClassVar[bool] = True
+
+    def __init__(self, config: MgdConfig, build_model: BuildModel, **data: Any) -> None:
+        super().__init__(config, build_model, **data)
+        self.config = config
+        self.student = build_model()
+        self.deep = build_model(**config.deep.model_dump())
+        self.wide = build_model(**config.wide.model_dump())
+
+    def training_step(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, progress: Progress) -> StepOutput:
+        assert unlabeled is not None
+        config, world, nets = self.config, progress.world, (self.student, self.deep, self.wide)
+        with torch.no_grad():
+            said = [net(unlabeled.weak).argmax(1) for net in nets]
+        boxes = draw_odd_boxes(unlabeled.weak, count=config.boxes, area=config.area, progress=progress)
+        mixed, shown, *said = exchange([unlabeled.weak, unlabeled.valid, *said], boxes, world)
+        valid = torch.cat((labeled.mask != self.ignore_index, shown))
+
+        logits, maps, labels = [], [], []
+        for net, said_u in zip(nets, said, strict=True):
+            features = [net.encode(net.normalize(image)) for image in (labeled.image, mixed)]
+            logits_x, logits_u = (net.decode(each) for each in features)
+            logits.append(torch.cat((logits_x, logits_u)))
+            maps.append(torch.cat([deepest(each) for each in features]))
+            labels.append(torch.cat((logits_x.detach().argmax(1), said_u)))
+
+        sup = [self.supervised_loss(each[: len(labeled.image)], labeled.mask, world) for each in logits]
+        pixel = [cross_supervision([logits[0], logits[k]], [labels[0], labels[k]], valid, world=world) for k in (1, 2)]
+        image = image_distance(logits[0], logits[1].detach(), valid, world=world)
+        region = region_distance(maps[0], maps[2].detach(), valid, world=world)
+        loss_sup = torch.stack(sup).sum()
+        loss_unsup = config.unsup_weight * torch.stack(pixel).sum() + config.image_weight * image + config.region_weight * region
+        return report(loss_sup + loss_unsup, loss_sup=loss_sup, loss_unsup=loss_unsup)
+
+    def trainable(self) -> nn.Module:
+        return nn.ModuleList([self.student, self.deep, self.wide])
+
+    def networks(self) -> dict[str, SegmentationNet]:
+        return {"student": self.student}
+
+
+def image_distance(logits: Tensor, taught: Tensor, valid: Tensor, *, world: World) -> Tensor:
+    """Mean absolute difference of two networks' logits, averaged over each image first.
+
+    Args:
+        logits: Of the one that learns. [B, C, H, W] float.
+        taught: Of the other. [B, C, H, W] float.
+        valid: Pixels that take part. [B, H, W] bool.
+        world: Processes that hold the rest of the batch.
+
+    Returns:
+        Over classes, and images with valid pixels. [] float; 0, still on the graph, where there are none.
+    """
+    pixels = valid.sum((1, 2))  # [B]
+    difference = ((logits - taught) * valid[:, None]).sum((2, 3)) / pixels.clamp(min=1)[:, None]  # [B, C]
+    return difference.abs().mean(1).sum() / world.share((pixels > 0).sum())
+
+
+def region_distance(features: Tensor, taught: Tensor, valid: Tensor, *, world: World) -> Tensor:
+    """Mean squared difference of how alike the regions of an image are to two networks.
+
+    Args:
+        features: Of the one that learns. [B, D, h, w] float.
+        taught: Of the other, of any other size. [B, D', h', w'] float.
+        valid: Pixels that take part; a region does where most of its pixels do. [B, H, W] bool.
+        world: Processes that hold the rest of the batch.
+
+    Returns:
+        Over pairs of regions that take part. [] float in [0, 4]; 0, still on the graph, where there are none.
+    """
+    shown = F.adaptive_avg_pool2d(valid[:, None].float(), REGIONS).flatten(1) > 0.5  # [B, 49]
+    pairs = shown[:, :, None] & shown[:, None]
+    difference = (similarity(features) - similarity(taught)).square()  # [B, 49, 49]
+    return (difference * pairs).sum() / world.share(pairs.sum())
+
+
+def similarity(features: Tensor) -> Tensor:
+    """Cosine of each pair of an image's 7 x 7 regions. [B, D, h, w] float -> [B, 49, 49]."""
+    with torch.autocast(features.device.type, enabled=False):  # cosines that differ by a hundredth are what is compared
+        features = features if features.dtype == torch.float64 else features.float()
+        regions = F.normalize(F.adaptive_avg_pool2d(features, REGIONS).flatten(2), dim=1)  # [B, D, 49]
+        return regions.transpose(1, 2) @ regions
