@@ -17,6 +17,7 @@ from cwbass.config import (
     SynthesizeConfig,
     TrainConfig,
 )
+from cwbass.methods import METHODS
 from cwbass.methods.supervised import SupervisedConfig
 from cwbass.params import Params
 
@@ -146,7 +147,7 @@ def test_every_field_says_what_it_is() -> None:
             names += walk(nested) if nested else [] if field.description else [f"{kind.__name__}.{name}"]
         return names
 
-    kinds = {kind for kind, *_ in BOUNDS} | {TrainConfig}
+    kinds = {kind for kind, *_ in BOUNDS} | {TrainConfig} | {method.config_cls for method in METHODS.values()}
     assert [
         name for kind in sorted(kinds, key=lambda kind: kind.__name__) for name in walk(kind) if not name.endswith(".name")
     ] == []

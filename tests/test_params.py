@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from cwbass.config import Section, TrainConfig
 from cwbass.errors import ParamsError
+from cwbass.methods import METHODS
 from cwbass.params import Params, apply_overrides, dump_params, flatten, load_params, parse_yaml, read_params
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "params.yaml", *sorted((ROOT / "configs").glob("*.yaml"))]
 CW_BASS = "method: {name: cw_bass, "
+NAMES = ", ".join(map(repr, METHODS))
 
 
 def load(text: str) -> Params:
@@ -101,8 +103,8 @@ def test_every_wrong_key_has_its_line() -> None:
         ("data: {colors: {sky: [0, 0, 256]}}", "data.colors.sky.2: is 256, should be less than or equal to 255"),
         ("train:", "train: is null, should be an object"),
         ("method: 3", "method: is 3, should be an object"),
-        ("method: {recipe: paper}", "method.name: is required and not given; choose one of 'supervised', 'cw_bass'"),
-        ("method: {name: fixmatch}", "method.name is 'fixmatch'; choose one of 'supervised', 'cw_bass'"),
+        ("method: {recipe: paper}", f"method.name: is required and not given; choose one of {NAMES}"),
+        ("method: {name: fixmach}", f"method.name is 'fixmach'; choose one of {NAMES}"),
         (CW_BASS + "cwbass: {gamma: -1}}", "method.cwbass.gamma: is -1, should be greater than or equal to 0"),
         (CW_BASS + "cwbass: {threshold: {rule: fixed}}}", "method.cwbass.threshold.rule: is 'fixed', should be "),
         ("warmup: {name: cw_bass}", "warmup.name: is 'cw_bass', should be 'supervised'"),
@@ -235,6 +237,13 @@ def test_override_of_an_unknown_key_is_found_when_it_is_loaded(override: str) ->
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_what_is_dumped_loads_to_the_same(path: Path) -> None:
     params = load_params(read_params(path), Params)
+    assert load(dump_params(params)) == params
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_needs_nothing_but_its_name(name: str) -> None:
+    params = load(f"method: {{name: {name}}}")
+    assert type(params.method) is METHODS[name].config_cls
     assert load(dump_params(params)) == params
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ MakeProgress = Callable[..., Progress]
 class PixelNet(SegmentationNet):
     """One 1 x 1 convolution: the logits of a pixel depend on that pixel alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, **other: Any) -> None:
         super().__init__((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
         self.conv = nn.Conv2d(3, CLASSES, 1)
 
@@ -39,7 +40,7 @@ class PixelNet(SegmentationNet):
 class NormNet(PixelNet):
     """A 3 x 3 convolution with batch norm before the last one."""
 
-    def __init__(self) -> None:
+    def __init__(self, **other: Any) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU())
 
@@ -76,7 +77,8 @@ def batches() -> MakeBatches:
         valid = torch.ones(size, side, side, dtype=torch.bool)
         valid[:, side - padded :] = False
         valid[::2, :, side - padded :] = False
-        return LabeledBatch(image(), mask.to(torch.uint8)), UnlabeledBatch(image(), image(), valid)
+        labeled = LabeledBatch(image(), mask.to(torch.uint8))
+        return labeled, UnlabeledBatch(image(), image(), valid, strong2=image())
 
     return make
 

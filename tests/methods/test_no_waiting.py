@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cwbass.methods import METHODS, build_method
 from cwbass.methods.cw_bass import CwBass, CwBassConfig
 from cwbass.models.base import SegmentationNet
 from cwbass.types import LabeledBatch, Progress, UnlabeledBatch
@@ -53,6 +54,22 @@ def test_no_value_is_asked_for(
     config = CwBassConfig.model_validate({"recipe": recipe, recipe: {"threshold": {"rule": rule}, "cutmix": 1.0}})
     method = CwBass(config, norm_net, num_classes=4, ignore_index=255)
     method.student.train()
+    batch = batches()
+    with Questions() as questions:
+        method.training_step(*batch, progress()).loss.backward()
+        method.after_optimizer_step(progress())
+    assert questions.asked == []
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_method_asks_for_a_value(
+    name: str,
+    norm_net: Net,
+    batches: Callable[..., tuple[LabeledBatch, UnlabeledBatch]],
+    progress: Callable[..., Progress],
+) -> None:
+    method = build_method(METHODS[name].config_cls.model_validate({"name": name}), norm_net, num_classes=4, ignore_index=255)
+    method.trainable().train()
     batch = batches()
     with Questions() as questions:
         method.training_step(*batch, progress()).loss.backward()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from threads import in_threads
 from torch import Tensor
 
-from cwbass.methods import METHODS, build_method
+from cwbass.methods import METHODS, OFFLINE, build_method
 from cwbass.methods.base import Method
 from cwbass.methods.cw_bass import CwBass, CwBassConfig
 from cwbass.models.base import SegmentationNet
@@ -29,21 +30,35 @@ def cw_bass(net: Net, recipe: str, **terms: Any) -> Method:
     return CwBass(config, net, num_classes=CLASSES, ignore_index=255)
 
 
-def default(net: Net, name: str) -> Method:
-    config = METHODS[name].config_cls.model_validate({"name": name})
-    return build_method(config, net, num_classes=CLASSES, ignore_index=255)
+def of(net: Net, name: str, *, offline: bool = False, **settings: Any) -> Method:
+    config = METHODS[name].config_cls.model_validate({"name": name, **settings})
+    return build_method(config, net, num_classes=CLASSES, ignore_index=255, offline=offline)
 
 
 def balanced(net: Net, name: str) -> Method:
-    config = METHODS[name].config_cls.model_validate({"name": name})
+    config = METHODS[name].config_cls.model_validate({"name": name, **HEARD.get(name, {})})
     weight = torch.tensor([0.2, 0.7, 1.5, 4.0])
     return build_method(config, net, num_classes=CLASSES, ignore_index=255, class_weight=weight)
 
 
+# Settings with which some labels of an untrained network are kept, and some are not.
+HEARD: dict[str, dict[str, Any]] = {name: {"threshold": {"tau": 0.4}} for name in ("fixmatch", "unimatch", "unimatch_v2")} | {
+    "corrmatch": {"tau": 0.4}
+}
+PEERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "fixmatch, freematch": ("fixmatch", {"threshold": {"rule": "freematch", "momentum": 0.1}}),
+    "fixmatch, softmatch": ("fixmatch", {"threshold": {"rule": "softmatch", "momentum": 0.1}}),
+    "cps without CutMix": ("cps", {"cutmix": False}),
+    "dssn, all": ("dssn", {"rule": "all"}),
+    "corrmatch, low": ("corrmatch", {"tau": 0.3, "momentum": 0.5}),
+}
+OFFLINE_KINDS = [name for name in OFFLINE if name != "cw_bass"]  # which shares its loss with cw_bass: test_offline
 RULES = [{"rule": rule, "low": 0.0, "strict": 0.4} for rule in ("strict", "logistic", "per_class", "floor", "auto")]
 KINDS: dict[str, Callable[[Net], Method]] = {
-    **{name: lambda net, name=name: default(net, name) for name in METHODS},
+    **{name: lambda net, name=name: of(net, name) for name in METHODS},
     **{f"{name}, balanced": lambda net, name=name: balanced(net, name) for name in METHODS},
+    **{kind: lambda net, name=name, settings=settings: of(net, name, **settings) for kind, (name, settings) in PEERS.items()},
+    **{f"{name}, offline": lambda net, name=name: of(net, name, offline=True) for name in OFFLINE_KINDS},
     "paper": lambda net: cw_bass(net, "paper"),
     "hard labels": lambda net: cw_bass(net, "cwbass", labels="hard"),
     "cwbass": lambda net: cw_bass(net, "cwbass", threshold={"rule": "auto", "strict": 0.4}),
@@ -59,14 +74,18 @@ def step(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """Gradients, means, sums and buffers after a step with this process's part of the batches."""
     synchronize_norms_(method, world)
-    method.student.train()
+    method.trainable().train()
     mine = LabeledBatch(world.own(labeled.image), world.own(labeled.mask))
-    views = UnlabeledBatch(world.own(unlabeled.weak), world.own(unlabeled.strong), world.own(unlabeled.valid))
+    weak, strong, valid = world.own(unlabeled.weak), world.own(unlabeled.strong), world.own(unlabeled.valid)
+    assert unlabeled.strong2 is not None
+    views = UnlabeledBatch(weak, strong, valid, strong2=world.own(unlabeled.strong2))
+    if unlabeled.pseudo_label is not None and unlabeled.confidence is not None:
+        views = replace(views, pseudo_label=world.own(unlabeled.pseudo_label), confidence=world.own(unlabeled.confidence))
     progress = Progress(30, 100, 20, 0, torch.Generator().manual_seed(3), 1, world)
     output = method.training_step(mine, views if method.needs_unlabeled else None, progress)
     output.loss.backward()  # type: ignore[no-untyped-call]
-    world.average_gradients_(method.student.parameters())
-    gradients = {name: p.grad for name, p in method.student.named_parameters() if p.grad is not None}
+    world.average_gradients_(method.trainable().parameters())
+    gradients = {name: p.grad for name, p in method.trainable().named_parameters() if p.grad is not None}
     means = {name: world.total(value.double()) / world.size for name, value in output.means.items()}
     sums = {name: world.total(value.double()) for name, value in output.sums.items()}
     return gradients, means, sums, dict(method.named_buffers())
@@ -80,6 +99,11 @@ def test_the_parts_add_up_to_the_whole(norm_net: Net, batches: Batches, kind: st
     labeled, _ = batches(size=4, seed=1)
     labeled.mask[0] = 255  # a process with two images has half the labelled pixels of another
     _, unlabeled = batches(size=8, seed=2)  # not as many as labelled ones: partners lie in other processes
+    unlabeled = replace(
+        unlabeled,
+        pseudo_label=(unlabeled.weak[:, 0] % CLASSES).where(unlabeled.valid, 255),
+        confidence=unlabeled.weak[:, 1].where(unlabeled.valid, 0),
+    )
     expected = step(copy.deepcopy(method), labeled, unlabeled, ALONE)
     copies = [copy.deepcopy(method) for _ in range(processes)]
     found = in_threads(processes, lambda world: step(copies[world.rank], labeled, unlabeled, world))

@@ -22,6 +22,7 @@ from cwbass.data.manifest import Manifest
 from cwbass.data.streams import index_at
 from cwbass.data.synthetic import write_shapes
 from cwbass.errors import CwbassError, DataError, ParamsError
+from cwbass.methods import METHODS
 from cwbass.params import Params, dump_params, load_params
 from cwbass.steps.split import SplitParams, split
 from cwbass.steps.train import TrainParams, train
@@ -330,3 +331,27 @@ def test_restart_trains_again(tiny_run: TinyRun, tmp_path: Path) -> None:
     (tmp_path / "train" / "last.pt").write_bytes(b"")
     training(tiny_run, tmp_path / "train", resume=Resume(restart=True))
     assert_equal(tiny_run, tmp_path / "train")
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "cw_bass"])
+def test_every_method_goes_on_in_the_same_bytes(name: str, tiny_run: TinyRun, tmp_path: Path, killed_at: Any) -> None:
+    small = {"encoder": "tu-mobilenetv4_conv_small_035"}
+    special: dict[str, dict[str, Any]] = {
+        "st_plus_plus": {"retrain_steps": 3, "scales": [1.0]},
+        "mgd": {"deep": small, "wide": small},
+    }
+    settings = special.get(name, {})
+    method = METHODS[name].config_cls.model_validate({"name": name, **settings})
+    params = tiny_run.params.model_copy(update={"method": method})
+    training(tiny_run, tmp_path / "whole", params)
+    killed_at(10 if name == "st_plus_plus" else 6)  # of 8 steps, in the second epoch; of ST++ in its first retraining
+    with pytest.raises(Killed):
+        training(tiny_run, tmp_path / "parts", changed(params, save_minutes=1e-9))
+    training(tiny_run, tmp_path / "parts", params)
+    for file in RESULTS:
+        assert file_sha256(tmp_path / "parts" / file) == file_sha256(tmp_path / "whole" / file), file
+    start, last = load_checkpoint(tiny_run.warmup / "warmup.pt"), load_checkpoint(tmp_path / "whole" / "last.pt")
+    assert last.method == name
+    for network in last.networks:
+        own, before = last.network(network).state_dict(), start.network("student").state_dict()
+        assert any(not torch.equal(value, before[key]) for key, value in own.items())
