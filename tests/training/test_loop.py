@@ -1,19 +1,24 @@
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from cwbass.config import OptimizerConfig
 from cwbass.errors import CwbassError
+from cwbass.methods import METHODS, build_method
 from cwbass.methods.base import Method
 from cwbass.methods.cw_bass import CwBass, CwBassConfig
 from cwbass.methods.supervised import Supervised, SupervisedConfig
 from cwbass.models.base import SegmentationNet
 from cwbass.training.loop import EpochRecord, Schedule, fit
+from cwbass.training.optim import build_optimizer
 from cwbass.training.seed import seed_everything
 from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
 
@@ -276,3 +281,39 @@ def test_bfloat16_autocast_keeps_weights_and_losses_in_float32(tiny_net: Net, ma
     assert math.isfinite(record.means["loss_unsup"])
     assert record.nonfinite == 0
     assert record.images == 8
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_learns_in_bfloat16(name: str, tiny_net: Net, make_batches: MakeBatches) -> None:
+    labeled, unlabeled = make_batches(3)
+    unlabeled = [replace(batch, strong2=batch.strong) for batch in unlabeled]
+    torch.manual_seed(0)
+    config = METHODS[name].config_cls.model_validate({"name": name})
+    method = build_method(config, lambda **other: tiny_net(), num_classes=3, ignore_index=255)  # type: ignore[call-arg]
+    before = copy.deepcopy(method.trainable().state_dict())
+    optimizer = build_optimizer(method.trainable(), OptimizerConfig(lr=0.01), batch_size=2)
+    batches = unlabeled if method.needs_unlabeled else None
+    (record,) = train(
+        method, labeled, batches, schedule=schedule(3), optimizer=optimizer, autocast_dtype=torch.bfloat16, max_grad_norm=1.0
+    )
+    assert record.nonfinite == 0
+    assert math.isfinite(record.means["loss"])  # type: ignore[arg-type]
+    after = method.trainable().state_dict()
+    assert all(value.dtype == torch.float32 for value in after.values())
+    for key in (key for key in before if key.endswith("head.weight")):  # of each network
+        assert not torch.equal(after[key], before[key]), key
+
+
+def test_all_that_is_trained_trains_again_after_the_student_was_scored(tiny_net: Net, make_batches: MakeBatches) -> None:
+    method = build_method(METHODS["cps"].config_cls(name="cps"), tiny_net, num_classes=3, ignore_index=255)
+    second, seen = method.get_submodule("second"), []
+    second.register_forward_pre_hook(lambda module, args: seen.append(module.training))
+
+    def on_epoch(record: EpochRecord) -> bool:
+        method.eval()
+        return True
+
+    method.eval()
+    optimizer = build_optimizer(method.trainable(), OptimizerConfig(), batch_size=2)
+    train(method, *make_batches(4), schedule=schedule(4, epoch_steps=2), optimizer=optimizer, on_epoch=on_epoch)
+    assert seen == [True] * 12
