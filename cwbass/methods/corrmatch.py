@@ -90,7 +90,7 @@ class CorrMatch(Method):
             config.view_weight * loss_view + config.feature_weight * loss_features + config.correlation_weight * loss_correlation
         )
         return report(
-            (config.label_weight * (loss_sup + loss_spread) + loss_unsup) / 2,
+            (config.label_weight * (loss_sup + loss_spread) + self.unsup_scale * loss_unsup) / 2,
             loss_sup=loss_sup,
             loss_unsup=loss_unsup,
             sums=targets.counts(self.num_classes),

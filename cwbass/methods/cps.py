@@ -64,7 +64,8 @@ class Cps(Method):
 
         loss_sup = self.supervised_loss(logits_x[0], labeled.mask, world) + self.supervised_loss(logits_x[1], labeled.mask, world)
         loss_unsup = cross_supervision(logits, labels, valid, world=world)
-        return report(loss_sup + self.weight * loss_unsup, loss_sup=loss_sup, loss_unsup=loss_unsup)
+        loss = loss_sup + self.unsup_scale * self.weight * loss_unsup
+        return report(loss, loss_sup=loss_sup, loss_unsup=loss_unsup)
 
     def trainable(self) -> nn.Module:
         return nn.ModuleList([self.student, self.second])

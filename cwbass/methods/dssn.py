@@ -83,7 +83,8 @@ class Dssn(Method):
         pairs = pair_distance(views[0], views[1], said.valid, world=world)
         pairs = pairs + pair_distance(features[0], features[1], own.valid, world=world)
         loss_unsup = config.view_weight * torch.stack(losses).sum() + config.pair_weight * pairs
-        return report((loss_sup + loss_unsup) / 2, loss_sup=loss_sup, loss_unsup=loss_unsup, sums=taught.counts(self.num_classes))
+        loss = (loss_sup + self.unsup_scale * loss_unsup) / 2
+        return report(loss, loss_sup=loss_sup, loss_unsup=loss_unsup, sums=taught.counts(self.num_classes))
 
     def after_optimizer_step(self, progress: Progress) -> None:
         decay = ema_decay_at(progress.step, decay=self.config.ema_decay, ramp=True)

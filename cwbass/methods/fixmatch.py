@@ -52,7 +52,7 @@ class FixMatch(Method):
         loss_sup = self.supervised_loss(logits_x, labeled.mask, world)
         loss_unsup = consistency_loss(self.student(strong), moved, world=world)
         return report(
-            (loss_sup + self.config.unsup_weight * loss_unsup) / 2,
+            (loss_sup + self.unsup_scale * self.config.unsup_weight * loss_unsup) / 2,
             loss_sup=loss_sup,
             loss_unsup=loss_unsup,
             sums=targets.counts(self.num_classes),

@@ -49,7 +49,8 @@ class MeanTeacher(Method):
         valid = torch.cat((labeled.mask != self.ignore_index, unlabeled.valid))
         loss_sup = self.supervised_loss(logits_x, labeled.mask, progress.world)
         loss_unsup = probability_distance(torch.cat((logits_x, logits_u)), taught, valid, world=progress.world)
-        return report(loss_sup + self.config.unsup_weight * loss_unsup, loss_sup=loss_sup, loss_unsup=loss_unsup)
+        loss = loss_sup + self.unsup_scale * self.config.unsup_weight * loss_unsup
+        return report(loss, loss_sup=loss_sup, loss_unsup=loss_unsup)
 
     def after_optimizer_step(self, progress: Progress) -> None:
         decay = ema_decay_at(progress.step, decay=self.config.ema_decay, ramp=True)

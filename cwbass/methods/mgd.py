@@ -86,7 +86,7 @@ class Mgd(Method):
         region = region_distance(maps[0], maps[2].detach(), valid, world=world)
         loss_sup = torch.stack(sup).sum()
         loss_unsup = config.unsup_weight * torch.stack(pixel).sum() + config.image_weight * image + config.region_weight * region
-        return report(loss_sup + loss_unsup, loss_sup=loss_sup, loss_unsup=loss_unsup)
+        return report(loss_sup + self.unsup_scale * loss_unsup, loss_sup=loss_sup, loss_unsup=loss_unsup)
 
     def trainable(self) -> nn.Module:
         return nn.ModuleList([self.student, self.deep, self.wide])

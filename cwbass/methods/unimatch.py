@@ -68,7 +68,7 @@ class UniMatch(Method):
         loss_features = consistency_loss(logits_fp, targets, world=world)
         loss_unsup = config.view_weight * (losses[0] + losses[1]) + config.feature_weight * loss_features
         return report(
-            (loss_sup + loss_unsup) / 2,
+            (loss_sup + self.unsup_scale * loss_unsup) / 2,
             loss_sup=loss_sup,
             loss_unsup=loss_unsup,
             sums=targets.counts(self.num_classes),

@@ -68,7 +68,7 @@ class UniMatchV2(Method):
         losses = [consistency_loss(logits, said, world=world) for logits, (_, said) in zip(logits_s, mixed, strict=True)]
         loss_unsup = (losses[0] + losses[1]) / 2
         return report(
-            (loss_sup + config.unsup_weight * loss_unsup) / 2,
+            (loss_sup + self.unsup_scale * config.unsup_weight * loss_unsup) / 2,
             loss_sup=loss_sup,
             loss_unsup=loss_unsup,
             sums=targets.counts(self.num_classes),
