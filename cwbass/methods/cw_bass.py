@@ -354,9 +354,7 @@ class CwBass(Method):
             tau = adaptive_floor(self.class_confidence, self.mean_confidence, scale=rule.scale)
         return tau.clamp(rule.low, rule.high)
 
-    def _cutmix_(
-        self, labeled: LabeledBatch, strong: Tensor, pseudo: _Pseudo, generator: torch.Generator, world: World
-    ) -> None:
+    def _cutmix_(self, labeled: LabeledBatch, strong: Tensor, pseudo: _Pseudo, generator: torch.Generator, world: World) -> None:
         """Inside a box, the image and all that is said of it become another image's."""
         if self.terms.cutmix == 0:
             return

@@ -265,7 +265,10 @@ def test_with_every_switch_off_it_is_plain_hard_self_training(pixel_net: Net, ba
 
 def test_no_weight_or_no_kept_label_leaves_the_supervised_loss(pixel_net: Net, batches: Batches, progress: Steps) -> None:
     for recipe in ("paper", "cwbass"):  # hard and soft labels
-        for terms in ({"unsup_weight": 0.0}, {"threshold": {"rule": "strict", "strict": 1.0}, "cutmix_labeled": 0.0, "classmix": 0.0}):
+        for terms in (
+            {"unsup_weight": 0.0},
+            {"threshold": {"rule": "strict", "strict": 1.0}, "cutmix_labeled": 0.0, "classmix": 0.0},
+        ):
             method, batch = build(pixel_net, recipe, **terms), batches()
             output, gradients = run(method, batch, progress())
             assert torch.equal(output.loss, output.means["loss_sup"])
@@ -434,7 +437,9 @@ def test_soft_labels_of_a_certain_teacher_are_hard_ones(pixel_net: Net, batches:
 
 def test_soft_labels_by_their_definition(pixel_net: Net, batches: Batches, progress: Steps) -> None:
     labeled, unlabeled = batches(padded=0)
-    method = build(pixel_net, "cwbass", labels="soft", cutmix=0.0, classmix=0.0, boundary={"weight": 0.0}, decay={"rule": "none"}, **KEEP_ALL)
+    method = build(
+        pixel_net, "cwbass", labels="soft", cutmix=0.0, classmix=0.0, boundary={"weight": 0.0}, decay={"rule": "none"}, **KEEP_ALL
+    )
     probs = method.teacher(unlabeled.weak).softmax(1)
     log_q = method.student(unlabeled.strong).log_softmax(1)
     expected = (probs.amax(1) * -(probs * log_q).sum(1)).mean()
