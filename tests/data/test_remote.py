@@ -103,7 +103,7 @@ def test_a_key_that_would_be_written_elsewhere_is_refused(
             return self
 
         def paginate(self, **where: str) -> list[dict[str, object]]:
-            return [{"Contents": [{"Key": f"{where['Prefix']}{path}", "Size": 1, "ETag": "x"}]}]
+            return [{"IsTruncated": False, "Contents": [{"Key": f"{where['Prefix']}{path}", "Size": 1, "ETag": "x"}]}]
 
     monkeypatch.setattr(remote, "s3_client", Pages)
     with pytest.raises(DataError, match="no path below a folder"):

@@ -32,6 +32,7 @@ REPORT = {
     "split_hash": "abc",
     "checkpoints": {"last": "/w/last.pt"},
     "selection_miou": {"train": 0.5},
+    "incidents": 0,
 }
 
 

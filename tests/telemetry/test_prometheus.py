@@ -170,7 +170,9 @@ def test_every_step_pixel_and_image_was_counted(observed: Observed, tiny_run: Ti
     assert pixels == values["cwbass_pseudo_label_confidence_count"]
     assert 0.5 * steps * batch * side**2 < pixels <= steps * batch * side**2  # padding does not count
     epochs = len(observed.history)
-    assert epochs <= values['cwbass_checkpoints_total{outcome="written"}'] <= 2 * epochs  # last, and best now and then
+    assert (
+        epochs <= values['cwbass_checkpoints_total{outcome="written"}'] <= 3 * epochs
+    )  # last, the healthiest, and best now and then
     assert values["cwbass_checkpoint_bytes"] == (observed.folder / "train" / "last.pt").stat().st_size
 
 
