@@ -33,6 +33,8 @@ ABLATIONS: dict[str, list[str]] = {
     "no decay": ["method.cwbass.decay.rule=none"],
     "no threshold": ["method.cwbass.threshold={rule: strict, strict: 0.0}"],
     "no CutMix": ["method.cwbass.cutmix=0.0"],
+    "no ClassMix": ["method.cwbass.classmix=0.0"],
+    "decay 0.99": ["method.cwbass.ema.decay=0.99"],
     "same views": ["method.cwbass.views=same"],
     "joint batch norm": ["method.cwbass.norm=joint"],
 }

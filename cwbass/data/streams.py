@@ -156,6 +156,7 @@ def make_loader(
         prefetch_factor=4 if workers else None,
         multiprocessing_context="spawn" if workers else None,
         worker_init_fn=start_worker if workers else None,
+        generator=torch.Generator(),  # a loader draws when it begins; from the global one, a process's first step would leave another state
     )
 
 

@@ -173,6 +173,13 @@ def test_the_number_of_workers_does_not_change_the_batches(tmp_path: Path) -> No
     assert all(same(a, b) for a, b in zip(none, two, strict=True))
 
 
+def test_a_loader_that_begins_leaves_the_global_generator_alone() -> None:
+    """Or the state that a checkpoint holds would tell where a process began."""
+    before = torch.get_rng_state()
+    load(labeled(Arrays()), start=1, stop=3)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("processes", [2, 3, 6])
 def test_the_parts_of_all_processes_are_the_batch(processes: int) -> None:
     stream = UnlabeledStream(Arrays(), CONFIG, seed=0)
