@@ -135,11 +135,12 @@ class GuardConfig(Section):
     patience: Annotated[int, Field(ge=1)] = Field(default=3, description="Epochs in a row that a sign must last.")
     miou_fall: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.25,
-        description="Sign: the selection slice's mIoU is this share of the best below it, and more than its standard error.",
+        description="Sign: the selection slice's mIoU is this share of the best below it (0.25: a quarter), and more than its "
+        "standard error.",
     )
     precision_fall: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.1,
-        description="Sign: precision of kept labels is this far below its best, with no less retention and a lower mIoU.",
+        description="Sign: precision of kept labels is this far (0.1: ten points) below its best, with no less retention and a lower mIoU.",
     )
     variety: Fraction = Field(
         default=0.5,
@@ -184,8 +185,9 @@ class TrainConfig(Section):
     )
     compile: bool = Field(
         default=False,
-        description="Whether torch.compile makes kernels for the networks: a minute or more before the first steps, faster ones "
-        "after. Needs a C++ compiler; without one it is left out, with a warning.",
+        description="Whether torch.compile makes kernels for the networks: a minute or more before the first steps, and then "
+        "faster ones on GPUs, mostly. Parts of a network that a method calls apart are not compiled. "
+        "Needs a C++ compiler; without one it is left out, with a warning.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one.")
     nodes: Annotated[int, Field(ge=1)] = Field(default=1, description="Machines; more than one are a TrainJob of a cluster.")

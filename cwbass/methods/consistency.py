@@ -16,7 +16,7 @@ from torch import Tensor
 from cwbass.data.cutmix import Box, draw_boxes, mix_, partner
 from cwbass.losses.confidence import pixel_cross_entropy
 from cwbass.pseudo_labels import confidence_counts, count_by_class, sum_by_class
-from cwbass.types import Progress, StepOutput
+from cwbass.types import Progress, StepOutput, sent
 from cwbass.world import World
 
 BOX_AREA = (0.02, 0.4)  # of the image; FixMatch and UniMatch as published for segmentation
@@ -75,7 +75,7 @@ def draw_odd_boxes(image: Tensor, *, count: int, area: tuple[float, float], prog
         for own, box in zip(inside, boxes, strict=True):
             if box is not None:
                 own[box].logical_not_()
-    return progress.world.own(inside).to(image.device)
+    return sent(progress.world.own(inside), image)
 
 
 def exchange(maps: Sequence[Tensor], inside: Tensor, world: World) -> list[Tensor]:

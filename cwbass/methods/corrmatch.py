@@ -20,7 +20,7 @@ from cwbass.methods.consistency import Targets, consistency_loss, cutmix, draw_c
 from cwbass.models.base import SegmentationNet
 from cwbass.models.features import deepest, drop_channels, join_features, rows_of
 from cwbass.pseudo_labels import confidence_and_label, probabilities
-from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
+from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch, sent
 from cwbass.world import World
 
 Weight = Annotated[float, Field(ge=0)]
@@ -117,7 +117,7 @@ class CorrMatch(Method):
     def _places(self, alike: Tensor, progress: Progress) -> Tensor:
         """Places of each image, drawn for the whole batch. [B, R] int64."""
         shape = (alike.shape[0] * progress.world.size, self.config.regions)
-        return progress.world.own(torch.randint(alike.shape[1], shape, generator=progress.generator)).to(alike.device)
+        return sent(progress.world.own(torch.randint(alike.shape[1], shape, generator=progress.generator)), alike)
 
 
 class Correlation(nn.Module):
@@ -166,7 +166,7 @@ def divergence(logits: Tensor, probs: Tensor, targets: Targets, *, world: World)
     Returns:
         In nats. [] float; 0, still on the graph, where nothing is valid.
     """
-    pixel_loss = F.kl_div(logits.log_softmax(1), probs, reduction="none").sum(1)  # [B, H, W]
+    pixel_loss = F.kl_div(logits.log_softmax(1, dtype=torch.float32), probs, reduction="none").sum(1)  # [B, H, W]
     return (pixel_loss * targets.weight).sum() / world.share(targets.valid.sum())
 
 
@@ -196,8 +196,8 @@ def grow(targets: Targets, alike: Tensor, size: tuple[int, int], tau: Tensor, pl
     low, high = rows.amin(-1, keepdim=True), rows.amax(-1, keepdim=True)
     region = (rows - low > (high - low) / 2) & valid[:, None]
     area = region.sum(-1).clamp(min=1)  # [B, R]
-    votes = rows.new_zeros(*region.shape[:2], num_classes)  # [B, R, K]
-    votes.scatter_add_(2, label[:, None].expand_as(region), region.to(rows.dtype))  # no product: autocast would round it
+    votes = torch.zeros(*region.shape[:2], num_classes, device=rows.device)  # [B, R, K]; bfloat16 stops counting at 256
+    votes.scatter_add_(2, label[:, None].expand_as(region), region.float())  # no product: autocast would round it
     share, winner = (votes / area[..., None]).max(-1)
     accepted = ((region & sure[:, None]).sum(-1) / area > tau) & (share > tau)
     best, index = (region * (accepted * share)[..., None]).max(1)  # [B, n]

@@ -37,7 +37,7 @@ from cwbass.pseudo_labels import (
     threshold_map,
     thresholds_for_precision,
 )
-from cwbass.types import LabeledBatch, Progress, Reliability, StepOutput, UnlabeledBatch
+from cwbass.types import LabeledBatch, Progress, Reliability, StepOutput, UnlabeledBatch, sent
 from cwbass.world import World
 
 NonNegative = Annotated[float, Field(ge=0)]
@@ -115,8 +115,8 @@ class CwBassTerms(Section):
     )
     classmix: Fraction = Field(
         default=1.0,
-        description="Probability that an unlabelled image gets objects of a labelled one, cut out along their outlines: about half "
-        "of its classes, rare ones more often as train.class_balance weighs them.",
+        description="Probability that an unlabelled image gets objects of a labelled one, cut out along their outlines. A class is taken "
+        "with the chance min(1, w / 2), w its weight of train.class_balance: half of them without it, rare ones nearly always with it.",
     )
     labels: Literal["hard", "soft"] = Field(
         default="soft",
@@ -382,8 +382,8 @@ class CwBass(Method):
         batch, own = count * world.size, slice(world.rank * count, (world.rank + 1) * count)
         drawn = draw_classes(batch, self.object_chance, probability=self.terms.classmix, generator=generator)
         images, masks = world.gather(labeled.image), world.gather(labeled.mask)
-        for row, classes in enumerate(drawn[own].to(strong.device)):
-            pick = (own.start + row + 1) % images.shape[0]  # not the one that its box came from
+        for row, classes in enumerate(sent(drawn[own], strong)):
+            pick = (own.start + row + 1) % images.shape[0]  # not the one of its box, where there are more
             where = pixels_of(classes, masks[pick], self.ignore_index)
             pieces = [images[pick], *self._truth(masks[pick], pseudo).parts]
             for rows, piece in zip([strong, *pseudo.parts], pieces, strict=True):

@@ -72,5 +72,5 @@ def probability_distance(logits: Tensor, taught: Tensor, valid: Tensor, *, world
     Returns:
         [] float in [0, 1]; 0, still on the graph, where no pixel takes part.
     """
-    distance = (logits.softmax(1) - taught.softmax(1)).square().mean(1)  # [B, H, W]
+    distance = (logits.softmax(1, dtype=torch.float32) - taught.softmax(1, dtype=torch.float32)).square().mean(1)  # [B, H, W]
     return (distance * valid).sum() / world.share(valid.sum())

@@ -108,7 +108,7 @@ def image_distance(logits: Tensor, taught: Tensor, valid: Tensor, *, world: Worl
         Over classes, and images with valid pixels. [] float; 0, still on the graph, where there are none.
     """
     pixels = valid.sum((1, 2))  # [B]
-    difference = ((logits - taught) * valid[:, None]).sum((2, 3)) / pixels.clamp(min=1)[:, None]  # [B, C]
+    difference = ((logits - taught).float() * valid[:, None]).sum((2, 3)) / pixels.clamp(min=1)[:, None]  # [B, C]
     return difference.abs().mean(1).sum() / world.share((pixels > 0).sum())
 
 

@@ -75,7 +75,7 @@ class Selection(nn.Module):
     def threshold(self) -> Tensor | None:
         """tau, [] or [K]; None where none is rejected."""
         if self.config.rule == "strict":
-            return self.mean.new_tensor(self.config.tau)
+            return self.mean.new_full((), self.config.tau)
         return self_adaptive_thresholds(self.class_probs, self.mean) if self.config.rule == "freematch" else None
 
     def _remember(self, logits: Tensor, confidence: Tensor, valid: Tensor, world: World) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cwbass.types import Progress
+from cwbass.types import Progress, sent
 
 Features = list[Tensor]
 
@@ -83,4 +83,4 @@ def _draw(each: Tensor, progress: Progress) -> Tensor:
 def _scale(each: Tensor, factor: Tensor, progress: Progress) -> Tensor:
     if not _is_map(each):
         return each
-    return each * progress.world.own(factor).to(each.device, each.dtype)[:, :, None, None]
+    return each * sent(progress.world.own(factor), each).to(each.dtype)[:, :, None, None]

@@ -142,7 +142,7 @@ class SecondStage:
             if _same_weights(net, final):
                 raise ParamsError(
                     f"the {last.networks[-1]} is the same after steps {snapshot.step} and {last.step}, so every image would be "
-                    f"perfectly reliable. Check train.optimizer.lr and ema.decay, or {self.config.instead}."
+                    f"perfectly reliable. Check train.optimizer.lr and the ema.decay of a method that has one, or {self.config.instead}."
                 )
         found = measure_reliability(
             [place(net, self.run.device) for net in before],

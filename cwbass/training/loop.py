@@ -87,7 +87,7 @@ class Meter:
     def add(self, means: dict[str, Tensor], sums: dict[str, Tensor], images: int) -> None:
         for own, new in ((self.means, means), (self.sums, sums)):
             for name, value in new.items():
-                own[name] = own[name] + value if name in own else value.clone()
+                own[name] = own[name] + value if name in own else _wide(value)
         self.batches += 1
         self.images += images
 
@@ -120,6 +120,11 @@ class Meter:
             images=self.images * world.size,
             overflows=self.overflows,
         )
+
+
+def _wide(value: Tensor) -> Tensor:
+    """A copy in which hundreds of steps can be added up: half precision would stop counting."""
+    return value.float() if value.element_size() < 4 and value.is_floating_point() else value.clone()
 
 
 _COUNTS = ("steps", "batches", "nonfinite", "overflows", "images", "nonfinite_in_a_row", "wait_seconds")
