@@ -48,10 +48,10 @@ class SmpNet(SegmentationNet):
                 f"model: {config.arch} with encoder {config.encoder!r} and options {dict(config.options)} cannot be built: "
                 f"{_first_line(error)} Encoders are smp's names or timm's as tu-<name>."
             ) from error
-        self.has_tokens = config.arch == "dpt"
+        self.is_dpt = config.arch == "dpt"
         # dpt halves the deepest map once more.
-        self.stride: int = self.net.encoder.output_stride * (2 if self.has_tokens else 1)
-        if self.has_tokens and self.net.encoder.output_stride not in (8, 16, 32):  # DINOv2 has patches of 14
+        self.stride: int = self.net.encoder.output_stride * (2 if self.is_dpt else 1)
+        if self.is_dpt and self.net.encoder.output_stride not in (8, 16, 32):  # DINOv2 has patches of 14
             self.net.decoder = _decoder_as_of_patches_of_16(self.net.encoder, config.options)
             self.net.initialize()
 
@@ -62,14 +62,17 @@ class SmpNet(SegmentationNet):
             # Replicated edges: zeros would put a false object border next to the image's own.
             image = F.pad(image, (0, right, 0, bottom), mode="replicate")
         maps = self.net.encoder(image)
-        if self.has_tokens:  # of a plain transformer: one class token for each map
-            maps = [*maps[0], *maps[1]]
+        if self.is_dpt:  # maps, and a class token for each where the transformer has one
+            maps = [*maps[0], *(token for token in maps[1] if token is not None)]
         return [image.new_empty((0, 0, height, width)), *maps]
 
     def decode(self, features: list[Tensor]) -> Tensor:
         size, maps = features[0].shape[-2:], features[1:]
-        half = len(maps) // 2
-        decoded = self.net.decoder(maps[:half], maps[half:]) if self.has_tokens else self.net.decoder(maps)
+        if self.is_dpt:
+            count = len(self.net.encoder.out_channels)
+            decoded = self.net.decoder(maps[:count], maps[count:] or [None] * count)
+        else:
+            decoded = self.net.decoder(maps)
         logits: Tensor = self.net.segmentation_head(decoded)
         padded = (size[0] + -size[0] % self.stride, size[1] + -size[1] % self.stride)
         if logits.shape[-2:] != padded:  # of patches that are not 16 pixels wide

@@ -21,6 +21,7 @@ NETS = [
     ("deeplabv3plus", SMALL, {"encoder_output_stride": 8}),
     ("dpt", "tu-vit_tiny_patch16_224", DPT),
     ("dpt", "tu-vit_small_patch14_dinov2", DINO),
+    ("dpt", "tu-vit_base_patch16_gap_224", DINO),  # without a class token
     ("fpn", SMALL, {}),
     ("linknet", SMALL, {}),
     ("manet", SMALL, {}),
@@ -66,6 +67,15 @@ def test_odd_sizes_backward_and_state(arch: str, encoder: str, options: dict[str
     copy.load_state_dict(net.state_dict(), strict=True)
     with torch.no_grad():
         assert torch.equal(net.eval()(images(*size)), copy.eval()(images(*size)))
+
+
+def test_features_are_maps_with_or_without_class_tokens() -> None:
+    """Methods drop channels of what ``encode`` gives: a None in it would stop them."""
+    image = torch.rand(1, 3, 32, 32)
+    with_tokens = build("dpt", "tu-vit_small_patch14_dinov2", DINO).encode(image)
+    without = build("dpt", "tu-vit_base_patch16_gap_224", DINO).encode(image)
+    assert [each.dim() == 4 for each in with_tokens] == [True] * 5 + [False] * 4  # the size, four maps, their tokens
+    assert [each.dim() for each in without] == [4] * 5
 
 
 @pytest.mark.parametrize(
