@@ -38,7 +38,7 @@ PARAMS: dict[str, Any] = {
         "arch": "unet", "encoder": "tu-mobilenetv4_conv_small_050", "options": {"encoder_depth": 2, "decoder_channels": [8, 8]},
     },
     "train": {
-        "warmup_steps": 10, "baseline": False, "batch_labeled": 1, "batch_unlabeled": 1, "epoch_steps": 100, "save_minutes": 0.05,
+        "warmup_steps": 10, "baseline": False, "batch_labeled": 2, "batch_unlabeled": 2, "epoch_steps": 100, "save_minutes": 0.05,
         "cache": None, "precision": "float32", "optimizer": {"lr": 0.001},
     },
 }  # fmt: skip
