@@ -5,8 +5,8 @@ PYTHON ?= python3
 WEIGHTS := artifacts/weights/tf_efficientnet_lite0.safetensors
 export PATH := $(BIN):$(PATH)
 export DVC_NO_ANALYTICS := true
-# Two threads that spin while they wait slow a busy machine many times over.
-export OMP_WAIT_POLICY := PASSIVE
+# Threads that spin for long while they wait slow a busy machine many times over; those that do not spin at all, a quiet one.
+export GOMP_SPINCOUNT ?= 1000
 
 # `make image TARGET=gpu IMAGE=registry.example.com/team/cwbass BUILD_ARGS="--build-arg ..."`
 TARGET := cpu
