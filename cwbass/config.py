@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
 RGB = tuple[Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]]
 
 
@@ -118,10 +119,10 @@ class OptimizerConfig(Section):
 
     name: Literal["sgd", "adamw"] = Field(default="adamw", description="sgd (momentum 0.9, the paper's) or adamw.")
     lr: Positive = Field(default=0.001, description="Learning rate of the decoder at the reference batch size.")
-    encoder_lr_factor: Annotated[float, Field(ge=0)] = Field(default=1.0, description="Encoder's rate is lr times this.")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.0001, description="Weight decay.")
+    encoder_lr_factor: NonNegative = Field(default=1.0, description="Encoder's rate is lr times this.")
+    weight_decay: NonNegative = Field(default=0.0001, description="Weight decay.")
     decay_norm_and_bias: bool = Field(default=False, description="Whether norms and biases decay too (the paper's code: yes).")
-    poly_power: Annotated[float, Field(ge=0)] = Field(default=0.9, description="lr x (1 - step/steps)^power; 0 is constant.")
+    poly_power: NonNegative = Field(default=0.9, description="lr x (1 - step/steps)^power; 0 is constant.")
     reference_batch: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="lr is scaled by batch/this, and the factor is printed; null does not scale."
     )

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cwbass.config import Fraction
+from cwbass.config import Fraction, NonNegative
 from cwbass.data.cutmix import mix_
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.methods.consistency import Targets, consistency_loss, cutmix, draw_cutmix, report
@@ -22,8 +22,6 @@ from cwbass.models.features import deepest, drop_channels, join_features, rows_o
 from cwbass.pseudo_labels import confidence_and_label, probabilities
 from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch, sent
 from cwbass.world import World
-
-Weight = Annotated[float, Field(ge=0)]
 
 
 class CorrMatchConfig(MethodConfig):
@@ -34,10 +32,12 @@ class CorrMatchConfig(MethodConfig):
     momentum: Fraction = Field(default=0.999, description="Share of itself that the threshold keeps at a step.")
     regions: Annotated[int, Field(ge=0)] = Field(default=128, description="Places of each image from which a region is drawn.")
     cutmix: Fraction = Field(default=0.5, description="Probability of CutMix for an unlabelled image.")
-    label_weight: Weight = Field(default=0.5, description="Weight of the labels' loss, and of it through the correlation.")
-    view_weight: Weight = Field(default=0.25, description="Weight of the strong view's loss on labels, and on probabilities.")
-    feature_weight: Weight = Field(default=0.25, description="Weight of the loss of perturbed features.")
-    correlation_weight: Weight = Field(
+    label_weight: NonNegative = Field(default=0.5, description="Weight of the labels' loss, and of it through the correlation.")
+    view_weight: NonNegative = Field(
+        default=0.25, description="Weight of the strong view's loss on labels, and on probabilities."
+    )
+    feature_weight: NonNegative = Field(default=0.25, description="Weight of the loss of perturbed features.")
+    correlation_weight: NonNegative = Field(
         default=0.125, description="Weight of the loss through the correlation, weak and strong view each."
     )
     feature_drop: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.5, description="Share of feature channels left out.")

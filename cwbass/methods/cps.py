@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from cwbass.config import Fraction
+from cwbass.config import Fraction, NonNegative
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.methods.consistency import cross_supervision, draw_odd_boxes, exchange, report
 from cwbass.models.base import SegmentationNet
@@ -25,7 +25,7 @@ class CpsConfig(MethodConfig):
     cutmix: bool = Field(default=True, description="Whether unlabelled images are mixed with each other.")
     boxes: Annotated[int, Field(ge=1)] = Field(default=3, description="Boxes of an image's mix; where two overlap, neither is.")
     area: tuple[Fraction, Fraction] = Field(default=(0.25, 0.5), description="Range of the boxes' area together.")
-    unsup_weight: Annotated[float, Field(ge=0)] | None = Field(
+    unsup_weight: NonNegative | None = Field(
         default=None, description="Weight of the cross supervision; null: 1 with CutMix, 1.5 without."
     )
 

@@ -16,12 +16,12 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from cwbass.config import Fraction, Section
-from cwbass.data.cutmix import draw_boxes, draw_classes, mix_, pixels_of
+from cwbass.config import Fraction, NonNegative, Section
+from cwbass.data.cutmix import draw_classes, mix_, pixels_of
 from cwbass.losses.boundary import Frame, boundary_mask, boundary_mean
 from cwbass.losses.confidence import confidence_weighted_mean, pixel_cross_entropy, soft_cross_entropy
-from cwbass.losses.supervised import supervised_cross_entropy
 from cwbass.methods.base import BuildModel, Method, MethodConfig, Retraining
+from cwbass.methods.consistency import draw_cutmix
 from cwbass.models.base import SegmentationNet
 from cwbass.models.ema import Buffers, ema_decay_at, make_ema_teacher, update_ema_
 from cwbass.models.norm import frozen_statistics
@@ -39,8 +39,6 @@ from cwbass.pseudo_labels import (
 )
 from cwbass.types import LabeledBatch, Progress, Reliability, StepOutput, UnlabeledBatch, sent
 from cwbass.world import World
-
-NonNegative = Annotated[float, Field(ge=0)]
 
 
 class ThresholdConfig(Section):
@@ -240,7 +238,7 @@ class CwBass(Method):
         class_weight: Tensor | None = None,
     ) -> None:
         super().__init__(config, build_model, num_classes=num_classes, ignore_index=ignore_index, class_weight=class_weight)
-        self.terms, self.num_classes, self.ignore_index = config.terms, num_classes, ignore_index
+        self.terms = config.terms
         self.student = build_model()
         self.teacher = make_ema_teacher(self.student)
         self.object_chance = (self.class_weight.cpu() / 2).clamp(max=1.0)  # [K], that ClassMix takes a class
@@ -269,15 +267,13 @@ class CwBass(Method):
             strong = unlabeled.strong if terms.views == "strong" else unlabeled.weak
             if terms.cutmix > 0 or terms.classmix > 0:
                 strong, pseudo = strong.clone(), replace(pseudo, valid=pseudo.valid.clone())  # the rest is the batch's own
-                self._cutmix_(labeled, strong, pseudo, progress.generator, world)
-                self._classmix_(labeled, strong, pseudo, progress.generator, world)
+                self._cutmix_(labeled, strong, pseudo, progress)
+                self._classmix_(labeled, strong, pseudo, progress)
             decay = decay_factor(terms.decay.rule, factor=terms.decay.factor, fraction=progress.stage_fraction)
             weight = pseudo.confidence * decay
 
         logits = iter(self._student(labeled.image, strong))
-        loss_sup = supervised_cross_entropy(
-            next(logits), labeled.mask.long(), ignore_index=self.ignore_index, class_weight=self.class_weight, world=world
-        )
+        loss_sup = self.supervised_loss(next(logits), labeled.mask, world)
         if terms.norm != "joint":  # where the two are one batch, they are one graph
             loss_sup = progress.settle(loss_sup)
 
@@ -354,14 +350,13 @@ class CwBass(Method):
             tau = adaptive_floor(self.class_confidence, self.mean_confidence, scale=rule.scale)
         return tau.clamp(rule.low, rule.high)
 
-    def _cutmix_(self, labeled: LabeledBatch, strong: Tensor, pseudo: _Pseudo, generator: torch.Generator, world: World) -> None:
+    def _cutmix_(self, labeled: LabeledBatch, strong: Tensor, pseudo: _Pseudo, progress: Progress) -> None:
         """Inside a box, the image and all that is said of it become another image's."""
         if self.terms.cutmix == 0:
             return
-        count, (height, width) = strong.shape[0], strong.shape[2:]
-        batch, own = count * world.size, slice(world.rank * count, (world.rank + 1) * count)
-        # Every process draws for the whole batch.
-        boxes = draw_boxes(batch, height, width, probability=self.terms.cutmix, area=(0.02, 0.4), generator=generator)[own]
+        batch, own = self._whole(strong, progress.world)
+        world, generator = progress.world, progress.generator
+        boxes = draw_cutmix(strong, probability=self.terms.cutmix, progress=progress)
         known: dict[int, list[Tensor]] = {}
         if self.terms.cutmix_labeled > 0:
             use = (torch.rand(batch, generator=generator) < self.terms.cutmix_labeled).tolist()[own]
@@ -372,14 +367,12 @@ class CwBass(Method):
                     known[row] = [images[pick][..., *box], *self._truth(masks[pick][box], pseudo).parts]
         mix_([strong, *pseudo.parts], boxes, known, world)
 
-    def _classmix_(
-        self, labeled: LabeledBatch, strong: Tensor, pseudo: _Pseudo, generator: torch.Generator, world: World
-    ) -> None:
+    def _classmix_(self, labeled: LabeledBatch, strong: Tensor, pseudo: _Pseudo, progress: Progress) -> None:
         """Objects of a labelled image are pasted, with their true labels, where they lie in it."""
         if self.terms.classmix == 0:
             return
-        count = strong.shape[0]
-        batch, own = count * world.size, slice(world.rank * count, (world.rank + 1) * count)
+        batch, own = self._whole(strong, progress.world)
+        world, generator = progress.world, progress.generator
         drawn = draw_classes(batch, self.object_chance, probability=self.terms.classmix, generator=generator)
         images, masks = world.gather(labeled.image), world.gather(labeled.mask)
         for row, classes in enumerate(sent(drawn[own], strong)):
@@ -388,6 +381,12 @@ class CwBass(Method):
             pieces = [images[pick], *self._truth(masks[pick], pseudo).parts]
             for rows, piece in zip([strong, *pseudo.parts], pieces, strict=True):
                 rows[row] = torch.where(where, piece, rows[row])
+
+    @staticmethod
+    def _whole(image: Tensor, world: World) -> tuple[int, slice]:
+        """Images of the whole batch, for which every process draws, and which of them are this process's."""
+        count = len(image)
+        return count * world.size, slice(world.rank * count, (world.rank + 1) * count)
 
     def _truth(self, mask: Tensor, like: _Pseudo) -> _Pseudo:
         """Ground truth as a label that is sure of itself. [H, W] uint8 -> the same of one image."""

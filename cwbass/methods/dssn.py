@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from cwbass.config import Fraction
+from cwbass.config import Fraction, NonNegative
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.methods.consistency import Targets, consistency_loss, cutmix, draw_cutmix, report
 from cwbass.models.base import SegmentationNet
@@ -21,8 +21,6 @@ from cwbass.models.features import drop_channels, join_features, rows_of
 from cwbass.pseudo_labels import class_aware_thresholds, confidence_and_label
 from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
 from cwbass.world import World
-
-NonNegative = Annotated[float, Field(ge=0)]
 
 
 class DssnConfig(MethodConfig):

@@ -6,12 +6,12 @@ Source: Sohn et al., arXiv:2001.07685; for segmentation with CutMix as the basel
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 
-from cwbass.config import Fraction
+from cwbass.config import Fraction, NonNegative
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.methods.consistency import consistency_loss, cutmix, draw_cutmix, report
 from cwbass.methods.selection import Selection, SelectionConfig
@@ -25,7 +25,7 @@ class FixMatchConfig(MethodConfig):
     name: Literal["fixmatch"] = "fixmatch"
     threshold: SelectionConfig = SelectionConfig()
     cutmix: Fraction = Field(default=0.5, description="Probability of CutMix for an unlabelled image.")
-    unsup_weight: Annotated[float, Field(ge=0)] = Field(default=1.0, description="Weight of the unlabelled loss.")
+    unsup_weight: NonNegative = Field(default=1.0, description="Weight of the unlabelled loss.")
 
 
 class FixMatch(Method):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from cwbass.config import Fraction
+from cwbass.config import Fraction, NonNegative
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.methods.consistency import report
 from cwbass.models.base import SegmentationNet
@@ -21,7 +21,7 @@ class MeanTeacherConfig(MethodConfig):
     """Numbers as in the segmentation baseline of CPS (arXiv:2106.01226)."""
 
     name: Literal["mean_teacher"] = "mean_teacher"
-    unsup_weight: Annotated[float, Field(ge=0)] = Field(default=100.0, description="Weight of the squared difference.")
+    unsup_weight: NonNegative = Field(default=100.0, description="Weight of the squared difference.")
     ema_decay: Fraction = Field(default=0.99, description="Share of itself that the teacher keeps at a step.")
     views: Literal["same", "strong"] = Field(
         default="strong", description="What the student sees of unlabelled images: the teacher's view, or a strong one."

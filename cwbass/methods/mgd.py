@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cwbass.config import Fraction, Section
+from cwbass.config import Fraction, NonNegative, Section
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.methods.consistency import cross_supervision, draw_odd_boxes, exchange, report
 from cwbass.models.base import SegmentationNet
@@ -21,7 +21,6 @@ from cwbass.models.features import deepest
 from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
 from cwbass.world import World
 
-Weight = Annotated[float, Field(ge=0)]
 REGIONS = 7  # a side
 
 
@@ -40,11 +39,11 @@ class MgdConfig(MethodConfig):
     wide: HeavyConfig = HeavyConfig(encoder="tu-wide_resnet50_2")
     boxes: Annotated[int, Field(ge=1)] = Field(default=3, description="Boxes of an image's mix; where two overlap, neither is.")
     area: tuple[Fraction, Fraction] = Field(default=(0.25, 0.5), description="Range of the boxes' area together.")
-    unsup_weight: Weight = Field(default=1.0, description="Weight of the cross supervision of the student and each teacher.")
-    image_weight: Weight = Field(
+    unsup_weight: NonNegative = Field(default=1.0, description="Weight of the cross supervision of the student and each teacher.")
+    image_weight: NonNegative = Field(
         default=0.001, description="Weight of the distance to the deep teacher's logits of whole images."
     )
-    region_weight: Weight = Field(default=100.0, description="Weight of the distance to the wide teacher's regions.")
+    region_weight: NonNegative = Field(default=100.0, description="Weight of the distance to the wide teacher's regions.")
 
 
 class Mgd(Method):

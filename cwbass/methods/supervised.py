@@ -8,7 +8,6 @@ from pydantic import Field
 from torch import Tensor
 
 from cwbass.config import Fraction
-from cwbass.losses.supervised import supervised_cross_entropy
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.models.base import SegmentationNet
 from cwbass.models.ema import ema_decay_at, make_ema_teacher, update_ema_
@@ -38,18 +37,12 @@ class Supervised(Method):
         class_weight: Tensor | None = None,
     ) -> None:
         super().__init__(config, build_model, num_classes=num_classes, ignore_index=ignore_index, class_weight=class_weight)
-        self.config, self.ignore_index = config, ignore_index
+        self.config = config
         self.student = build_model()
         self.teacher = make_ema_teacher(self.student)
 
     def training_step(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, progress: Progress) -> StepOutput:
-        loss = supervised_cross_entropy(
-            self.student(labeled.image),
-            labeled.mask.long(),
-            ignore_index=self.ignore_index,
-            class_weight=self.class_weight,
-            world=progress.world,
-        )
+        loss = self.supervised_loss(self.student(labeled.image), labeled.mask, progress.world)
         return StepOutput(loss, means={"loss": loss.detach(), "loss_sup": loss.detach()})
 
     def after_optimizer_step(self, progress: Progress) -> None:

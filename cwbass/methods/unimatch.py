@@ -11,15 +11,13 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from cwbass.config import Fraction
+from cwbass.config import Fraction, NonNegative
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.methods.consistency import consistency_loss, cutmix, draw_cutmix, report
 from cwbass.methods.selection import Selection, SelectionConfig
 from cwbass.models.base import SegmentationNet
 from cwbass.models.features import drop_channels, join_features, rows_of
 from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
-
-NonNegative = Annotated[float, Field(ge=0)]
 
 
 class UniMatchConfig(MethodConfig):

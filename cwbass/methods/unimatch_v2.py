@@ -7,12 +7,12 @@ nothing in it asks for them.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 
-from cwbass.config import Fraction
+from cwbass.config import Fraction, NonNegative
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.methods.consistency import consistency_loss, cutmix, draw_cutmix, report
 from cwbass.methods.selection import Selection, SelectionConfig
@@ -28,7 +28,7 @@ class UniMatchV2Config(MethodConfig):
     name: Literal["unimatch_v2"] = "unimatch_v2"
     threshold: SelectionConfig = SelectionConfig()
     cutmix: Fraction = Field(default=0.5, description="Probability of CutMix for an unlabelled image, in each strong view.")
-    unsup_weight: Annotated[float, Field(ge=0)] = Field(default=1.0, description="Weight of the mean of the two views' losses.")
+    unsup_weight: NonNegative = Field(default=1.0, description="Weight of the mean of the two views' losses.")
     undivided: Fraction = Field(default=0.5, description="Share of images whose two views keep all feature channels.")
     ema_decay: Fraction = Field(default=0.996, description="Share of itself that the teacher keeps at a step, after a ramp.")
 

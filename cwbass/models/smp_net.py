@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -70,7 +70,8 @@ class SmpNet(SegmentationNet):
         size, maps = features[0].shape[-2:], features[1:]
         if self.is_dpt:
             count = len(self.net.encoder.out_channels)
-            decoded = self.net.decoder(maps[:count], maps[count:] or [None] * count)
+            tokens: Sequence[Tensor | None] = maps[count:] or [None] * count
+            decoded = self.net.decoder(maps[:count], tokens)
         else:
             decoded = self.net.decoder(maps)
         logits: Tensor = self.net.segmentation_head(decoded)

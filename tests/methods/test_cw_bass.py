@@ -228,6 +228,26 @@ def test_classmix_pastes_whole_objects_with_their_true_labels(
     assert output.means["loss_unsup"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_what_classmix_pastes_counts_and_other_padding_does_not(pixel_net: Net, batches: Batches, progress: Steps) -> None:
+    """An object that lands on padding is an object; what is unknown in its mask is not pasted; padding beside it says nothing."""
+    labeled, unlabeled = batches(size=2, padded=4)
+    assert not unlabeled.valid.all()
+    assert (labeled.mask == 255).any()
+    classes = torch.ones(int(labeled.mask[labeled.mask != 255].max()) + 1)  # all classes: whatever is known
+    terms: dict[str, Any] = {"cutmix": 0.0, "classmix": 1.0, "boundary": {"weight": 0.0}, "decay": {"rule": "none"}, "gamma": 0.0}
+    method = build(pixel_net, threshold={"rule": "strict", "strict": 1.0}, ignore_padding=True, divide_by="valid", **terms)
+    method.object_chance = classes
+    seen: list[Tensor] = []
+    method.student.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    loss = means(method, (labeled, unlabeled), progress())["loss_unsup"]
+    mask = labeled.mask.roll(-1, 0)
+    known = mask != 255
+    pixel = F.cross_entropy(method.student(seen[1]), mask.long(), ignore_index=255, reduction="none")
+    assert loss == pytest.approx((pixel[known].sum() / (known | unlabeled.valid).sum()).item(), rel=1e-5)
+    unknown = replace(labeled, mask=torch.full_like(labeled.mask, 255))
+    assert means(method, (unknown, unlabeled), progress())["loss_unsup"] == 0.0
+
+
 def test_classmix_takes_rare_classes_more_often(pixel_net: Net) -> None:
     config = CwBassConfig(recipe="cwbass")
     weight = torch.tensor([0.5, 1.0, 4.0])
