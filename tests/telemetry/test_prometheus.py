@@ -26,7 +26,7 @@ DASHBOARD: dict[str, Any] = json.loads((TOP / "k8s/base/monitoring/dashboard.jso
 PANELS = {panel["title"]: panel for panel in DASHBOARD["panels"] if panel["type"] != "row"}
 EXPRESSIONS = [target["expr"] for panel in PANELS.values() for target in panel["targets"]]
 SMOKE = TOP / "configs" / "smoke.yaml"
-STEPS, WARMUP_STEPS = 32, 8  # of configs/smoke.yaml, and a few more than there
+STEPS, WARMUP_STEPS = 120, 8  # some seconds: on a busy machine single scrapes time out, and a rate needs two on the way
 LINGER = 4.0
 
 Series = list[tuple[dict[str, str], float]]
