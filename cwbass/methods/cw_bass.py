@@ -130,6 +130,10 @@ class CwBassTerms(Section):
     ramp_epochs: NonNegative = Field(
         default=0.0, description="Passes over the unlabelled images in which lambda rises from 0, from the stage's start."
     )
+    fade: Fraction = Field(
+        default=0.33,
+        description="Share of the stage, at its end, in which lambda falls to 0, so that true labels have the last word; 0: it stays.",
+    )
     divide_by: Literal["kept", "valid"] = Field(
         default="valid",
         description="What the confidence-weighted sum is divided by: kept pixels, as published, or all valid ones.",
@@ -156,6 +160,7 @@ PAPER = CwBassTerms(
     ema=EmaConfig(decay=0.999, ramp=False, buffers="copy"),
     unsup_weight=1.0,
     ramp_epochs=5.0,
+    fade=0.0,
     divide_by="kept",
     ignore_padding=False,
     norm="separate",
@@ -288,7 +293,7 @@ class CwBass(Method):
             edge = edge & pseudo.kept
             loss_boundary = boundary_mean(pixel_loss, edge, edge_weight, gamma=terms.gamma, count=world.share(edge.sum()))
         loss_unsup = loss_weighted + terms.boundary.weight * loss_boundary
-        voice = self.unsup_scale * terms.unsup_weight * self._ramp(progress)
+        voice = self.unsup_scale * terms.unsup_weight * self._ramp(progress) * self._fade(progress)
         loss = loss_sup + voice * loss_unsup
         return StepOutput(
             loss,
@@ -417,3 +422,7 @@ class CwBass(Method):
     def _ramp(self, progress: Progress) -> float:
         steps = self.terms.ramp_epochs * progress.pass_steps
         return min(1.0, (progress.step - progress.start_step) / steps) if steps else 1.0
+
+    def _fade(self, progress: Progress) -> float:
+        fade = self.terms.fade
+        return min(1.0, (1 - progress.stage_fraction) / fade) if fade else 1.0

@@ -407,6 +407,15 @@ def test_lambda_rises_from_the_start_of_the_stage(
     assert found["loss"] == pytest.approx(found["loss_sup"] + 2 * voice * found["loss_unsup"], rel=1e-6)
 
 
+@pytest.mark.parametrize(("step", "voice"), [(10, 1.0), (60, 1.0), (70, 0.8), (90, 0.4), (109, 0.02)])
+def test_lambda_falls_to_zero_at_the_end_of_the_stage(
+    pixel_net: Net, batches: Batches, progress: Steps, step: int, voice: float
+) -> None:
+    found = means(build(pixel_net, fade=0.5, unsup_weight=2.0), batches(), progress(step, start=10, total=110))
+    assert found["unsup_weight"] == pytest.approx(2 * voice)
+    assert found["loss"] == pytest.approx(found["loss_sup"] + 2 * voice * found["loss_unsup"], rel=1e-6)
+
+
 @pytest.mark.parametrize(("norm", "calls", "remembered"), [("joint", [4], 1), ("separate", [2, 2], 2), ("labeled", [2, 2], 1)])
 def test_norm_says_whose_statistics_are_made_and_kept(
     norm_net: Net, batches: Batches, progress: Steps, norm: str, calls: list[int], remembered: int
