@@ -397,6 +397,30 @@ def eval_(
 
 
 @app.command()
+def thresholds(
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint whose labels are judged.", dir_okay=False)] = WARMUP_DIR
+    / "warmup.pt",
+    manifest: Annotated[
+        Optional[Path], typer.Option(help="Measure now, on this split's selection slice, rather than read sweep.json.")
+    ] = None,
+    data: DataRoot = None,
+    target: Annotated[Optional[float], typer.Option(min=0, max=1, help="Precision asked of the labels that are kept.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="The whole sweep as JSON on stdout, not a table.")] = False,
+) -> None:
+    """Suggest a threshold for each class, from how right its labels are on the selection slice."""
+    from cwbass.steps.thresholds import thresholds
+
+    sweep = thresholds(checkpoint, manifest=manifest, data_root=data, target=target, device=device)
+    if as_json:
+        _print(sweep.to_dict())
+        return
+    from cwbass.console import print_thresholds
+
+    print_thresholds(sweep)
+
+
+@app.command()
 def predict(
     checkpoint: Annotated[str, typer.Option(help="Checkpoint, s3:// URI, name@1.4.0 or name@champion.")],
     images: Annotated[Path, typer.Option(help="An image, or a folder of images.", exists=True)],

@@ -200,6 +200,11 @@ class TrainConfig(Section):
         default=None, description="Second place for the states during training: s3://bucket/prefix or a folder; null has none."
     )
     max_nonfinite: Annotated[int, Field(ge=1)] = Field(default=10, description="Stop after this many non-finite steps in a row.")
+    probes: Annotated[int, Field(ge=0)] = Field(
+        default=4,
+        description="Images of which the pseudo-labels are drawn after every epoch, half of them from the selection slice; "
+        "0 draws none.",
+    )
     guard: GuardConfig = GuardConfig()
 
     @model_validator(mode="after")

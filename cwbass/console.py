@@ -13,6 +13,7 @@ from rich.text import Text
 if TYPE_CHECKING:  # torch takes seconds to load, and a table does not need it
     from cwbass.data.check import CheckReport
     from cwbass.doctor import Diagnosis
+    from cwbass.evaluation.sweep import Sweep
 
 DASH = "-"
 
@@ -68,6 +69,22 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
     for check in diagnosis.checks:
         table.add_row(check.status, check.name, Text(check.value), Text(check.mend))
     Console().print(table)
+
+
+def print_thresholds(sweep: Sweep) -> None:
+    """A threshold for each class and for all, what it would keep, how right that is on the slice, and why this one; in per cent."""
+    console = Console()
+    source = sweep.source
+    table = Table(
+        "", "threshold", "precision", "kept", "pixels", "why", title=f"{source['network']} after {source['step']} steps"
+    )
+    for column in table.columns[1:5]:
+        column.justify = "right"
+    for number, (name, found) in enumerate([("all classes", sweep.overall()), *sweep.classes().items()]):
+        numbers = (f"{found.threshold:.2f}", _percent(found.precision), _percent(found.retention), f"{found.pixels:,}")
+        table.add_row(Text(name), *numbers, Text(found.reason), end_section=number == 0)
+    console.print(table)
+    console.print(Text(f"measured on the selection slice of split {source['split_hash'][:12]}, {source['images']} images"))
 
 
 def _row(table: Table, name: str, before: float | None, after: float | None, compared: bool) -> None:

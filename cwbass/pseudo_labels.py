@@ -97,18 +97,23 @@ def sum_by_class(values: Tensor, label: Tensor, where: Tensor, num_classes: int)
     return _scatter_sum(label, where, whole, num_classes).double() / _UNIT
 
 
-def confidence_counts(confidence: Tensor, where: Tensor) -> Tensor:
-    """Histogram of confidences: bin i of N holds [i/N, (i+1)/N), the last bin includes 1.
+def confidence_counts(confidence: Tensor, label: Tensor, where: Tensor, num_classes: int) -> Tensor:
+    """Histogram of confidences, by class: bin i of N holds [i/N, (i+1)/N), the last bin includes 1.
+
+    A row's sum is what :func:`count_by_class` gives: whoever wants both counts once.
 
     Args:
         confidence: In [0, 1]. Any shape, float.
+        label: Below ``num_classes`` inside the mask. Likewise, int64.
         where: Pixels that count. Likewise, bool.
+        num_classes: K.
 
     Returns:
-        [CONFIDENCE_BINS] int64.
+        [K, CONFIDENCE_BINS] int64.
     """
     fine = (confidence * CONFIDENCE_BINS).long().clamp_(max=CONFIDENCE_BINS - 1)
-    return count_by_class(fine, where, CONFIDENCE_BINS)
+    counts = count_by_class(label * CONFIDENCE_BINS + fine, where, num_classes * CONFIDENCE_BINS)
+    return counts.view(num_classes, CONFIDENCE_BINS)
 
 
 def _scatter_sum(index: Tensor, where: Tensor, values: Tensor, size: int) -> Tensor:
@@ -248,12 +253,17 @@ def retained_precision(reliability: Reliability, threshold: Tensor) -> tuple[Ten
     Returns:
         Precision of each class, NaN where nothing is kept, [K] float64; of all kept labels, [].
     """
+    correct, total = retained(reliability, threshold)
+    return correct / total, correct.sum() / total.sum()
+
+
+def retained(reliability: Reliability, threshold: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels kept at a threshold: those that are right, and all. As above; [K] float64 each."""
     classes, bins = reliability.total.shape
     # Half of the edges n/N lie above n/N in float32; that hair must not cost a bin.
     first = (threshold.expand(classes) * bins - 1e-3).ceil()[:, None]  # [K, 1]
     kept = torch.arange(bins)[None] >= first  # [K, N]
-    correct, total = (reliability.correct * kept).sum(-1), (reliability.total * kept).sum(-1)
-    return correct / total, correct.sum() / total.sum()
+    return (reliability.correct * kept).sum(-1), (reliability.total * kept).sum(-1)
 
 
 def decay_factor(rule: str, *, factor: float, fraction: float) -> float:

@@ -93,7 +93,7 @@ class StepOutput:
 
     loss: Tensor  # [] float, the whole loss; on the graph, but for what was settled
     means: Mapping[str, Tensor] = field(default_factory=dict)  # [] each; averaged over the epoch and the processes
-    sums: Mapping[str, Tensor] = field(default_factory=dict)  # [] or [N] each; summed over the epoch and the processes
+    sums: Mapping[str, Tensor] = field(default_factory=dict)  # [], [N] or [K, N] each; summed over the epoch and the processes
 
 
 @dataclass(frozen=True, slots=True)

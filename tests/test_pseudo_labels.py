@@ -204,9 +204,11 @@ def test_decay_factor(rule: str, fraction: float, expected: float) -> None:
 
 def test_confidences_are_counted_in_bins_that_include_their_lower_edge() -> None:
     confidence = torch.tensor([[0.0, 0.005, 0.5, 0.3], [0.999, 1.0, 0.75, 0.3]])
-    counts = confidence_counts(confidence, confidence != 0.3)
-    assert counts.shape == (CONFIDENCE_BINS,)
-    assert {index: int(count) for index, count in enumerate(counts) if count} == {0: 2, 50: 1, 75: 1, 99: 2}
+    label = torch.tensor([[0, 0, 2, 255], [2, 0, 0, 255]])  # what lies outside the mask need be no class
+    counts = confidence_counts(confidence, label, confidence != 0.3, 3)
+    assert counts.shape == (3, CONFIDENCE_BINS)
+    found = [{index: int(count) for index, count in enumerate(row) if count} for row in counts]
+    assert found == [{0: 2, 75: 1, 99: 1}, {}, {50: 1, 99: 1}]
 
 
 def test_counts_and_sums_by_class_are_those_of_bincount() -> None:

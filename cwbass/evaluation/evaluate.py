@@ -73,7 +73,7 @@ def evaluate(
         raise DataError("there are no images to score; check the split, or the list it was made from.")
     scores = Scores(spec.num_classes, spec.ignore_index, boundary=boundary, device=device)
     autocast = torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None)
-    with _eval_mode(net):
+    with eval_mode(net):
         for sample, (image, mask) in _read_ahead(samples[world.rank :: world.size], lambda sample: read(sample, root, spec)):
             _check_sizes(sample, image, mask)
             # A permuted [1, H, W, 3] tensor already lies in memory as channels_last.
@@ -105,7 +105,7 @@ def _read_ahead(samples: Sequence[Sample], read: Callable[[Sample], Pair]) -> It
 
 
 @contextmanager
-def _eval_mode(net: nn.Module) -> Iterator[None]:
+def eval_mode(net: nn.Module) -> Iterator[None]:
     """Eval mode inside; afterwards every module is back in its own mode (some may be frozen in eval)."""
     modes = [(module, module.training) for module in net.modules()]
     net.eval()

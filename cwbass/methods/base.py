@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cwbass.config import Section
 from cwbass.losses.supervised import supervised_cross_entropy
 from cwbass.models.base import SegmentationNet
+from cwbass.pseudo_labels import threshold_map
 from cwbass.types import LabeledBatch, Progress, Reliability, StepOutput, UnlabeledBatch
 from cwbass.world import World
 
@@ -105,6 +106,19 @@ class Method(nn.Module, ABC):
 
     def after_optimizer_step(self, progress: Progress) -> None:
         """Update what follows the student (an EMA teacher)."""
+
+    def keeps(self, confidence: Tensor, label: Tensor, threshold: Tensor | None) -> Tensor:
+        """Which of its network's labels the method would let teach, for the record; who chooses otherwise says so here.
+
+        Args:
+            confidence: Of whole images. [B, H, W] float.
+            label: Likewise. [B, H, W] int64.
+            threshold: Mean of the tau that an epoch's steps reported, [] or [K]; None where they report none.
+
+        Returns:
+            [B, H, W] bool; all, where there is no threshold.
+        """
+        return confidence >= (0.0 if threshold is None else threshold_map(threshold, label))
 
     def start_from(self, networks: Mapping[str, SegmentationNet]) -> None:
         """Take over the weights of a warm-up: its ``student``, and its ``teacher`` where both have one."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cwbass.data.cutmix import Box, draw_boxes, mix_, partner
 from cwbass.losses.confidence import pixel_cross_entropy
-from cwbass.pseudo_labels import confidence_counts, count_by_class, sum_by_class
+from cwbass.pseudo_labels import confidence_and_label, confidence_counts, count_by_class, sum_by_class
 from cwbass.types import Progress, StepOutput, sent
 from cwbass.world import World
 
@@ -38,13 +38,26 @@ class Targets:
         return [self.label, self.confidence, self.weight, self.valid]
 
     def counts(self, num_classes: int) -> dict[str, Tensor]:
-        """For the record: pixels seen and kept by class, and their confidence, [K] each; the histogram of confidences."""
+        """For the record: pixels seen and kept by class, and their confidence, [K] each; its histogram, [K, N]."""
+        histogram = confidence_counts(self.confidence, self.label, self.valid, num_classes)
         return {
-            "seen": count_by_class(self.label, self.valid, num_classes),
+            "seen": histogram.sum(1),
             "kept": count_by_class(self.label, self.weight > 0, num_classes),
             "confidence": sum_by_class(self.confidence, self.label, self.valid, num_classes),
-            "confidence_counts": confidence_counts(self.confidence, self.valid),
+            "confidence_counts": histogram,
         }
+
+
+@torch.no_grad()
+def say_all(logits: Tensor, valid: Tensor) -> Targets:
+    """All that a network says of valid pixels: what is taught by a method that rejects nothing.
+
+    Args:
+        logits: [B, C, H, W] float.
+        valid: Pixels that show an image. [B, H, W] bool.
+    """
+    confidence, label = confidence_and_label(logits)
+    return Targets(label, confidence, valid.to(confidence.dtype), valid)
 
 
 def draw_cutmix(image: Tensor, *, probability: float, progress: Progress) -> list[Box | None]:

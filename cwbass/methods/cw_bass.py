@@ -258,7 +258,8 @@ class CwBass(Method):
         valid = unlabeled.valid if terms.ignore_padding else torch.ones_like(unlabeled.valid)
         with torch.no_grad():
             confidence, label, probs = self.pseudo_labels(unlabeled)
-            pixels = count_by_class(label, valid, self.num_classes)
+            histogram = confidence_counts(confidence, label, valid, self.num_classes)
+            pixels = histogram.sum(1)
             sure = sum_by_class(confidence, label, valid, self.num_classes)
             tau = self._threshold(pixels, sure, world)  # [] or [K]
             kept = valid & (confidence > threshold_map(tau, label))
@@ -266,7 +267,7 @@ class CwBass(Method):
                 "seen": pixels,
                 "kept": count_by_class(label, kept, self.num_classes),
                 "confidence": sure,
-                "confidence_counts": confidence_counts(confidence, valid),
+                "confidence_counts": histogram,
             }
             pseudo = _Pseudo(label, confidence, kept, valid, probs)
             strong = unlabeled.strong if terms.views == "strong" else unlabeled.weak

@@ -93,13 +93,17 @@ class Dssn(Method):
 
     def _targets(self, logits: Tensor, valid: Tensor) -> Targets:
         confidence, label = confidence_and_label(logits)
-        kept = valid
-        if self.config.rule == "class_aware":
-            tau = class_aware_thresholds(
-                confidence, label, valid, self.num_classes, scale=self.config.scale, floor=self.config.floor
-            )
-            kept = valid & (confidence >= tau.gather(1, label.flatten(1)).view_as(confidence))
-        return Targets(label, confidence, kept.to(confidence.dtype), valid)
+        return Targets(label, confidence, self._kept(confidence, label, valid).to(confidence.dtype), valid)
+
+    def keeps(self, confidence: Tensor, label: Tensor, threshold: Tensor | None) -> Tensor:
+        return self._kept(confidence, label, torch.ones_like(label, dtype=torch.bool))
+
+    def _kept(self, confidence: Tensor, label: Tensor, valid: Tensor) -> Tensor:
+        config = self.config
+        if config.rule != "class_aware":
+            return valid
+        tau = class_aware_thresholds(confidence, label, valid, self.num_classes, scale=config.scale, floor=config.floor)
+        return valid & (confidence >= tau.gather(1, label.flatten(1)).view_as(confidence))
 
 
 def pair_distance(one: Tensor, other: Tensor, valid: Tensor, *, world: World) -> Tensor:

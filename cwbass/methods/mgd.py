@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from cwbass.config import Fraction, NonNegative, Section
 from cwbass.methods.base import BuildModel, Method, MethodConfig
-from cwbass.methods.consistency import cross_supervision, draw_odd_boxes, exchange, report
+from cwbass.methods.consistency import cross_supervision, draw_odd_boxes, exchange, report, say_all
 from cwbass.models.base import SegmentationNet
 from cwbass.models.features import deepest
 from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
@@ -66,7 +66,9 @@ class Mgd(Method):
         assert unlabeled is not None
         config, world, nets = self.config, progress.world, (self.student, self.deep, self.wide)
         with torch.no_grad():
-            said = [net(unlabeled.weak).argmax(1) for net in nets]
+            logits_w = [net(unlabeled.weak) for net in nets]
+            taught = say_all(logits_w[0], unlabeled.valid)  # by the network that is measured on the selection slice
+            said = [each.argmax(1) for each in logits_w]
         boxes = draw_odd_boxes(unlabeled.weak, count=config.boxes, area=config.area, progress=progress)
         mixed, shown, *said = exchange([unlabeled.weak, unlabeled.valid, *said], boxes, world)
         valid = torch.cat((labeled.mask != self.ignore_index, shown))
@@ -85,7 +87,8 @@ class Mgd(Method):
         region = region_distance(maps[0], maps[2].detach(), valid, world=world)
         loss_sup = torch.stack(sup).sum()
         loss_unsup = config.unsup_weight * torch.stack(pixel).sum() + config.image_weight * image + config.region_weight * region
-        return report(loss_sup + self.unsup_scale * loss_unsup, loss_sup=loss_sup, loss_unsup=loss_unsup)
+        loss = loss_sup + self.unsup_scale * loss_unsup
+        return report(loss, loss_sup=loss_sup, loss_unsup=loss_unsup, sums=taught.counts(self.num_classes))
 
     def trainable(self) -> nn.Module:
         return nn.ModuleList([self.student, self.deep, self.wide])

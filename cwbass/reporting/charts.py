@@ -58,6 +58,7 @@ def line_chart(
     percent: bool,
     y_range: Sequence[float] = (),
     marker: tuple[float, str] | None = None,
+    cursor: Sequence[float] = (),
 ) -> Markup:
     """Lines over a common x axis.
 
@@ -68,6 +69,7 @@ def line_chart(
         percent: y is a fraction, printed in per cent.
         y_range: The y axis spans at least this.
         marker: x and text of a vertical line.
+        cursor: Places of a vertical line that a script moves; it stands at the last.
     """
     xs = [x for line in series for x, _ in line.points]
     ys = [y for line in series for _, y in line.points if y is not None] + list(y_range)
@@ -80,6 +82,8 @@ def line_chart(
         parts.append(tag("line", class_="marker", x1=x, x2=x, y1=TOP, y2=HEIGHT - BOTTOM))
         parts.append(text(marker[1], x + 4, TOP - 4))
     parts += [_line(plot, line, index, percent=percent) for index, line in enumerate(series)]
+    if cursor:
+        parts.append(_cursor([plot.x(x) for x in cursor], HEIGHT - BOTTOM))
     summary = "; ".join(f"{line.name}: {format_value(line.last, percent=percent)} at the end" for line in series)
     keys = [
         (tag("line", class_=f"line s{i % COLORS}", stroke_dasharray=dash(i), x2=26, y1=4, y2=4), s.name)
@@ -159,7 +163,13 @@ def reliability_diagram(
 
 
 def heat_strip(
-    labels: Sequence[str], xs: Sequence[float], values: Sequence[Sequence[float | None]], *, title: str, x_label: str
+    labels: Sequence[str],
+    xs: Sequence[float],
+    values: Sequence[Sequence[float | None]],
+    *,
+    title: str,
+    x_label: str,
+    cursor: Sequence[float] = (),
 ) -> Markup:
     """Fractions over time where there are too many classes for lines: a row a class, a column a measurement.
 
@@ -169,6 +179,7 @@ def heat_strip(
         values: In [0, 1], by row and column; None is grey.
         title: For screen readers.
         x_label: Under the axis.
+        cursor: Places of a vertical line that a script moves, each one of ``xs``; it stands at the last.
     """
     row = 14  # user units
     height, width = TOP + row * len(labels) + BOTTOM, WIDTH - LABELS - RIGHT
@@ -183,11 +194,19 @@ def heat_strip(
     parts.append(text(f"{xs[0]:,g}", LABELS, height - BOTTOM + 15))
     parts.append(text(f"{xs[-1]:,g}", LABELS + width, height - BOTTOM + 15, anchor="end"))
     parts.append(text(x_label, LABELS + width / 2, height - 7, anchor="middle"))
+    if cursor:
+        columns = [list(xs).index(x) + 0.5 for x in cursor]
+        parts.append(_cursor([round(LABELS + column / len(xs) * width, 2) for column in columns], TOP + row * len(labels)))
     bar = data_uri(heat(np.linspace(0, 1, 64, dtype=np.float32)[None]), photo=False)
     scale = legend(
         [(tag("image", href=bar, width=26, height=8, preserveAspectRatio="none"), "from 0% (violet) to 100% (yellow)")]
     )
     return svg(title, f"{len(labels)} classes, {len(xs)} measurements", parts, height=height) + scale
+
+
+def _cursor(places: Sequence[float], bottom: float) -> Markup:
+    at = " ".join(f"{place:g}" for place in places)
+    return tag("line", class_="cursor", x1=places[-1], x2=places[-1], y1=TOP, y2=bottom, data_at=at)
 
 
 def _line(plot: Plot, series: Series, index: int, *, percent: bool) -> Markup:

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 import cwbass
 from cwbass.data.base import DatasetSpec
@@ -43,6 +43,7 @@ def write_report(
     spec: DatasetSpec,
     params_text: str,
     split: Mapping[str, Any],
+    flight: str | None = None,
     now: datetime | None = None,
 ) -> None:
     """Write the report; where numbers are missing, a sentence says so in their place.
@@ -55,21 +56,15 @@ def write_report(
         spec: Names and colours of the classes.
         params_text: The parameters in full, as YAML.
         split: ``counts`` (images by part) and ``notes`` (sentences), both optional.
+        flight: Name of the flight recorder's page, in the same folder; None where there is none.
         now: Date of the report; None asks the clock.
 
     Raises:
         DataError: A map of the gallery does not fit its image or the classes.
     """
-    environment = Environment(
-        loader=PackageLoader("cwbass.reporting", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     has_baseline = number(metrics.get("baseline_miou")) is not None
     score_names, checkpoints = scores.checkpoint_table(metrics)
-    page = environment.get_template("report.html.j2").render(
+    page = template("report.html.j2").render(
         ours=scores.OURS if has_baseline else "model",
         theirs=scores.THEIRS,
         verdict=scores.verdict(metrics),
@@ -93,11 +88,31 @@ def write_report(
         split_counts=split.get("counts") or {},
         split_notes=split.get("notes") or [],
         params_text=params_text,
-        versions={"cwbass": cwbass.__version__, "torch": version("torch"), "Python": platform.python_version()},
-        date=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M %Z"),
+        flight=flight,
+        **imprint(now),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
+
+
+def template(name: str) -> Template:
+    """A template of this package; what it prints is escaped."""
+    environment = Environment(
+        loader=PackageLoader("cwbass.reporting", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
+
+
+def imprint(now: datetime | None) -> dict[str, Any]:
+    """Versions and date, for a page's foot; None asks the clock."""
+    return {
+        "versions": {"cwbass": cwbass.__version__, "torch": version("torch"), "Python": platform.python_version()},
+        "date": (now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M %Z"),
+    }
 
 
 def _epoch_table(history: Sequence[Row]) -> tuple[list[str], list[list[str]]]:

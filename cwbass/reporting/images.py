@@ -10,15 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cwbass.data.base import DatasetSpec
+from cwbass.evaluation.probes import viridis
 
 MAX_SIDE = 320  # pixels; six gallery rows then stay far below 3 MB
 HATCH = ((232, 232, 236), (150, 152, 162))  # stripes where there is no label
 FIXED, BROKEN, BOTH_WRONG = (0, 114, 178), (230, 120, 0), (70, 70, 78)  # blue and orange: safe for colour-blind readers
-# Anchors of viridis at 0, 1/8, ... 1: equal steps of lightness, safe for colour-blind readers and in grey print.
-VIRIDIS = np.array(
-    [(68, 1, 84), (71, 44, 122), (59, 81, 139), (44, 113, 142), (33, 144, 141), (39, 173, 129), (92, 200, 99),
-     (170, 220, 50), (253, 231, 37)], dtype=np.float64
-)  # fmt: skip
 
 
 def data_uri(pixels: NDArray[np.uint8], *, photo: bool) -> str:
@@ -79,10 +75,7 @@ def _hatching(height: int, width: int) -> NDArray[np.uint8]:
 
 def heat(values: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Colour numbers in [0, 1] from dark violet to yellow; NaN is grey. [H, W] -> [H, W, 3] uint8."""
-    position = np.clip(np.nan_to_num(values.astype(np.float64)), 0, 1)
-    anchors = np.linspace(0, 1, len(VIRIDIS))
-    painted = np.stack([np.interp(position, anchors, channel) for channel in VIRIDIS.T], axis=-1)
-    painted = painted.round().astype(np.uint8)
+    painted = viridis(np.nan_to_num(values.astype(np.float64)))
     painted[np.isnan(values)] = HATCH[0]
     return painted
 

@@ -26,15 +26,19 @@ from cwbass.data.manifest import Manifest
 from cwbass.errors import CheckpointError, DataError
 from cwbass.evaluation.evaluate import evaluate as score
 from cwbass.evaluation.metrics import EvalResult
+from cwbass.evaluation.probes import ProbeBook
+from cwbass.evaluation.sweep import read_sweep
 from cwbass.pseudo_labels import threshold_map
 from cwbass.reporting.gallery import GalleryItem
 from cwbass.resolve import describe, is_version, open_checkpoint
 from cwbass.steps.report import RunFiles, write_run_files
+from cwbass.steps.thresholds import SWEEP
 from cwbass.steps.train import BEST, LAST
 from cwbass.steps.warmup import BASELINE_BEST, BASELINE_LAST
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint
 from cwbass.training.device import place, resolve_device, resolve_precision
+from cwbass.training.flight import PROBES
 from cwbass.training.stage import TIMINGS
 
 logger = logging.getLogger(__name__)
@@ -154,6 +158,8 @@ def evaluate(
         gallery=gallery.items(_last_threshold(chosen)),
         spec=data.spec,
         params_text=chosen.params,
+        probes=ProbeBook.read(drawn) if (drawn := _beside(PROBES, checkpoint)) else None,
+        sweep=read_sweep(swept) if (swept := _beside(SWEEP, baseline, checkpoint)) else None,
     )
     return EvalReport(metrics, write_run_files(files, out_dir))
 
@@ -292,6 +298,12 @@ def _history(*groups: tuple[Path | None, Mapping[str, Checkpoint]]) -> list[dict
         longest = max((each.history for each in checkpoints.values()), key=len)
         rows += [{**row, **times.get((row["stage"], row["step"]), {})} for row in longest]
     return rows
+
+
+def _beside(name: str, *paths: Path | None) -> Path | None:
+    """The first file of this name in the folder of a checkpoint, if there is one."""
+    files = [(path if path.is_dir() else path.parent) / name for path in paths if path is not None]
+    return next(filter(Path.is_file, files), None)
 
 
 def _last_threshold(checkpoint: Checkpoint) -> Tensor | None:

@@ -14,8 +14,13 @@ import numpy as np
 
 from cwbass.data.base import DatasetSpec
 from cwbass.errors import DataError
+from cwbass.evaluation.probes import ProbeBook
+from cwbass.evaluation.sweep import Sweep
+from cwbass.reporting.flight import write_flight
 from cwbass.reporting.gallery import GalleryItem
 from cwbass.reporting.html import write_report
+from cwbass.steps.thresholds import SWEEP
+from cwbass.training.flight import PROBES
 from cwbass.training.stage import HISTORY, write_rows
 
 CURVES = (
@@ -30,6 +35,7 @@ CURVES = (
     "mean_confidence",
     "data_wait",
 )
+FLIGHT = "flight.html"
 CONFUSION_ROWS = 20_000  # DVC counts rows: pixels are scaled down to about this many
 
 
@@ -42,10 +48,12 @@ class RunFiles:
     gallery: Sequence[GalleryItem]
     spec: DatasetSpec
     params_text: str
+    probes: ProbeBook | None = None
+    sweep: Sweep | None = None
 
 
 def write_run_files(files: RunFiles, out_dir: Path) -> Path:
-    """Write metrics.json, history.jsonl, gallery.npz, params.yaml, plots for DVC, and report.html.
+    """Write metrics.json, history.jsonl, gallery.npz, params.yaml, probes.zip, sweep.json, plots for DVC, and the pages.
 
     Returns:
         Path of the report.
@@ -56,12 +64,14 @@ def write_run_files(files: RunFiles, out_dir: Path) -> Path:
     (out_dir / "params.yaml").write_text(files.params_text, encoding="utf-8")
     write_rows(out_dir / HISTORY, files.history)
     _write_gallery(out_dir / "gallery.npz", files.gallery)
+    (out_dir / PROBES).write_bytes((files.probes or ProbeBook()).serialize())
+    _write_json(out_dir / SWEEP, {} if files.sweep is None else files.sweep.to_dict(), indent=None)
     _write_plots(out_dir / "plots", files)
     return draw(files, out_dir)
 
 
 def report(out_dir: Path) -> Path:
-    """Draw report.html again from the files beside it.
+    """Draw report.html and flight.html again from the files beside it.
 
     Raises:
         DataError: A file is missing or broken.
@@ -73,7 +83,10 @@ def report(out_dir: Path) -> Path:
         history = [json.loads(line) for line in lines]
         params_text = (out_dir / "params.yaml").read_text(encoding="utf-8")
         gallery = _read_gallery(out_dir / "gallery.npz")
-        return draw(RunFiles(metrics, history, gallery, spec, params_text), out_dir)
+        swept = json.loads((out_dir / SWEEP).read_text(encoding="utf-8"))
+        sweep = Sweep.from_dict(swept) if swept else None
+        probes = ProbeBook.read(out_dir / PROBES)
+        return draw(RunFiles(metrics, history, gallery, spec, params_text, probes, sweep), out_dir)
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: no such file. `cwbass eval --out {out_dir}` writes it.") from error
     except Exception as error:  # a value of another kind, deep in a table, raises whatever it happens to cause
@@ -81,8 +94,9 @@ def report(out_dir: Path) -> Path:
 
 
 def draw(files: RunFiles, out_dir: Path) -> Path:
-    """Write report.html and return its path."""
+    """Write report.html and flight.html; returns the path of the report."""
     path = out_dir / "report.html"
+    write_flight(out_dir / FLIGHT, history=files.history, probes=files.probes, sweep=files.sweep, spec=files.spec)
     write_report(
         path,
         metrics=files.metrics,
@@ -91,12 +105,13 @@ def draw(files: RunFiles, out_dir: Path) -> Path:
         spec=files.spec,
         params_text=files.params_text,
         split=files.metrics.get("split") or {},
+        flight=FLIGHT,
     )
     return path
 
 
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+def _write_json(path: Path, values: Mapping[str, Any], *, indent: int | None = 2) -> None:
+    path.write_text(json.dumps(values, indent=indent, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _write_gallery(path: Path, gallery: Sequence[GalleryItem]) -> None:

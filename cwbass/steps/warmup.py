@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cwbass.methods import build_method
+from cwbass.steps.thresholds import write_sweep
 from cwbass.steps.training import (
     TrainReport,
     WarmupParams,
@@ -41,7 +42,7 @@ def warmup(
     telemetry: Telemetry = SILENT,
     world: World = ALONE,
 ) -> TrainReport:
-    """Train supervised; writes ``warmup.pt``, ``baseline_last.pt``, ``baseline_best.pt`` and ``history.jsonl``.
+    """Train supervised; writes ``warmup.pt``, ``baseline_last.pt``, ``baseline_best.pt``, ``sweep.json`` and ``history.jsonl``.
 
     A run that was stopped goes on where it was; one that is done is only reported.
 
@@ -94,6 +95,8 @@ def warmup(
     elif world.main:
         write_rows(out_dir / HISTORY, [])
         save_checkpoint(first.checkpoint(0, 0), out_dir / WARMUP)
+    if steps:
+        write_sweep(run, out_dir / WARMUP)
     written = {"warmup": str(out_dir / WARMUP)}
     reached = {"warmup": first.best.get("miou")}
     if params.train.baseline:

@@ -167,7 +167,8 @@ class Recorder(Telemetry):
                 metrics.pixels.labels(name, "kept").inc(kept)
                 metrics.pixels.labels(name, "dropped").inc(seen - kept)
         if "confidence_counts" in sums:
-            metrics.confidence.add(sums["confidence_counts"], math.fsum(sums["confidence"]))
+            counts = [math.fsum(column) for column in zip(*sums["confidence_counts"], strict=True)]
+            metrics.confidence.add(counts, math.fsum(sums["confidence"]))
         threshold = row.get("threshold")
         thresholds = threshold if isinstance(threshold, list) else [threshold] * len(names)
         for gauge, values in ((metrics.threshold, thresholds), (metrics.precision, row.get("precision_per_class"))):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,18 +32,25 @@ from cwbass.data.streams import (
     make_loader,
 )
 from cwbass.errors import DataError, ParamsError
-from cwbass.evaluation.boundary import near_boundaries
 from cwbass.evaluation.evaluate import evaluate
-from cwbass.evaluation.metrics import EvalResult, Scores
+from cwbass.evaluation.metrics import EvalResult
 from cwbass.evaluation.selection import ImageConfusions, LatestWithinOneError
 from cwbass.losses.supervised import balanced_class_weights
 from cwbass.methods.base import Method
 from cwbass.models.norm import synchronize_norms_
-from cwbass.pseudo_labels import retained_precision
 from cwbass.telemetry.base import SILENT, Telemetry
-from cwbass.training.checkpoint import Checkpoint, file_sha256, load_checkpoint, save_checkpoint, write_digest, write_whole
+from cwbass.training.checkpoint import (
+    Checkpoint,
+    digest_path,
+    file_sha256,
+    load_checkpoint,
+    save_checkpoint,
+    write_digest,
+    write_whole,
+)
 from cwbass.training.collapse import CollapseGuard, Incident
 from cwbass.training.device import compile_networks_
+from cwbass.training.flight import PROBES, Keep, ProbeRecorder, SliceRecord, unlabeled_row
 from cwbass.training.loop import EpochRecord, Meter, Schedule, fit
 from cwbass.training.loss_scale import LossScale
 from cwbass.training.optim import load_moments_
@@ -55,7 +62,6 @@ logger = logging.getLogger(__name__)
 
 HISTORY, TIMINGS, SKIPPED = "history.jsonl", "timings.jsonl", "skipped.jsonl"
 HEALTHY = "healthy.pt"  # what the collapse guard goes back to; gone when the stage is done
-NEAR = 5  # pixels from a boundary, within which pseudo-labels are known to be worst
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,12 @@ class Run:
             return None
         pixels = [sum(column) for column in zip(*(sample.pixels or () for sample in self.manifest.labeled), strict=True)]
         return balanced_class_weights(pixels, self.train.class_balance)
+
+    @property
+    def labeled_share(self) -> list[float]:
+        """Share of each class in the labelled pixels. [K]."""
+        pixels = [sum(column) for column in zip(*(sample.pixels or () for sample in self.manifest.labeled), strict=True)]
+        return [count / max(1, sum(pixels)) for count in pixels]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +164,7 @@ class Stage:
         self.meter = Meter()
         self.stopped = False  # by early stop
         self.guard = self._new_guard()
+        self.probes: ProbeRecorder | None = None  # of the main process, while it trains
 
     def train(self, schedule: Schedule, *, checkpoint: str, best: str | None, snapshots: Mapping[int, str] | None = None) -> None:
         """Take the steps of ``schedule``; those that an earlier process has taken are not taken again.
@@ -173,6 +186,7 @@ class Stage:
         if self.name in keeper.finished:
             self.best = dict(keeper.finished[self.name])
             return
+        self.probes = self._new_probes(schedule)
         schedule = self._begin(schedule, checkpoint)
         labeled, unlabeled = self._loaders(schedule)
         line = ProgressLine(self.name, schedule) if world.main else None
@@ -260,6 +274,8 @@ class Stage:
     def _begin(self, schedule: Schedule, checkpoint: str) -> Schedule:
         """Become what an earlier process saved, if it did; returns the steps that are left."""
         if (state := self.run.keeper.enter(self.name)) is None:
+            if self.probes is not None:
+                self._forget_probes()
             self._start_guard(schedule.start, *self._calibrate())
             return schedule
         saved = state.checkpoint
@@ -282,6 +298,8 @@ class Stage:
         else:
             self._start_guard(state.step, None, math.inf)  # it was switched on in between
         self._write_rows()
+        if self.probes is not None:
+            self.probes.go_on(self.out_dir / PROBES, state.step)
         if len(state.meters) == self.run.world.size:
             self.meter.load(state.meters[self.run.world.rank], self.run.device)
         if state.device != self.run.device.type:
@@ -368,10 +386,10 @@ class Stage:
         decoder = highest / max(1.0, factor)
         return {"decoder": decoder, "encoder": decoder * factor}
 
-    def _score(self, name: str, near: Scores | None = None) -> tuple[EvalResult, float]:
+    def _score(self, name: str, watch: Callable[[Sample, Tensor, Tensor], None] | None = None) -> tuple[EvalResult, float]:
         """Scores of a network on the selection slice, and the standard error of its mIoU.
 
-        Pixels near a boundary are counted into ``near`` too.
+        ``watch`` gets each sample, its mask [H, W] and the probabilities [C, H, W].
         """
         run = self.run
         spec = run.manifest.spec
@@ -379,11 +397,10 @@ class Stage:
 
         def on_image(sample: Sample, image: NDArray[np.uint8], mask: NDArray[np.uint8], probs: torch.Tensor) -> None:
             images.add(probs, mask)
-            if near is not None:
-                near.update(probs, near_boundaries(torch.tensor(mask, device=run.device), NEAR, spec.ignore_index))
+            if watch is not None:
+                watch(sample, torch.tensor(mask, device=run.device), probs)
 
-        # Whole images have many sizes, and each would be compiled.
-        with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
+        with self._whole_images():
             result = evaluate(
                 self.method.networks()[name],
                 run.manifest.selection,
@@ -397,9 +414,11 @@ class Stage:
                 world=run.world,
             )
         images.add_up(run.world)
-        if near is not None:
-            near.add_up(run.world)
         return result, images.standard_error()
+
+    def _whole_images(self) -> AbstractContextManager[Any]:
+        """Whole images have many sizes, and each would be compiled."""
+        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
 
     def _calibrate(self) -> tuple[float | None, float]:
         """Let the method learn from the selection slice; returns the mIoU there and its standard error."""
@@ -471,26 +490,62 @@ class Stage:
         if self.run.loss_scale is not None:
             row.update(loss_scale=self.run.loss_scale.value, overflows=record.overflows)
         if "seen" in record.sums:
-            row.update(_retention(record.sums))
+            row.update(unlabeled_row(record.sums), labeled_share=self.run.labeled_share)
+        keep = self._keep(record)
+        if keep is not None:
+            self._draw_probes(keep, record)
         if not self.run.manifest.selection:
             self.method.calibrate(None)
             return row
-        spec = self.run.manifest.spec
-        near = Scores(spec.num_classes, spec.ignore_index, boundary=False, device=self.run.device)
+        watch = SliceRecord(self.run.manifest.spec, self.run.device, keep)
         *others, preferred = self.method.networks()
-        scores = {name: self._score(name) for name in others}
-        scores[preferred] = self._score(preferred, near if "threshold" in row else None)
-        chosen, error = list(scores.values())[-1]
+        scores = {name: self._score(name, watch.student) for name in others}
+        scores[preferred] = self._score(preferred, watch.teacher)
+        watch.add_up(self.run.world)
+        chosen, error = scores[preferred]
         row["selection_miou"], row["selection_error"] = chosen.miou, error
         row.update({f"selection_miou_{name}": score.miou for name, (score, _) in scores.items()})
-        if "threshold" in row:
-            threshold = torch.tensor(row["threshold"], dtype=torch.float64)
-            each, overall = retained_precision(chosen.reliability, threshold)
-            row["precision_per_class"] = [_or_none(value) for value in each.tolist()]
-            row["precision"] = _or_none(overall.item())
-            row["boundary_precision"] = _or_none(retained_precision(near.result().reliability, threshold)[1].item())
+        row["selection_iou_per_class"] = [_or_none(value) for value in chosen.iou]
+        for name in others:
+            row["student_gap_per_class"] = [
+                _or_none(own - teachers) for own, teachers in zip(scores[name][0].iou, chosen.iou, strict=True)
+            ]
+        row.update(watch.row())
         self.method.calibrate(chosen.reliability)
         return row
+
+    def _keep(self, record: EpochRecord) -> Keep | None:
+        """Which of the scored network's labels teach, at the epoch's mean threshold; None where it makes no labels."""
+        if "seen" not in record.sums or self.offline is not None:
+            return None
+        tau = record.means.get("threshold")
+        threshold = None if tau is None else torch.tensor(tau, device=self.run.device)
+        return lambda confidence, label: self.method.keeps(confidence, label, threshold)
+
+    def _new_probes(self, schedule: Schedule) -> ProbeRecorder | None:
+        run = self.run
+        if not run.world.main or not run.train.probes or not self.method.needs_unlabeled or self.offline is not None:
+            return None
+        chosen = run.manifest.unlabeled, run.manifest.selection, run.train.probes
+        return ProbeRecorder(*chosen, root=run.data_root, spec=run.manifest.spec, config=run.eval, schedule=schedule)
+
+    def _forget_probes(self) -> None:
+        """Those of an earlier run in the same folder."""
+        (self.out_dir / PROBES).unlink(missing_ok=True)
+        digest_path(self.out_dir / PROBES).unlink(missing_ok=True)
+
+    def _draw_probes(self, keep: Keep, record: EpochRecord) -> None:
+        """Let ``probes.zip`` have a frame of this epoch, and the states from now on hold it."""
+        if self.probes is None:
+            return
+        run, net = self.run, list(self.method.networks().values())[-1]
+        settings: dict[str, Any] = {"device": run.device, "autocast_dtype": run.autocast_dtype}
+        with self._whole_images():
+            drawn = self.probes.draw(net, keep, record.epoch, record.step, **settings)
+        if drawn is not None:
+            digest = write_whole(self.out_dir / PROBES, drawn)
+            write_digest(self.out_dir / PROBES, digest)
+            run.keeper.keep(self.out_dir / PROBES, digest)
 
     def _counts(self, row: Mapping[str, Any]) -> bool:
         """Whether this epoch's checkpoint is the one that counts, by the selection slice."""
@@ -548,18 +603,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     return [_finite(item) for item in value] if isinstance(value, list) else value
-
-
-def _retention(sums: Mapping[str, Any]) -> dict[str, Any]:
-    seen, kept, confidence = (torch.tensor(sums[name], dtype=torch.float64) for name in ("seen", "kept", "confidence"))
-    per_class = kept / seen  # NaN for a class the teacher never named
-    total = seen.sum().clamp(min=1)
-    return {
-        "retention": (kept.sum() / total).item(),
-        "retention_per_class": [_or_none(value) for value in per_class.tolist()],
-        "mean_confidence": (confidence.sum() / total).item(),
-        "pseudo_label_share": (kept / kept.sum().clamp(min=1)).tolist(),
-    }
 
 
 def _or_none(value: float) -> float | None:

@@ -74,7 +74,7 @@ def test_what_is_reported_is_detached_and_finite(method: Method, batches: Batche
     for value in (*output.means.values(), *output.sums.values()):
         assert not value.requires_grad
         assert value.isfinite().all()
-        assert value.shape in ((), (CLASSES,), (CONFIDENCE_BINS,))
+        assert value.shape in ((), (CLASSES,), (CLASSES, CONFIDENCE_BINS))
 
 
 def test_masks_that_ignore_everything_give_a_finite_step(method: Method, batches: Batches, progress: Steps) -> None:

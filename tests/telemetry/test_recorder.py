@@ -50,7 +50,7 @@ def record(**changes: Any) -> EpochRecord:
             "seen": [100.0, 50.0, 0.0],
             "kept": [70.0, 0.0, 0.0],
             "confidence": [80.0, 30.0, 0.0],
-            "confidence_counts": [0.0] * 60 + [50.0] + [0.0] * 38 + [100.0],
+            "confidence_counts": [[0.0] * 60 + [50.0] + [0.0] * 38 + [50.0], [0.0] * 99 + [50.0], [0.0] * 100],
         },
         "learning_rate": 0.1,
         "step_seconds": 0.5,

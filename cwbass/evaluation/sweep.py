@@ -1,0 +1,167 @@
+"""A sweep over thresholds: how precise labels would be and how many would be left, and a threshold for each class with its reason.
+
+The rule is that of ``threshold.rule: auto`` (:func:`cwbass.pseudo_labels.thresholds_for_precision`), in one point more careful: a
+class of which the selection slice has fewer pixels than the rule's prior gets the threshold of all classes together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cwbass.errors import DataError
+from cwbass.pseudo_labels import precision_curve, retained, thresholds_for_precision
+from cwbass.types import Reliability
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRule:
+    """What is asked of a threshold; the defaults are those of ``method.cwbass.threshold``."""
+
+    target: float = 0.9  # precision of the labels that are kept
+    low: float = 0.3  # lowest threshold that is suggested
+    high: float = 0.95  # highest; that of a class which reaches the target nowhere
+    prior: float = 500.0  # pixels by which a class's precision is shrunk to that of all
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """A threshold, and what it would do on the slice; fractions in [0, 1]."""
+
+    threshold: float
+    precision: float | None  # of the labels that are kept; None where none is
+    retention: float | None  # share of the labels that is kept; None where the class is never named
+    pixels: int  # that are kept
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What a network's labels on the selection slice say about thresholds."""
+
+    class_names: tuple[str, ...]
+    reliability: Reliability
+    source: Mapping[str, Any]  # which network was measured on what: plain JSON values
+    rule: SweepRule = SweepRule()
+
+    @property
+    def thresholds(self) -> list[float]:
+        """Those of the curves. [N]."""
+        bins = self.reliability.total.shape[1]
+        return [n / bins for n in range(bins)]
+
+    def curves(self) -> tuple[list[list[float | None]], list[list[float]]]:
+        """Precision and retention of each class at each threshold, as measured. [K][N] each; None where nothing is kept."""
+        kept = _at_or_above(self.reliability.total)
+        precision = _at_or_above(self.reliability.correct) / kept
+        retention = kept / self.reliability.total.sum(1, keepdim=True).clamp(min=1)
+        return [[_or_none(value) for value in row] for row in precision.tolist()], retention.tolist()
+
+    def overall(self) -> Suggestion:
+        """One threshold for all classes."""
+        pooled = Reliability(self.reliability.correct.sum(0, keepdim=True), self.reliability.total.sum(0, keepdim=True))
+        rule = replace(self.rule, prior=0.0)  # nothing to shrink to
+        tau, curve = thresholds_for_precision(pooled, **asdict(rule)), precision_curve(pooled, prior=0.0)
+        return _measured(pooled, tau.item(), self._reason(tau.item(), curve[0]))
+
+    def classes(self) -> dict[str, Suggestion]:
+        """A threshold for each class."""
+        found, everyone = {}, self.overall().threshold
+        tau = thresholds_for_precision(self.reliability, **asdict(self.rule)).tolist()
+        curve = precision_curve(self.reliability, prior=self.rule.prior)
+        for index, name in enumerate(self.class_names):
+            own = Reliability(self.reliability.correct[index : index + 1], self.reliability.total[index : index + 1])
+            if (pixels := int(own.total.sum())) < self.rule.prior:
+                said = f"{pixels:,} pixels are too few to judge" if pixels else "never named on the slice"
+                found[name] = _measured(own, everyone, f"{said}: the threshold of all classes")
+            else:
+                found[name] = _measured(own, tau[index], self._reason(tau[index], curve[index]))
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        precision, retention = self.curves()
+        return {
+            "schema": SCHEMA,
+            **self.source,
+            "rule": asdict(self.rule),
+            "overall": asdict(self.overall()),
+            "classes": {name: asdict(suggestion) for name, suggestion in self.classes().items()},
+            "thresholds": self.thresholds,
+            "precision": dict(zip(self.class_names, precision, strict=True)),
+            "retention": dict(zip(self.class_names, retention, strict=True)),
+            "counts": {name: getattr(self.reliability, name).long().tolist() for name in ("correct", "total")},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Sweep:
+        """Inverse of :meth:`to_dict`, from the counts: curves and suggestions follow from them.
+
+        Raises:
+            ValueError, KeyError, TypeError: The values are no sweep of this version.
+        """
+        if values["schema"] != SCHEMA:
+            raise ValueError(f"schema {values['schema']}")
+        names = tuple(str(name) for name in values["classes"])
+        counts = {name: torch.tensor(values["counts"][name], dtype=torch.float64) for name in ("correct", "total")}
+        if any(each.dim() != 2 or len(each) != len(names) for each in counts.values()):
+            raise ValueError(f"counts are not those of {len(names)} classes")
+        given = {"schema", "rule", "overall", "classes", "thresholds", "precision", "retention", "counts"}
+        source = {key: value for key, value in values.items() if key not in given}
+        return cls(names, Reliability(**counts), source, SweepRule(**values["rule"]))
+
+    def _reason(self, tau: float, curve: Tensor) -> str:
+        """Why ``tau``, from the precision at each threshold. [N]."""
+        rule, target = self.rule, _percent(self.rule.target)
+        reached = curve >= rule.target
+        if not bool(reached.any()):
+            best = int(curve.nan_to_num(0.0).argmax())
+            highest = f"at best {_percent(curve[best].item())} at {best / len(curve):.2f}"
+            return f"never reaches {target}, {highest}: the highest threshold asked for"
+        first = int(reached.to(torch.uint8).argmax()) / len(curve)
+        if first > tau:
+            return f"reaches {target} at {first:.2f} only: the highest threshold asked for"
+        if first < tau:
+            return f"reaches {target} at {first:.2f} already: the lowest threshold asked for"
+        return f"the lowest threshold whose precision reaches {target}"
+
+
+def read_sweep(path: Path) -> Sweep:
+    """Read a ``sweep.json``.
+
+    Raises:
+        DataError: The file is missing, damaged, or of another version.
+    """
+    try:
+        return Sweep.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file. `cwbass warmup` writes it, where there is a selection slice.") from error
+    except Exception as error:  # a value of another kind, deep in a table, raises whatever it happens to cause
+        raise DataError(f"{path} holds no sweep over thresholds ({error!r}). Run `cwbass warmup` again.") from error
+
+
+def _measured(counts: Reliability, tau: float, reason: str) -> Suggestion:
+    """What a threshold does to labels of one kind. counts [1, N]."""
+    correct, kept = (each.item() for each in retained(counts, torch.tensor(tau, dtype=torch.float64)))
+    total = counts.total.sum().item()
+    return Suggestion(round(tau, 4), correct / kept if kept else None, kept / total if total else None, int(kept), reason)
+
+
+def _at_or_above(counts: Tensor) -> Tensor:
+    return counts.flip(-1).cumsum(-1).flip(-1)
+
+
+def _or_none(value: float) -> float | None:
+    return value if value == value else None
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}%"
