@@ -77,6 +77,16 @@ def test_what_is_reported_is_detached_and_finite(method: Method, batches: Batche
         assert value.shape in ((), (CLASSES,), (CLASSES, CONFIDENCE_BINS))
 
 
+def test_whoever_learns_from_unlabelled_images_says_what_it_was_taught(method: Method, batches: Batches, progress: Steps) -> None:
+    labeled, unlabeled = batches()
+    sums = step(method, (labeled, unlabeled), progress()).sums
+    assert set(sums) == ({"seen", "kept", "confidence", "confidence_counts"} if method.needs_unlabeled else set())
+    if sums:
+        assert sums["seen"].sum() == unlabeled.valid.sum()
+        assert torch.equal(sums["confidence_counts"].sum(1), sums["seen"])
+        assert (sums["kept"] <= sums["seen"]).all()
+
+
 def test_masks_that_ignore_everything_give_a_finite_step(method: Method, batches: Batches, progress: Steps) -> None:
     labeled, unlabeled = batches()
     output = step(method, (replace(labeled, mask=torch.full_like(labeled.mask, 255)), unlabeled), progress())

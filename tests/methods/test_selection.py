@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from cwbass.methods import METHODS, build_method
 from cwbass.methods.selection import Selection, SelectionConfig
+from cwbass.models.base import SegmentationNet
 from cwbass.pseudo_labels import class_aware_thresholds, self_adaptive_thresholds, soft_weight
 from cwbass.world import ALONE
 
@@ -75,3 +78,18 @@ def test_class_aware_thresholds_follow_the_surest_pixel_of_each_image() -> None:
     tau = class_aware_thresholds(confidence, label, valid, 3, scale=0.96, floor=0.92)
     assert tau[0].tolist() == pytest.approx([0.96 * 0.95, 0.96 * 0.99, 0])
     assert tau[1].tolist() == pytest.approx([0.92, 0.5, 0])  # 0.92 does not exceed the floor; padding does not count
+
+
+def kept(name: str, net: type[SegmentationNet], threshold: Tensor | None, **settings: Any) -> list[bool]:
+    """What a method would keep of pixels of class 0 and 0, and of class 1 and 1."""
+    method = build_method(METHODS[name].config_cls(name=name, **settings), net, num_classes=2, ignore_index=255)  # type: ignore[call-arg]
+    confidence, label = torch.tensor([[[0.9, 0.5, 0.7, 0.69]]]), torch.tensor([[[0, 0, 1, 1]]])
+    return method.keeps(confidence, label, threshold).flatten().tolist()  # type: ignore[no-any-return]
+
+
+def test_whole_images_are_judged_by_the_rule_of_training(pixel_net: type[SegmentationNet]) -> None:
+    assert kept("cw_bass", pixel_net, torch.tensor([0.6, 0.7])) == [True, False, True, False]
+    assert kept("fixmatch", pixel_net, torch.tensor(0.6)) == [True, False, True, True]
+    assert kept("mean_teacher", pixel_net, None) == [True] * 4
+    # 0.891 and 0.693: of the highest confidence of each class.
+    assert kept("dssn", pixel_net, None, rule="class_aware", scale=0.99, floor=0.5) == [True, False, True, False]

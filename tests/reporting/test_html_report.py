@@ -2,45 +2,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from html_page import Page
 
 from cwbass.data.base import DatasetSpec
 from cwbass.reporting.html import GalleryItem, write_report
 
-VOID = {"img", "meta", "br", "hr"}
 SECTIONS = ["Scores", "Classes", "Gallery", "Training", "Checkpoints", "Mistakes and confidence", "Data"]
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, texts, headings; fails on tags that do not nest."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.headings: list[str] = []
-        self.text = ""
-        self._open: list[str] = []
-        self.feed(path.read_text(encoding="utf-8"))
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self._open and self._open[-1] != "style":
-            self.text += f" {data.strip()}"
-        if self._open and self._open[-1] == "h2":
-            self.headings.append(data)
 
 
 @pytest.fixture(scope="module")

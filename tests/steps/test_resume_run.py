@@ -33,7 +33,7 @@ from cwbass.training.checkpoint import file_sha256, load_checkpoint
 from cwbass.training.resume import Resume
 
 TOP = Path(__file__).parents[2]
-RESULTS = ("last.pt", "best.pt", "history.jsonl", "run.json")
+RESULTS = ("last.pt", "best.pt", "history.jsonl", "probes.zip", "run.json")
 
 
 def changed(params: Params, **values: Any) -> Params:
@@ -97,7 +97,7 @@ def test_a_fresh_machine_goes_on_from_the_second_place(tiny_run: TinyRun, tmp_pa
         patch.setattr(stage_module, "fit", fit)
         training(tiny_run, tmp_path / "pod2", params)
     assert 8 < started[0] <= 15
-    assert_equal(tiny_run, tmp_path / "pod2", ("history.jsonl", "run.json"))
+    assert_equal(tiny_run, tmp_path / "pod2", ("history.jsonl", "probes.zip", "run.json"))
     for name in ("last.pt", "best.pt"):  # their params name the second place
         one, other = load_checkpoint(tmp_path / "pod2" / name), load_checkpoint(tiny_run.train / name)
         assert all(torch.equal(value, other.method_state[key]) for key, value in one.method_state.items())
@@ -347,7 +347,8 @@ def test_every_method_goes_on_in_the_same_bytes(name: str, tiny_run: TinyRun, tm
     with pytest.raises(Killed):
         training(tiny_run, tmp_path / "parts", params)
     training(tiny_run, tmp_path / "parts", params)
-    for file in RESULTS:
+    assert (tmp_path / "whole" / "probes.zip").is_file() == METHODS[name].needs_unlabeled
+    for file in filter(lambda file: (tmp_path / "whole" / file).is_file(), RESULTS):
         assert file_sha256(tmp_path / "parts" / file) == file_sha256(tmp_path / "whole" / file), file
     start, last = load_checkpoint(tiny_run.warmup / "warmup.pt"), load_checkpoint(tmp_path / "whole" / "last.pt")
     assert last.method == name

@@ -24,10 +24,10 @@ def rows(path: Path) -> list[dict[str, object]]:
 def test_a_run_leaves_exactly_these_files(tiny_run: TinyRun) -> None:
     assert sorted(path.name for path in tiny_run.warmup.iterdir()) == sorted(
         [f"{name}.pt{end}" for name in ("warmup", "baseline_last", "baseline_best") for end in ("", ".sha256")]
-        + ["history.jsonl", "run.json", "timings.jsonl"]
+        + ["history.jsonl", "run.json", "sweep.json", "timings.jsonl"]
     )
     assert sorted(path.name for path in tiny_run.train.iterdir()) == sorted(
-        [f"{name}.pt{end}" for name in ("last", "best") for end in ("", ".sha256")]
+        [f"{name}{end}" for name in ("last.pt", "best.pt", "probes.zip") for end in ("", ".sha256")]
         + ["history.jsonl", "run.json", "timings.jsonl"]
     )
 
@@ -69,7 +69,8 @@ def test_metrics_hold_the_names_that_others_rely_on(tiny_run: TinyRun) -> None:
 
 def test_the_same_seed_gives_the_same_bytes(tiny_run: TinyRun, tmp_path: Path) -> None:
     again = run_training(tmp_path, tiny_run.data, tiny_run.params)
-    for name in ("warmup/warmup.pt", "warmup/baseline_last.pt", "train/last.pt", "train/best.pt", "train/history.jsonl"):
+    checkpoints = ("warmup/warmup.pt", "warmup/baseline_last.pt", "train/last.pt", "train/best.pt")
+    for name in (*checkpoints, "warmup/sweep.json", "train/history.jsonl", "train/probes.zip"):
         assert file_sha256(tmp_path / name) == file_sha256(tiny_run.root / name), name
     assert (again.reports / "metrics.json").read_bytes() == (tiny_run.reports / "metrics.json").read_bytes()
 

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from html_page import Page
+from PIL import Image
+
+from cwbass.data.base import DatasetSpec
+from cwbass.evaluation.probes import MAX_FRAMES, ProbeBook, draw_frame, draw_probe
+from cwbass.evaluation.sweep import Sweep
+from cwbass.reporting.flight import compact, write_flight
+from cwbass.reporting.html import write_report
+from cwbass.types import Reliability
+
+EVIL = '</script><script>alert("1")</script>'
+
+
+@pytest.fixture(scope="session")
+def flight(run: dict[str, Any], spec: DatasetSpec) -> dict[str, Any]:
+    """Arguments of write_flight, all parts filled: 18 epochs, two images, seven classes."""
+    rng = np.random.default_rng(0)
+    classes = spec.num_classes
+    history = []
+    for row in run["history"]:
+        more = {
+            "seen_per_class": [1_234_567, *[1000] * (classes - 2), 0],
+            "kept_per_class": [1_000_000, *[250] * (classes - 2), 0],
+            "confidence_histogram": [[0] * 10 + list(range(10)) for _ in range(classes)],
+            "labeled_share": [1 / classes] * classes,
+            "pseudo_label_share": [0.9, *[0.1 / (classes - 1)] * (classes - 1)],
+            "interior_precision": 0.95, "interior_precision_per_class": [0.9] * classes,
+            "boundary_precision": 0.6, "boundary_precision_per_class": [0.5] * (classes - 1) + [None],
+            "selection_iou_per_class": [0.7] * classes, "student_gap_per_class": [-0.021] * classes,
+            "disagreement": 0.04, "disagreement_per_class": [0.04] * classes,
+        }  # fmt: skip
+        history.append({**row, **more} if row["stage"] == "train" else row)
+    steps = [row["step"] for row in history if row["stage"] == "train"]
+    label = rng.integers(0, classes, (12, 16), dtype=np.uint8)
+    image = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    frame = draw_frame(label, rng.random((12, 16), dtype=np.float32), label > 2, label == 1, label, spec)
+    book = ProbeBook(
+        [draw_probe("unlabelled", "u1", image, None, spec), draw_probe("selection", "s1", image, label, spec)],
+        {step: [replace(frame, right=None), frame] for step in steps},
+    )
+    total = torch.full((classes, 100), 10.0, dtype=torch.float64)
+    sweep = Sweep(spec.class_names, Reliability(total * 0.95, total), {"network": "teacher", "step": 400, "images": 8})
+    return {"history": history, "probes": book, "sweep": sweep, "spec": spec}
+
+
+@pytest.fixture(scope="module")
+def path(flight: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    page = tmp_path_factory.mktemp("flight") / "flight.html"
+    write_flight(page, **flight)
+    return page
+
+
+def test_every_epoch_has_its_numbers_and_pictures_and_the_last_is_shown(path: Path) -> None:
+    page = Page(path)
+    assert page.headings == ["Images", "Classes", "Over time", "Thresholds after the warm-up"]
+    frames = [(tag, attributes) for tag, attributes in page.tags if "data-frame" in attributes]
+    assert {attributes["data-frame"] for _, attributes in frames} == {str(index) for index in range(18)}
+    assert {attributes["data-frame"] for _, attributes in frames if "hidden" not in attributes} == {"17"}
+    assert sum(tag == "img" for tag, _ in frames) == 2 * 4 * 18
+    assert sum(tag == "tbody" for tag, _ in frames) == 18
+    sliders = [attributes for tag, attributes in page.tags if tag == "input"]
+    assert [(each["max"], each["value"]) for each in sliders] == [("17", "17")]
+    for words in ("epoch 18, step 4,000", "1.23M", "1M", "235k", "-2.1", "all classes", "the lowest threshold asked for"):
+        assert words in page.text, words
+
+
+def test_charts_have_a_line_that_stands_at_the_last_epoch_and_knows_where_the_others_are(path: Path) -> None:
+    cursors = [attributes for tag, attributes in Page(path).tags if tag == "line" and attributes.get("class") == "cursor"]
+    assert len(cursors) == 7
+    for cursor in cursors:
+        places = str(cursor["data-at"]).split()
+        assert len(places) == 18
+        assert cursor["x1"] == cursor["x2"] == places[-1]
+        assert (places[0], places[-1]) == ("46", "438")  # the edges of the plot
+
+
+def test_the_page_lets_its_own_script_run_and_nothing_else(path: Path) -> None:
+    page = Page(path)
+    text = path.read_text(encoding="utf-8")
+    (script,) = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policies = [attributes["content"] for tag, attributes in page.tags if tag == "meta" and "http-equiv" in attributes]
+    assert policies == [f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"]
+    assert "http://" not in text
+    assert "https://" not in text
+    assert not {"link", "iframe", "object", "base", "form"} & {tag for tag, _ in page.tags}
+    sources = [str(attributes["src"]) for tag, attributes in page.tags if tag == "img"]
+    assert all(source.startswith("data:image/") for source in sources)
+    with Image.open(io.BytesIO(base64.b64decode(sources[-1].split(",")[1]))) as truth:
+        assert truth.size == (16, 12)
+
+
+def test_names_of_users_are_escaped(flight: dict[str, Any], tmp_path: Path) -> None:
+    names = (EVIL, *flight["spec"].class_names[1:])
+    spec, sweep = replace(flight["spec"], class_names=names), replace(flight["sweep"], class_names=names)
+    book = ProbeBook([replace(probe, id=EVIL) for probe in flight["probes"].probes], flight["probes"].frames)
+    write_flight(tmp_path / "flight.html", history=flight["history"], probes=book, sweep=sweep, spec=spec)
+    page = Page(tmp_path / "flight.html")
+    assert sum(tag == "script" for tag, _ in page.tags) == 1
+    assert page.text.count(EVIL) > 20
+
+
+def test_what_was_not_recorded_is_said(flight: dict[str, Any], tmp_path: Path) -> None:
+    supervised = [row for row in flight["history"] if row["stage"] != "train"]
+    write_flight(tmp_path / "a.html", history=supervised, probes=None, sweep=None, spec=flight["spec"])
+    text = Page(tmp_path / "a.html").text
+    assert "No epoch made any" in text
+    assert "Not measured: there was no warm-up" in text
+    measured = ("precision", "interior_precision", "boundary_precision", "selection_iou_per_class", "student_gap_per_class")
+    history = [{key: value for key, value in row.items() if key.removesuffix("_per_class") not in measured and key not in measured}
+               for row in flight["history"]]  # fmt: skip
+    write_flight(tmp_path / "b.html", history=history, probes=ProbeBook(), sweep=None, spec=flight["spec"])
+    text = Page(tmp_path / "b.html").text
+    assert "No images were looked at" in text
+    assert "There is no selection slice" in text
+
+
+def test_a_long_run_of_many_classes_stays_small(flight: dict[str, Any], tmp_path: Path) -> None:
+    names = tuple(f"class {index}" for index in range(150))
+    spec = DatasetSpec(names, tuple((index, index, 0) for index in range(150)))
+    row = next(row for row in flight["history"] if row["stage"] == "train")
+    keys = [key for key, value in row.items() if isinstance(value, list)]
+    wide = {**row, **{key: (row[key] * 150)[:150] for key in keys}}
+    history = [{**wide, "epoch": index, "step": 100 * (index + 1)} for index in range(200)]
+    write_flight(tmp_path / "flight.html", history=history, probes=None, sweep=None, spec=spec)
+    assert (tmp_path / "flight.html").stat().st_size < 5_000_000
+    page = Page(tmp_path / "flight.html")
+    assert sum(tag == "tbody" for tag, _ in page.tags) == MAX_FRAMES
+    assert f"stands at {MAX_FRAMES} of 200 epochs" in page.text
+
+
+def test_the_report_leads_to_the_page(run: dict[str, Any], tmp_path: Path) -> None:
+    write_report(tmp_path / "report.html", **run, flight="flight.html")
+    assert [attributes["href"] for tag, attributes in Page(tmp_path / "report.html").tags if tag == "a"] == ["flight.html"]
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, "0"), (999, "999"), (1000, "1k"), (45_300, "45.3k"), (1_074_000, "1.07M")])
+def test_pixels_are_counted_in_few_characters(count: int, said: str) -> None:
+    assert compact(count) == said
