@@ -1,14 +1,14 @@
 """A sweep over thresholds: how precise labels would be and how many would be left, and a threshold for each class with its reason.
 
-The rule is that of ``threshold.rule: auto`` (:func:`cwbass.pseudo_labels.thresholds_for_precision`), in one point more careful: a
-class of which the selection slice has fewer pixels than the rule's prior gets the threshold of all classes together.
+The rule is that of ``threshold.rule: auto`` (:func:`cwbass.pseudo_labels.thresholds_for_precision`). Where that one leans on the
+other classes as far as a class has few pixels, a suggestion says so instead: it has ``pixels`` behind it, or is that of all classes.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class SweepRule:
     target: float = 0.9  # precision of the labels that are kept
     low: float = 0.3  # lowest threshold that is suggested
     high: float = 0.95  # highest; that of a class which reaches the target nowhere
-    prior: float = 500.0  # pixels by which a class's precision is shrunk to that of all
+    pixels: int = 500  # that a precision is measured on, at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +67,20 @@ class Sweep:
 
     def overall(self) -> Suggestion:
         """One threshold for all classes."""
-        pooled = Reliability(self.reliability.correct.sum(0, keepdim=True), self.reliability.total.sum(0, keepdim=True))
-        rule = replace(self.rule, prior=0.0)  # nothing to shrink to
-        tau, curve = thresholds_for_precision(pooled, **asdict(rule)), precision_curve(pooled, prior=0.0)
-        return _measured(pooled, tau.item(), self._reason(tau.item(), curve[0]))
+        return self._suggest(
+            Reliability(self.reliability.correct.sum(0, keepdim=True), self.reliability.total.sum(0, keepdim=True))
+        )
 
     def classes(self) -> dict[str, Suggestion]:
         """A threshold for each class."""
         found, everyone = {}, self.overall().threshold
-        tau = thresholds_for_precision(self.reliability, **asdict(self.rule)).tolist()
-        curve = precision_curve(self.reliability, prior=self.rule.prior)
         for index, name in enumerate(self.class_names):
             own = Reliability(self.reliability.correct[index : index + 1], self.reliability.total[index : index + 1])
-            if (pixels := int(own.total.sum())) < self.rule.prior:
+            if (pixels := int(own.total.sum())) >= self.rule.pixels:
+                found[name] = self._suggest(own)
+            else:
                 said = f"{pixels:,} pixels are too few to judge" if pixels else "never named on the slice"
                 found[name] = _measured(own, everyone, f"{said}: the threshold of all classes")
-            else:
-                found[name] = _measured(own, tau[index], self._reason(tau[index], curve[index]))
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -118,20 +115,24 @@ class Sweep:
         source = {key: value for key, value in values.items() if key not in given}
         return cls(names, Reliability(**counts), source, SweepRule(**values["rule"]))
 
-    def _reason(self, tau: float, curve: Tensor) -> str:
-        """Why ``tau``, from the precision at each threshold. [N]."""
+    def _suggest(self, counts: Reliability) -> Suggestion:
+        """The rule's threshold for labels of one kind, and why. counts [1, N]."""
         rule, target = self.rule, _percent(self.rule.target)
+        judged = _without_tail(counts, rule.pixels)
+        tau = thresholds_for_precision(judged, target=rule.target, low=rule.low, high=rule.high, prior=0.0).item()
+        curve = precision_curve(judged, prior=0.0)[0].nan_to_num(0.0)
         reached = curve >= rule.target
-        if not bool(reached.any()):
-            best = int(curve.nan_to_num(0.0).argmax())
-            highest = f"at best {_percent(curve[best].item())} at {best / len(curve):.2f}"
-            return f"never reaches {target}, {highest}: the highest threshold asked for"
         first = int(reached.to(torch.uint8).argmax()) / len(curve)
-        if first > tau:
-            return f"reaches {target} at {first:.2f} only: the highest threshold asked for"
-        if first < tau:
-            return f"reaches {target} at {first:.2f} already: the lowest threshold asked for"
-        return f"the lowest threshold whose precision reaches {target}"
+        if not bool(reached.any()):
+            best = f"at best {_percent(curve.max().item())} at {int(curve.argmax()) / len(curve):.2f}"
+            reason = f"never reaches {target}, {best}: the highest threshold asked for"
+        elif first > tau:
+            reason = f"reaches {target} at {first:.2f} only: the highest threshold asked for"
+        elif first < tau:
+            reason = f"reaches {target} at {first:.2f} already: the lowest threshold asked for"
+        else:
+            reason = f"the lowest threshold whose precision reaches {target}"
+        return _measured(counts, tau, reason)
 
 
 def read_sweep(path: Path) -> Sweep:
@@ -153,6 +154,14 @@ def _measured(counts: Reliability, tau: float, reason: str) -> Suggestion:
     correct, kept = (each.item() for each in retained(counts, torch.tensor(tau, dtype=torch.float64)))
     total = counts.total.sum().item()
     return Suggestion(round(tau, 4), correct / kept if kept else None, kept / total if total else None, int(kept), reason)
+
+
+def _without_tail(counts: Reliability, pixels: int) -> Reliability:
+    """The counts with the surest pixels in the highest bin that has so many at or above it: no precision of fewer. [1, N]."""
+    last = max(0, int((_at_or_above(counts.total)[0] >= pixels).sum()) - 1)
+    cut = [torch.cat((each[:, :last], each[:, last:].sum(1, keepdim=True), torch.zeros_like(each[:, last + 1 :])), 1)
+           for each in (counts.correct, counts.total)]  # fmt: skip
+    return Reliability(*cut)
 
 
 def _at_or_above(counts: Tensor) -> Tensor:

@@ -118,8 +118,8 @@ def _moment(row: Row, spec: DatasetSpec) -> Moment:
     tiles = [
         ("Kept", percent(row.get("retention"))),
         ("Right, of kept", percent(row.get("precision"))),
-        ("inside", percent(row.get("interior_precision"))),
-        ("near boundaries", percent(row.get("boundary_precision"))),
+        ("Right, inside", percent(row.get("interior_precision"))),
+        ("Right, near", percent(row.get("boundary_precision"))),
         ("Mean confidence", percent(row.get("mean_confidence"))),
         ("Disagreement", percent(row.get("disagreement"))),
     ]

@@ -30,16 +30,16 @@ def sweep() -> Sweep:
     for index, name in enumerate(NAMES):
         for tenth, (pixels, right) in PIXELS.get(name, {}).items():
             total[index, tenth], correct[index, tenth] = pixels, right
-    return Sweep(NAMES, Reliability(correct, total), {"network": "teacher", "step": 8}, SweepRule(prior=10.0))
+    return Sweep(NAMES, Reliability(correct, total), {"network": "teacher", "step": 8}, SweepRule(pixels=10))
 
 
 def test_each_class_gets_a_threshold_with_its_reason(sweep: Sweep) -> None:
     found = sweep.classes()
     assert found["sky"] == Suggestion(0.3, 0.941, 1.0, 1000, "reaches 90.0% at 0.00 already: the lowest threshold asked for")
     assert found["road"] == Suggestion(0.4, 0.95, 0.6, 600, "the lowest threshold whose precision reaches 90.0%")
-    # 160 of 200 and ten pixels that are right as often as all at 0.9 and above, 1056 of 1105: 80.7 %. Nothing is above 0.95.
+    # 160 of 200 at 0.7 and above. In ten bins there is nothing at 0.95 and above.
     assert found["car"] == Suggestion(
-        0.95, None, 0.0, 0, "never reaches 90.0%, at best 80.7% at 0.90: the highest threshold asked for"
+        0.95, None, 0.0, 0, "never reaches 90.0%, at best 80.0% at 0.70: the highest threshold asked for"
     )
     # All classes together reach 1626 of 1705 at 0.7, and 2126 of 2705 below.
     assert sweep.overall() == Suggestion(
@@ -54,8 +54,17 @@ def test_a_target_that_is_reached_beyond_the_highest_threshold_is_said_so(sweep:
     assert replace(sweep, rule=rule).classes()["road"].reason == "reaches 90.0% at 0.40 only: the highest threshold asked for"
 
 
+def test_a_few_lucky_pixels_are_no_reason() -> None:
+    total, correct = torch.zeros(2, 1, 10, dtype=torch.float64)
+    total[0, 4:9], correct[0, 4:9] = 100.0, 50.0
+    total[0, 9] = correct[0, 9] = 49.0  # all right, and with fewer than 50 behind them
+    found = Sweep(("pole",), Reliability(correct, total), {}, SweepRule(pixels=50)).classes()["pole"]
+    assert found.threshold == 0.95
+    assert found.reason == "never reaches 90.0%, at best 66.4% at 0.80: the highest threshold asked for"  # (50 + 49) of 149
+
+
 def test_where_there_are_pixels_enough_the_rule_is_that_of_auto(sweep: Sweep) -> None:
-    auto = thresholds_for_precision(sweep.reliability, target=0.9, low=0.3, high=0.95, prior=10.0).tolist()
+    auto = thresholds_for_precision(sweep.reliability, target=0.9, low=0.3, high=0.95, prior=0.0).tolist()
     assert [sweep.classes()[name].threshold for name in NAMES[:3]] == auto[:3]
 
 

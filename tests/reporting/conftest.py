@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from cwbass.data.base import DatasetSpec
+from cwbass.evaluation.probes import ProbeBook, draw_frame, draw_probe
+from cwbass.evaluation.sweep import Sweep
 from cwbass.reporting.html import GalleryItem
+from cwbass.types import Reliability
 
 CLASSES = ("sky", "building", "road", "pavement", "tree", "car", "cyclist")
 PALETTE = ((128, 160, 200), (128, 64, 64), (128, 64, 128), (244, 35, 232), (107, 142, 35), (0, 0, 142), (220, 20, 60))
@@ -39,6 +44,38 @@ def run(spec: DatasetSpec) -> dict[str, Any]:
             ],
         },
     }
+
+
+@pytest.fixture(scope="session")
+def flight(run: dict[str, Any], spec: DatasetSpec) -> dict[str, Any]:
+    """Arguments of write_flight, all parts filled: 18 epochs, two images, seven classes."""
+    rng = np.random.default_rng(0)
+    classes = spec.num_classes
+    history = []
+    for row in run["history"]:
+        more = {
+            "seen_per_class": [1_234_567, *[1000] * (classes - 2), 0],
+            "kept_per_class": [1_000_000, *[250] * (classes - 2), 0],
+            "confidence_histogram": [[0] * 10 + list(range(10)) for _ in range(classes)],
+            "labeled_share": [1 / classes] * classes,
+            "pseudo_label_share": [0.9, *[0.1 / (classes - 1)] * (classes - 1)],
+            "interior_precision": 0.95, "interior_precision_per_class": [0.9] * classes,
+            "boundary_precision": 0.6, "boundary_precision_per_class": [0.5] * (classes - 1) + [None],
+            "selection_iou_per_class": [0.7] * classes, "student_gap_per_class": [-0.021] * classes,
+            "disagreement": 0.04, "disagreement_per_class": [0.04] * classes,
+        }  # fmt: skip
+        history.append({**row, **more} if row["stage"] == "train" else row)
+    steps = [row["step"] for row in history if row["stage"] == "train"]
+    label = rng.integers(0, classes, (12, 16), dtype=np.uint8)
+    image = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    frame = draw_frame(label, rng.random((12, 16), dtype=np.float32), label > 2, label == 1, label, spec)
+    book = ProbeBook(
+        [draw_probe("unlabelled", "u1", image, None, spec), draw_probe("selection", "s1", image, label, spec)],
+        {step: [replace(frame, right=None), frame] for step in steps},
+    )
+    total = torch.full((classes, 100), 10.0, dtype=torch.float64)
+    sweep = Sweep(spec.class_names, Reliability(total * 0.95, total), {"network": "teacher", "step": 400, "images": 8})
+    return {"history": history, "probes": book, "sweep": sweep, "spec": spec}
 
 
 def _metrics(rng: np.random.Generator) -> dict[str, Any]:

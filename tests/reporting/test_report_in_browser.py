@@ -1,4 +1,4 @@
-"""The page as a browser builds it: offline, without scripts, and in a sandboxed frame."""
+"""The pages as a browser builds them: offline, the report without scripts and in a sandboxed frame, the flight recorder with its own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from cwbass.reporting.flight import write_flight
 from cwbass.reporting.html import write_report
 
 BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
@@ -59,3 +60,26 @@ def test_the_page_is_drawn_in_a_sandboxed_frame(report: Path, tmp_path: Path) ->
     with Image.open(picture) as drawn:
         colors = {color for _, color in drawn.convert("RGB").getcolors(maxcolors=1_000_000) or []}
     assert (0, 114, 178) in colors  # the edge of the first tile: the page's style is at work
+
+
+def test_the_slider_shows_the_epoch_it_stands_at(flight: dict[str, Any], tmp_path: Path) -> None:
+    page, moved = tmp_path / "flight.html", tmp_path / "moved.html"
+    write_flight(page, **flight)
+    done = browse(page, tmp_path / "profile", "--dump-dom")
+    assert "CONSOLE" not in done.stderr  # its policy lets its own script run
+    assert shown(done.stdout) == {"17"}
+    assert '<button type="button" data-script="">Play</button>' in done.stdout  # no longer hidden
+    drag = "const slider = document.querySelector('.scrub input'); slider.value = 3; slider.dispatchEvent(new Event('input'));"
+    text = re.sub(r"script-src 'sha256-[^']+'", "script-src 'unsafe-inline'", page.read_text(encoding="utf-8"))
+    moved.write_text(text.replace("</body>", f"<script>{drag}</script></body>"), encoding="utf-8")
+    done = browse(moved, tmp_path / "profile", "--dump-dom")
+    assert shown(done.stdout) == {"3"}
+    assert 'aria-valuetext="epoch 4, step 1,200"' in done.stdout
+    cursors = re.findall(r'<line class="cursor" x1="([^"]+)" x2="([^"]+)"[^>]* data-at="([^"]+)"', done.stdout)
+    assert len(cursors) == 7
+    assert all(x1 == x2 == places.split()[3] for x1, x2, places in cursors)
+
+
+def shown(dom: str) -> set[str]:
+    """Moments of which anything is visible."""
+    return {moment for rest, moment in re.findall(r'<(?:img|span|tbody|ul)([^>]*?) data-frame="(\d+)">', dom)}
