@@ -112,7 +112,7 @@ def confidence_counts(confidence: Tensor, label: Tensor, where: Tensor, num_clas
         [K, CONFIDENCE_BINS] int64.
     """
     fine = (confidence * CONFIDENCE_BINS).long().clamp_(max=CONFIDENCE_BINS - 1)
-    counts = count_by_class(label * CONFIDENCE_BINS + fine, where, num_classes * CONFIDENCE_BINS)
+    counts = count_by_class(fine.add_(label, alpha=CONFIDENCE_BINS), where, num_classes * CONFIDENCE_BINS)
     return counts.view(num_classes, CONFIDENCE_BINS)
 
 
