@@ -17,10 +17,9 @@ from benchmarks.harness import Pair, Row, at_most
 from benchmarks.photos import CITY, VOC, write_photos
 from cwbass.config import EvalConfig
 from cwbass.data.base import DatasetSpec, default_palette, read_image
-from cwbass.evaluation.boundary import band_counts, band_width, contour_counts
 from cwbass.evaluation.evaluate import evaluate
 from cwbass.evaluation.inference import predict_probs
-from cwbass.evaluation.metrics import TOLERANCES, Scores
+from cwbass.evaluation.metrics import Scores
 from cwbass.memory import keep_freed_memory
 from cwbass.models import build_model
 from cwbass.training.device import place
@@ -92,17 +91,12 @@ def measure_metrics(size: tuple[int, int], num_classes: int, noise: float, part:
     scores = Scores(num_classes, IGNORE)
     truth = scores._code_map(mask)
     pred = (probs.argmax(0).to(torch.uint8) + 1) * truth.clamp(max=1)
-    distance = band_width(*mask.shape)
-
-    def confusion() -> None:
-        scores.confusion.update(pred, scores._code_map(mask))
-
-    def boundary() -> None:
-        confusion()
-        band_counts(truth, pred, num_classes, distance)
-        contour_counts(truth, pred, num_classes, TOLERANCES)
-
-    calls = {"confusion": confusion, "boundary": boundary, "all": lambda: scores.update(probs, mask)}
+    plain = Scores(num_classes, IGNORE, boundary=False)
+    calls = {
+        "confusion": lambda: plain.count_labels(pred, plain._code_map(mask)),
+        "boundary": lambda: scores.count_labels(pred, scores._code_map(mask)),
+        "all": lambda: scores.update(probs, mask),
+    }
     return Pair(
         _one_thread(calls[part]),
         _one_thread(lambda: torch.bincount(labels, minlength=num_classes)),

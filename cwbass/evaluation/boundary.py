@@ -1,7 +1,7 @@
 """Counts behind Boundary IoU and boundary F1, for all classes at once.
 
 A code map is [H, W] uint8: class + 1, and 0 where the pixel is ignored. Truth and prediction are
-0 at the same pixels. Nothing here makes a plane per class, so the cost does not grow with C.
+0 at the same pixels. Nothing here makes a plane per class: the cost grows with the classes that both maps show, by eights, and not with C.
 
 What is no boundary: the frame of the image, and the border of an ignored region. Annotators also
 use ignored pixels to hide where one class ends and the next begins (PASCAL VOC draws about five
@@ -12,17 +12,17 @@ trace, and a gap wider than twice ``GAP`` hides its contour for good.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import hypot
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-GAP = 5  # pixels that each side of an ignored gap may grow
-_STRIP = 1 << 18  # pixels that contours are compared in at once: few enough for a core's cache
+from cwbass.evaluation.code_maps import GAP, Bytes, Layout, flat_close_gaps, flat_contour, flat_disks, flatten, mixed_windows
+
+_STRIP = 1 << 20  # pixels that contours are compared in at once: few enough for a processor's cache
+_WORD = 8  # classes whose bits share a byte
 
 
 def band_width(height: int, width: int) -> int:
@@ -30,70 +30,8 @@ def band_width(height: int, width: int) -> int:
     return max(1, round(0.02 * hypot(height, width)))
 
 
-def band(codes: Tensor, width: int) -> Tensor:
-    """The pixels of each class that have another class within ``width`` pixels (Chebyshev distance).
-
-    Args:
-        codes: Code maps. [..., H, W] uint8.
-        width: Of the band inside each class, pixels, >= 1.
-
-    Returns:
-        Code maps that are 0 outside the bands too. [..., H, W] uint8.
-    """
-    highest = _window(codes, width, torch.maximum, fill=0)
-    # One less makes 0 wrap to 255, so that an ignored pixel is never the lowest either.
-    lowest = _window(codes - 1, width, torch.minimum, fill=255)
-    return codes * (highest - 1 != lowest).view(torch.uint8)
-
-
-def contour(codes: Tensor) -> Tensor:
-    """The pixels of each class that touch another class with one of their four sides.
-
-    Args:
-        codes: Code maps. [..., H, W] uint8.
-
-    Returns:
-        Code maps that are 0 off the contours too. [..., H, W] uint8.
-    """
-    padded = F.pad(codes, (1, 1, 1, 1))
-    below = padded - 1  # as in band
-    highest, lowest = codes.clone(), below[..., 1:-1, 1:-1].clone()
-    middle = slice(1, -1)
-    for y, x in ((slice(-2), middle), (slice(2, None), middle), (middle, slice(-2)), (middle, slice(2, None))):
-        torch.maximum(highest, padded[..., y, x], out=highest)
-        torch.minimum(lowest, below[..., y, x], out=lowest)
-    return codes * (highest - 1 != lowest).view(torch.uint8)
-
-
-def close_gaps(codes: Tensor) -> Tensor:
-    """Grow every class into the ignored pixels within ``GAP`` of it (Chebyshev distance). [..., H, W] uint8 -> same."""
-    if codes.min() > 0:
-        return codes
-    for _ in range(GAP):
-        grown = _window(codes, 1, torch.maximum, fill=0)
-        # Grow where the code is 0, and nowhere else; to compare bytes with a number takes torch ten times as long.
-        codes = codes.clamp(max=1).neg_().add_(1).mul_(grown).add_(codes)
-    return codes
-
-
-def near_boundaries(mask: Tensor, width: int, ignore_index: int) -> Tensor:
-    """The mask with every pixel ignored that has no other class within ``width`` pixels.
-
-    Args:
-        mask: Class index, at most 254, or ``ignore_index``. [H, W] uint8.
-        width: Chebyshev distance, pixels, >= 1.
-        ignore_index: Mask value that takes no part.
-
-    Returns:
-        [H, W] uint8.
-    """
-    codes = torch.where(mask == ignore_index, 0, mask + 1)  # 255 wraps to 0
-    near = band(close_gaps(codes), width) > 0
-    return mask.where(near, ignore_index)
-
-
-def band_counts(truth: Tensor, pred: Tensor, num_classes: int, width: int) -> Tensor:
-    """Intersection and union of the two bands, per class.
+def confusion_and_bands(truth: Tensor, pred: Tensor, num_classes: int, width: int) -> tuple[Tensor, Tensor]:
+    """Which classes meet, and intersection and union of the two bands per class: one count of the pixels gives both.
 
     Args:
         truth: Code map. [H, W] uint8.
@@ -102,17 +40,19 @@ def band_counts(truth: Tensor, pred: Tensor, num_classes: int, width: int) -> Te
         width: Of the band, pixels; see :func:`band_width`.
 
     Returns:
-        Pixels in the intersection and in the union. [2, C] int64.
+        Pixels of each true and predicted class, [C, C] int64, and pixels in the intersection and in the
+        union, [2, C] int64.
 
     Source:
         Boundary IoU, Cheng et al., CVPR 2021.
         Differs: the frame of the image is no boundary; there it is one.
     """
     side = num_classes + 1
-    bands = band(torch.stack((truth, pred)), width)
-    joint = count_pairs(bands[0], bands[1], side)  # row and column 0: outside the bands
-    both = joint.diagonal()
-    return torch.stack((both, joint.sum(0) + joint.sum(1) - both))[:, 1:]
+    in_truth, in_pred = (mixed_windows(codes, width) for codes in (truth, pred))
+    details = pred.to(torch.int16).mul_(4).add_(in_truth * 2 + in_pred)
+    joint = count_pairs(truth, details, 4 * side, rows=side).view(side, side, 2, 2)[1:, 1:]
+    both = joint[..., 1, 1].diagonal()
+    return joint.sum((2, 3)), torch.stack((both, joint[:, :, 1].sum((1, 2)) + joint[..., 1].sum((0, 2)) - both))
 
 
 def contour_counts(truth: Tensor, pred: Tensor, num_classes: int, tolerances: Sequence[int]) -> Tensor:
@@ -132,34 +72,71 @@ def contour_counts(truth: Tensor, pred: Tensor, num_classes: int, tolerances: Se
         What is a good evaluation measure for semantic segmentation?, Csurka et al., BMVC 2013.
         Differs: counts are meant to be added up over the dataset, not scores averaged over images.
     """
-    margin = max(tolerances)
-    halo = margin + GAP + 1  # rows around a strip on which what is counted in it depends
+    halo = max(tolerances) + GAP + 1  # rows around a strip on which what is counted in it depends
     height, width = truth.shape
     rows = max(halo, _STRIP // width) if truth.device.type == "cpu" else height
     total = truth.new_zeros(2, len(tolerances) + 1, num_classes, dtype=torch.int64)
     for top in range(0, height, rows):
-        bottom, first = min(top + rows, height), max(top - halo, 0)
-        part = torch.stack((truth[first : bottom + halo], pred[first : bottom + halo]))
-        # A strip's own frame may be wrong as far as gaps grow, and one pixel more.
-        from_, to = max(top - margin, 0), min(bottom + margin, height)
-        contours = contour(close_gaps(part))[:, from_ - first : to - first]
-        total += _strip_counts(contours, slice(top - from_, bottom - from_), num_classes, tolerances)
+        first = max(top - halo, 0)
+        strip, counted = slice(first, top + rows + halo), slice(top - first, min(top + rows, height) - first)
+        total += _strip_counts(truth[strip], pred[strip], counted, num_classes, tolerances)
     return total
 
 
-def _strip_counts(contours: Tensor, rows: slice, num_classes: int, tolerances: Sequence[int]) -> Tensor:
-    """:func:`contour_counts` of some rows of two contour maps, [2, H, W]."""
-    margin = max(tolerances)  # so that a look beyond the frame finds 0, and not the next row
-    padded = F.pad(contours, (margin,) * 4)
-    width = padded.shape[2]
-    ranks = _first_rings(padded[0].flatten(), padded[1].flatten(), _rings(tolerances, width), margin * width)
-    inside = slice(margin + rows.start, margin + rows.stop)
-    side = num_classes + 1
-    counts = [
-        count_pairs(rank.view(-1, width)[inside], codes[inside], side, rows=len(tolerances) + 1)
-        for rank, codes in zip(ranks, padded, strict=True)
-    ]
-    return torch.stack(counts)[..., 1:]  # column 0: off the contours
+def _strip_counts(truth: Tensor, pred: Tensor, counted: slice, num_classes: int, tolerances: Sequence[int]) -> Tensor:
+    """:func:`contour_counts` of the rows ``counted`` of two code maps."""
+    (layout, one), (_, other) = (flatten(codes, max(GAP, *tolerances)) for codes in (truth, pred))
+    xp, side = layout.xp, num_classes + 1
+    pixels = [_contour_pixels(layout, codes) for codes in flat_close_gaps(layout, [one, other])]
+    begin, end = ((layout.margin + row) * layout.row for row in (counted.start, counted.stop))
+    counts = []
+    for (places, codes), near in zip(pixels, _near(layout, one, pixels, side, tolerances), strict=True):
+        first_ring = xp.asarray(len(tolerances) - near, dtype=xp.int64)
+        key = (first_ring * side + codes)[(places >= begin) & (places < end)]
+        counts.append(torch.asarray(xp.bincount(key, minlength=(len(tolerances) + 1) * side)).view(-1, side))
+    return torch.stack(counts)[..., 1:]
+
+
+def _near(layout: Layout, flat: Bytes, pixels: Sequence[tuple[Any, Any]], side: int, tolerances: Sequence[int]) -> list[Bytes]:
+    """Within how many tolerances of a contour pixel the other map has one of the same class.
+
+    Classes take the bits of a word in turn, so that a disk around every pixel is looked at for eight of them at once.
+
+    Args:
+        layout: Of the maps.
+        flat: Any of them.
+        pixels: Of :func:`_contour_pixels`, of both maps.
+        side: Codes below this one.
+        tolerances: Pixels.
+
+    Returns:
+        For each map, of its contour pixels. [n] uint8.
+    """
+    xp = layout.xp
+    of_class = [xp.bincount(codes, minlength=side) for _, codes in pixels]
+    shared = [code for code, both in enumerate(zip(*(count.tolist() for count in of_class), strict=True)) if all(both)]
+    near = [xp.zeros_like(codes, dtype=xp.uint8) for _, codes in pixels]
+    for first in range(0, len(shared), _WORD):
+        table = xp.zeros_like(of_class[0], dtype=xp.uint8)
+        for bit, code in enumerate(shared[first : first + _WORD]):
+            table[code] = 1 << bit
+        bits = [table.take(codes) for _, codes in pixels]
+        disks = []
+        for (places, _), own in zip(pixels, bits, strict=True):
+            words = xp.zeros_like(flat)
+            words[places] = own
+            disks.append(flat_disks(layout, words, tolerances))
+        for (places, _), own, within, others in zip(pixels, bits, near, reversed(disks), strict=True):
+            for disk in others:
+                within += (disk.take(places) & own) != 0
+    return near
+
+
+def _contour_pixels(layout: Layout, codes: Bytes) -> tuple[Any, Any]:
+    """Where the contours of a flat code map lie, and their codes there. [n] int64 each."""
+    xp, lines = layout.xp, flat_contour(layout, codes)
+    places = xp.argwhere(lines != 0)[:, 0]
+    return places, xp.asarray(lines.take(places), dtype=xp.int64)
 
 
 def count_pairs(one: Tensor, other: Tensor, side: int, rows: int | None = None) -> Tensor:
@@ -167,7 +144,7 @@ def count_pairs(one: Tensor, other: Tensor, side: int, rows: int | None = None) 
 
     Args:
         one: Values below ``rows``. Any shape, uint8.
-        other: Values below ``side``. Same shape, uint8.
+        other: Values below ``side``. Same shape, uint8 or int16.
         side: Columns of the table.
         rows: Rows of the table; None takes as many.
 
@@ -193,64 +170,3 @@ def boundary_f1(counts: Tensor) -> Tensor:
     # Both are 0 together, so any positive divisor gives 0 there.
     f1: Tensor = 2 * precision * recall / torch.where(recall > 0, precision + recall, 1.0)
     return f1.masked_fill(total.sum(0) == 0, torch.nan)
-
-
-def _window(x: Tensor, radius: int, pick: Callable[..., Tensor], fill: int) -> Tensor:
-    """Highest or lowest value within ``radius`` along both axes, in log2(radius) passes. [..., H, W] -> same."""
-    x = F.pad(x, (radius,) * 4, value=fill)
-    spare = torch.empty_like(x)  # two maps in turn: a new one for each pass would be one that no cache holds
-    for dim in (-2, -1):
-        length, span = 2 * radius + 1, 1  # each value of x already speaks for span pixels
-        while span < length:
-            step = min(span, length - span)
-            kept = x.shape[dim] - step
-            left, right, out = x.narrow(dim, 0, kept), x.narrow(dim, step, kept), spare.narrow(dim, 0, kept)
-            pick(left, right, out=out)
-            x, spare = out, left
-            span += step
-    return x
-
-
-def _rings(tolerances: Sequence[int], row: int) -> list[list[int]]:
-    """Offsets in a flat map with ``row`` pixels a row: the disk of the first tolerance, then ring by ring."""
-    reach = range(-max(tolerances), max(tolerances) + 1)
-    rings, inner = [], -1
-    for tolerance in tolerances:
-        outer = tolerance**2
-        rings.append([dy * row + dx for dy in reach for dx in reach if inner < dy * dy + dx * dx <= outer])
-        inner = outer
-    return rings
-
-
-def _first_rings(first: Tensor, second: Tensor, rings: Sequence[Sequence[int]], border: int) -> tuple[Tensor, Tensor]:
-    """For each pixel of either map, the index of the first ring around it that holds its code in the other.
-
-    Moves whole maps, though only contours matter: that costs the same for every prediction, and
-    gathering single pixels is cheaper for none but the smoothest.
-
-    Args:
-        first: Flat code map. [N] uint8.
-        second: Flat code map. [N] uint8.
-        rings: Offsets into a flat map, symmetric.
-        border: Pixels at either end that are padding, at least the largest offset.
-
-    Returns:
-        ``len(rings)`` where there is no such ring. [N] uint8 each.
-    """
-    least_first, least_second = torch.full_like(first, 255), torch.full_like(second, 255)
-    xp: Any = torch
-    arrays: Any = (first, second, least_first, least_second)
-    if first.device.type == "cpu":  # numpy does the same to the same memory, and its calls take a third of the time of torch's
-        xp, arrays = np, [tensor.numpy() for tensor in arrays]
-    inside, others, nearest, nearest_others = arrays[0][border:-border], arrays[1], arrays[2][border:-border], arrays[3]
-    difference = xp.empty_like(inside)
-    ranks = torch.zeros_like(first), torch.zeros_like(second)
-    for ring in rings:
-        for offset in ring:
-            moved = slice(border + offset, border + offset + len(inside))
-            xp.bitwise_xor(inside, others[moved], out=difference)  # 0 where codes are equal
-            xp.minimum(nearest, difference, out=nearest)
-            xp.minimum(nearest_others[moved], difference, out=nearest_others[moved])
-        for rank, least in zip(ranks, (least_first, least_second), strict=True):
-            rank += least.clamp(max=1)
-    return ranks

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from cwbass.errors import DataError, ParamsError, WeightsError
-from cwbass.evaluation.boundary import band_counts, band_width, boundary_f1, contour_counts, count_pairs
+from cwbass.evaluation.boundary import band_width, boundary_f1, confusion_and_bands, contour_counts, count_pairs
 from cwbass.types import Reliability
 from cwbass.world import World
 
@@ -138,12 +138,19 @@ class Scores:
             raise WeightsError("the network's probabilities are not finite; its weights are damaged, use another checkpoint.")
         valid = truth.clamp(max=1)  # [H, W] uint8, 0 or 1
         pred = (highest.to(torch.uint8) + 1) * valid
-        self.confusion.update(pred, truth)
         self._count_confidence(confidence * valid, pred, truth)
-        if self.boundary:
-            self.bands += band_counts(truth, pred, self.num_classes, band_width(*truth.shape))
-            self.contours += contour_counts(truth, pred, self.num_classes, TOLERANCES)
+        self.count_labels(pred, truth)
         self.images += 1
+
+    def count_labels(self, pred: Tensor, truth: Tensor) -> None:
+        """Count code maps: class + 1, and 0 in both where ignored. [H, W] uint8 each."""
+        if not self.boundary:
+            self.confusion.update(pred, truth)
+            return
+        confusion, bands = confusion_and_bands(truth, pred, self.num_classes, band_width(*truth.shape))
+        self.confusion.confmat += confusion
+        self.bands += bands
+        self.contours += contour_counts(truth, pred, self.num_classes, TOLERANCES)
 
     def add_up(self, world: World) -> None:
         """Take in the counts of all processes, once each has counted its images."""

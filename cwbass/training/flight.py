@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cwbass.config import EvalConfig
 from cwbass.data.base import DatasetSpec, Sample, read_image, read_mask
-from cwbass.evaluation.boundary import near_boundaries
+from cwbass.evaluation.code_maps import near_boundaries
 from cwbass.evaluation.evaluate import eval_mode
 from cwbass.evaluation.inference import predict_probs
 from cwbass.evaluation.probes import ProbeBook, choose_probes, draw_frame, draw_probe, frame_epochs

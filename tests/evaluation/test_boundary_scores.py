@@ -12,19 +12,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from cwbass.data.base import read_raw_mask
-from cwbass.evaluation import boundary
-from cwbass.evaluation.boundary import (
-    GAP,
-    band,
-    band_counts,
-    band_width,
-    boundary_f1,
-    close_gaps,
-    contour,
-    contour_counts,
-    count_pairs,
-    near_boundaries,
-)
+from cwbass.evaluation import boundary, code_maps
+from cwbass.evaluation.boundary import band_width, boundary_f1, confusion_and_bands, contour_counts, count_pairs
+from cwbass.evaluation.code_maps import GAP, band, close_gaps, contour, near_boundaries
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 TOLERANCES = (1, 3, 5)
@@ -33,6 +23,10 @@ TOLERANCES = (1, 3, 5)
 def codes(rows: list[str]) -> Tensor:
     """A code map from a picture: . is ignored, a digit is a class."""
     return torch.tensor([[0 if pixel == "." else int(pixel) + 1 for pixel in row] for row in rows], dtype=torch.uint8)
+
+
+def band_counts(truth: Tensor, pred: Tensor, num_classes: int, width: int) -> Tensor:
+    return confusion_and_bands(truth, pred, num_classes, width)[1]
 
 
 def picture(code_map: Tensor) -> list[str]:
@@ -232,6 +226,32 @@ def test_pairs_are_counted(side: int):
     expected = np.zeros((side, side), dtype=int)
     np.add.at(expected, (one.numpy().ravel(), other.numpy().ravel()), 1)
     assert np.array_equal(count_pairs(one, other, side).numpy(), expected)
+
+
+@pytest.mark.parametrize("classes", [3, 89, 90, 255])  # 4 * 90 ** 2 fits 16 bits, and 4 * 91 ** 2 does not
+def test_classes_that_meet_are_counted_with_the_bands(classes: int):
+    truth, pred = random_maps(2, 3, ignored=0.2)
+    truth, pred = ((code_map + classes - 3) * code_map.clamp(max=1) for code_map in (truth, pred))  # the highest codes
+    confusion, _ = confusion_and_bands(truth, pred, classes, 2)
+    assert torch.equal(confusion, count_pairs(truth, pred, classes + 1)[1:, 1:])
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 10_000), classes=st.sampled_from([8, 9, 17, 40]))
+def test_contours_of_more_classes_than_a_word_has_bits_are_counted(seed: int, classes: int):
+    noise = torch.tensor(np.random.default_rng(seed).integers(1, classes + 1, (2, 30, 34), dtype=np.uint8))
+    one, other = contour(noise).numpy()
+    expected = [plain_rings(one, other, classes), plain_rings(other, one, classes)]
+    assert contour_counts(*noise, classes, TOLERANCES).tolist() == expected
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_torch_counts_on_other_devices_what_numpy_counts_on_a_cpu(seed: int, monkeypatch: pytest.MonkeyPatch):
+    truth, pred = random_maps(seed, 10, ignored=0.2)
+    calls = (lambda: contour_counts(truth, pred, 10, TOLERANCES), lambda: band_counts(truth, pred, 10, 4), lambda: contour(pred))
+    by_numpy = [call() for call in calls]
+    monkeypatch.setattr(code_maps, "_library", lambda maps: torch)
+    assert all(torch.equal(call(), other) for call, other in zip(calls, by_numpy, strict=True))
 
 
 @settings(deadline=None, max_examples=25)
