@@ -7,6 +7,7 @@ step (weak crops with masks; weak and strong views), as one loader process makes
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from itertools import count
@@ -49,6 +50,7 @@ def measure(size: tuple[int, int], kind: str, cached: bool, against: str, repeat
     return Pair(
         ours=one_thread(pipeline(labeled, unlabeled, root, CROP[size], root / "cache" if cached else None)),
         against=one_thread(lambda: [theirs(root, sample) for sample in labeled + unlabeled]),
+        clock=time.process_time,
         note=note,
     )
 

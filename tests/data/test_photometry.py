@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from cwbass.data.photometry import gaussian_blur, shift_hue
+from cwbass.data.photometry import adjust_brightness, adjust_contrast, adjust_saturation, gaussian_blur, shift_hue, to_gray
+
+Adjust = Callable[[Tensor, float], Tensor]
 
 
 def noise(height: int, width: int, seed: int = 0) -> Tensor:
@@ -23,6 +27,39 @@ def colors(levels: int) -> Tensor:
     """Every colour of ``levels`` values a channel, among them the greys, black and white. [3, levels**2, levels]."""
     values = torch.linspace(0, 255, levels).round().to(torch.uint8)
     return torch.cartesian_prod(values, values, values).T.reshape(3, levels**2, levels)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.3, 0.5, 0.9999, 1.0, 1.25, 1.5, 3.0])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (adjust_brightness, F.adjust_brightness),
+        (adjust_contrast, F.adjust_contrast),
+        (adjust_saturation, F.adjust_saturation),
+    ],
+)
+def test_colors_are_adjusted_as_torchvision_does_it(ours: Adjust, theirs: Adjust, factor: float) -> None:
+    for image in (colors(32), noise(37, 53), noise(37, 53).contiguous(), noise(1, 1)):
+        assert torch.equal(ours(image, factor), theirs(image, factor))
+
+
+@given(st.floats(0, 2), st.integers(0, 1000))
+@settings(max_examples=50, deadline=None)
+def test_any_factor_adjusts_as_torchvision_does_it(factor: float, seed: int) -> None:
+    image = noise(61, 67, seed)
+    assert torch.equal(adjust_brightness(image, factor), F.adjust_brightness(image, factor))
+    assert torch.equal(adjust_contrast(image, factor), F.adjust_contrast(image, factor))
+    assert torch.equal(adjust_saturation(image, factor), F.adjust_saturation(image, factor))
+
+
+def test_grey_is_torchvisions() -> None:
+    for image in (colors(32), noise(37, 53)):
+        assert torch.equal(to_gray(image), F.rgb_to_grayscale(image, 3))
+
+
+def test_a_factor_of_two_doubles_what_can_be_doubled() -> None:
+    image = torch.tensor([100, 127, 200], dtype=torch.uint8)[:, None, None]
+    assert adjust_brightness(image, 2.0).flatten().tolist() == [200, 254, 255]
 
 
 @pytest.mark.parametrize("turns", [-0.5, -0.25, -1 / 6, -1e-9, 0.0, 0.1, 1 / 3, 0.5])

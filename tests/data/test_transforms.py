@@ -13,6 +13,7 @@ from torch.nn import functional as nnf
 from torchvision.transforms.v2 import functional as F
 
 from cwbass.config import AugmentConfig
+from cwbass.data import transforms
 from cwbass.data.transforms import PAD_VALUE, Geometry, crop_image, crop_mask, crop_valid, draw_geometry, strong_view
 
 IGNORE = 255
@@ -103,6 +104,21 @@ def test_image_and_mask_stay_aligned(size: tuple[int, int]) -> None:
         # Half-way between two colours lies the edge of the mask, to the pixel.
         assert ((view[0] > 100) == (label == 1))[valid].double().mean() > 0.95
     assert seen > 5000
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 300), (321, 97), (500, 321), (160, 643)])
+def test_a_mask_is_resized_as_torchvision_does_it(size: tuple[int, int]) -> None:
+    mask = noise(*size)[..., 0]
+    expected = F.resize(torch.from_numpy(mask)[None], [321, 321], F.InterpolationMode.NEAREST_EXACT)[0]
+    assert torch.equal(crop_mask(mask, Geometry(0, 0, *size, 321, 321, False), 321, 255), expected)
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 96, 257, 500, 2048, 10_000])
+def test_pixels_are_looked_up_where_torch_does(length: int) -> None:
+    row = torch.arange(length) % 251  # a prime, so that no shift by a power of two is missed
+    for wanted in (1, 2, 96, 321):
+        expected = F.resize(row.to(torch.uint8)[None, None], [1, wanted], F.InterpolationMode.NEAREST_EXACT).flatten()
+        assert row[transforms._nearest(length, wanted)].tolist() == expected.tolist()
 
 
 def _flat(label: Tensor) -> Tensor:
