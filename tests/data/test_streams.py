@@ -189,3 +189,12 @@ def test_the_parts_of_all_processes_are_the_batch(processes: int) -> None:
     for k, batch in enumerate(whole):
         assert torch.equal(torch.cat([part[k].strong for part in parts]), batch.strong)
         assert torch.equal(torch.cat([part[k].valid for part in parts]), batch.valid)
+
+
+def test_images_are_stacked_channels_last_whatever_their_layout() -> None:
+    planar = torch.randint(256, (3, 5, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    side_by_side = planar.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    gray = planar[:1].expand(3, 5, 7)
+    image = collate_labeled([(view, torch.zeros(5, 7, dtype=torch.uint8)) for view in (planar, side_by_side, gray)]).image
+    assert torch.equal(image, torch.stack([planar, planar, gray]))
+    assert image.is_contiguous(memory_format=torch.channels_last)
