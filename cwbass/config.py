@@ -174,6 +174,11 @@ class TrainConfig(Section):
     early_stop: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Stop after this many epochs without a better mIoU on the selection slice."
     )
+    snapshots: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="States of the networks that are kept, evenly spaced over all steps, so that `cwbass eval` can draw a curve on the "
+        "test images. Nothing is chosen by them. A run with a second stage keeps none: its trainings count their own steps.",
+    )
     class_balance: Fraction = Field(
         default=0.0,
         description="Labelled pixels of a class count (median share / its share) ** this: 0 is plain cross-entropy, "

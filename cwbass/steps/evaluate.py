@@ -26,7 +26,9 @@ from cwbass.data.manifest import Manifest
 from cwbass.errors import CheckpointError, DataError
 from cwbass.evaluation.evaluate import evaluate as score
 from cwbass.evaluation.metrics import EvalResult
+from cwbass.evaluation.per_image import PerImage
 from cwbass.evaluation.probes import ProbeBook
+from cwbass.evaluation.selection import ImageConfusions
 from cwbass.evaluation.sweep import read_sweep
 from cwbass.pseudo_labels import threshold_map
 from cwbass.reporting.gallery import GalleryItem
@@ -39,9 +41,13 @@ from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint
 from cwbass.training.device import place, resolve_device, resolve_precision
 from cwbass.training.flight import PROBES
-from cwbass.training.stage import TIMINGS
+from cwbass.training.stage import SNAPSHOTS, TIMINGS
 
 logger = logging.getLogger(__name__)
+
+CONFUSIONS = "confusions.npz"
+# What counts at a folder of `cwbass train`, or of `cwbass warmup`; the one that counts first.
+FILES = {"selected": (BEST, BASELINE_BEST), "last": (LAST, BASELINE_LAST)}
 
 
 class EvaluateParams(Section):
@@ -83,27 +89,29 @@ def evaluate(
     data_root: Path | None = None,
     out_dir: Path | None = None,
     device: str = "auto",
+    per_image: bool = False,
     telemetry: Telemetry = SILENT,
 ) -> EvalReport:
     """Score a checkpoint, and a supervised baseline beside it, on the test split.
 
     Args:
         params: How to predict; None takes what the checkpoint was trained with.
-        checkpoint: A file, the folder of a registered version, or a training folder: its selected
-            checkpoint counts where there is one, else the last, and all are listed.
+        checkpoint: A file, the folder of a registered version, or a training folder (of the baseline: the warm-up's): its
+            selected checkpoint counts where there is one, else the last, and all are listed, snapshots too.
         baseline: Likewise, of the supervised baseline; None compares with nothing.
         manifest: The split; None scores all images with masks below ``data_root``.
         data_root: Folder of the dataset; None takes the checkpoint's.
         out_dir: Where metrics.json, the report and the plots go; None writes nothing.
         device: auto, cpu or cuda.
+        per_image: Whether ``out_dir`` gets the confusion matrix of every image, to resample images from.
         telemetry: Told the scores, where they are those of a split's test images.
 
     Raises:
         CheckpointError: A checkpoint is broken, or belongs to another split than the manifest.
         DataError: The data cannot be read, or has other classes than the checkpoint.
     """
-    ours = _candidates(checkpoint, BEST, LAST)
-    theirs = {} if baseline is None else _candidates(baseline, BASELINE_BEST, BASELINE_LAST)
+    ours = _candidates(checkpoint)
+    theirs = {} if baseline is None else _candidates(baseline)
     chosen_name, chosen = next(iter(ours.items()))
     config = chosen.run_params.eval if params is None else params.eval
     data = _test_set(chosen, manifest, data_root)
@@ -119,7 +127,14 @@ def evaluate(
 
     gallery = _Gallery(data, config.gallery)
     weights = chosen.network_name(config.weights)
-    result = scorer.score(chosen, weights, gallery.take)
+    confusions = ImageConfusions(data.spec.num_classes, data.spec.ignore_index)
+
+    def on_image(sample: Sample, image: NDArray[np.uint8], mask: NDArray[np.uint8], probs: Tensor) -> None:
+        gallery.take(sample, image, mask, probs)
+        if per_image:
+            confusions.add(probs, mask)
+
+    result = scorer.score(chosen, weights, on_image)
     table = {f"{weights} {chosen_name}": _headline(result)}
     metrics: dict[str, Any] = {
         **result.to_dict(data.spec.class_names),
@@ -130,7 +145,7 @@ def evaluate(
         "seed": chosen.seed,
         "weights": weights,
         "checkpoint": chosen_name,
-        "checkpoint_sha256": describe(_path_of(checkpoint, chosen_name, BEST, LAST))[1],
+        "checkpoint_sha256": describe(_files(checkpoint)[chosen_name])[1],
         "steps": chosen.step,
         "split": {"counts": dict(data.counts), "notes": list(data.notes)},
     }
@@ -146,6 +161,10 @@ def evaluate(
                 for network in each.networks:
                     if (key := f"{prefix}{network} {name}") not in table:
                         table[key] = _headline(scorer.score(each, network, boundary=False))
+        metrics["snapshots"] = [
+            {"step": each.step, **_headline(scorer.score(each, weights, boundary=False))}
+            for each in _snapshots(checkpoint, chosen)
+        ]
     metrics["checkpoints"] = dict(sorted(table.items()))
     telemetry.describe_run(data_version=data.split_hash, params=chosen.params, model=chosen.run_params.model.label)
     if manifest is not None:
@@ -161,7 +180,11 @@ def evaluate(
         probes=ProbeBook.read(drawn) if (drawn := _beside(PROBES, checkpoint)) else None,
         sweep=read_sweep(swept) if (swept := _beside(SWEEP, baseline, checkpoint)) else None,
     )
-    return EvalReport(metrics, write_run_files(files, out_dir))
+    report = write_run_files(files, out_dir)
+    if per_image:
+        ids = tuple(sample.id for sample in data.samples)
+        PerImage(ids, data.spec.class_names, np.stack(confusions.matrices)).write(out_dir / CONFUSIONS)
+    return EvalReport(metrics, report)
 
 
 def describe_protocol(config: EvalConfig) -> str:
@@ -231,21 +254,29 @@ class _Gallery:
         return items
 
 
-def _candidates(path: Path, best: str, last: str) -> dict[str, Checkpoint]:
+def _candidates(path: Path) -> dict[str, Checkpoint]:
     """The checkpoints at a path, the one that counts first."""
     if not path.is_dir() or is_version(path):
-        checkpoint = open_checkpoint(path)
-        return {describe(path)[0]: checkpoint}
-    found = {name: load_checkpoint(path / file) for name, file in (("selected", best), ("last", last)) if (path / file).is_file()}
+        return {describe(path)[0]: open_checkpoint(path)}
+    return {name: load_checkpoint(file) for name, file in _files(path).items()}
+
+
+def _files(path: Path) -> dict[str, Path]:
+    """Where :func:`_candidates` finds them."""
+    if not path.is_dir() or is_version(path):
+        return {describe(path)[0]: path}
+    found = {name: path / file for name, files in FILES.items() for file in files if (path / file).is_file()}
     if not found:
         raise CheckpointError(
-            f"{path} holds neither {best} nor {last}. Pass a folder of `cwbass train` or `cwbass warmup`, or a file."
+            f"{path} holds neither {BEST} nor {LAST}. Pass a folder of `cwbass train` or `cwbass warmup`, or a file."
         )
     return found
 
 
-def _path_of(path: Path, name: str, best: str, last: str) -> Path:
-    return path / (best if name == "selected" else last) if path.is_dir() and not is_version(path) else path
+def _snapshots(path: Path, chosen: Checkpoint) -> list[Checkpoint]:
+    """Snapshots of the same run, in the order of their steps."""
+    found = map(load_checkpoint, sorted(path.glob(SNAPSHOTS))) if path.is_dir() else ()
+    return [each for each in found if (each.params, each.split_hash) == (chosen.params, chosen.split_hash)]
 
 
 def _test_set(checkpoint: Checkpoint, manifest: Path | None, data_root: Path | None) -> TestSet:

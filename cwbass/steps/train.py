@@ -124,7 +124,7 @@ def train(
     stage = Stage(run, "train", method, params.method.name, optimizer, out_dir=out_dir, history=[], timings=[])
     schedule = plan.schedule(start.step, plan.total)
     if (retraining := params.method.retraining) is None:
-        stage.train(schedule, checkpoint=LAST, best=BEST)
+        stage.train(schedule, checkpoint=LAST, best=BEST, snapshots=plan.snapshots(schedule))
         return finish_run(run, _report(run, [stage], plan.total, out_dir))
     second = SecondStage(run, params.model, params.method, retraining, schedule, steps=plan.total, out_dir=out_dir)
     stage.train(schedule, checkpoint=FIRST_LAST, best=FIRST_BEST, snapshots=second.snapshots)

@@ -91,7 +91,8 @@ def warmup(
     steps = params.train.warmup_steps
     first = Stage(run, "warmup", method, "supervised", optimizer, out_dir=out_dir, history=[], timings=[])
     if steps:
-        first.train(plan.schedule(0, steps), checkpoint=WARMUP, best=None)
+        schedule = plan.schedule(0, steps)
+        first.train(schedule, checkpoint=WARMUP, best=None, snapshots=plan.snapshots(schedule))
     elif world.main:
         write_rows(out_dir / HISTORY, [])
         save_checkpoint(first.checkpoint(0, 0), out_dir / WARMUP)
@@ -111,7 +112,8 @@ def warmup(
             timings=first.timings,
             skipped=first.skipped,
         )
-        second.train(plan.schedule(steps, plan.total), checkpoint=BASELINE_LAST, best=BASELINE_BEST)
+        schedule = plan.schedule(steps, plan.total)
+        second.train(schedule, checkpoint=BASELINE_LAST, best=BASELINE_BEST, snapshots=plan.snapshots(schedule))
         written["baseline_last"] = str(out_dir / BASELINE_LAST)
         if second.best:
             written["baseline_best"] = str(out_dir / BASELINE_BEST)

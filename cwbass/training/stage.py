@@ -61,6 +61,7 @@ from cwbass.world import ALONE, World
 logger = logging.getLogger(__name__)
 
 HISTORY, TIMINGS, SKIPPED = "history.jsonl", "timings.jsonl", "skipped.jsonl"
+SNAPSHOT, SNAPSHOTS = "step-{:07d}.pt", "step-*.pt"
 HEALTHY = "healthy.pt"  # what the collapse guard goes back to; gone when the stage is done
 
 
@@ -104,10 +105,16 @@ class Plan:
     total: int  # optimiser steps, warm-up included
     epoch_steps: int  # between measurements
     pass_steps: int  # of one pass over the unlabelled images
+    kept: int = 0  # snapshots, evenly spaced over all steps
 
     def schedule(self, start: int, stop: int) -> Schedule:
         """A stage of the run's one schedule, from ``start`` to ``stop``."""
         return Schedule(start, stop, self.total, self.epoch_steps, start, self.pass_steps)
+
+    def snapshots(self, schedule: Schedule) -> dict[int, str]:
+        """Steps of a stage after which its networks are kept, and the file for each."""
+        steps = {self.total * (turn + 1) // self.kept for turn in range(self.kept)}
+        return {step: SNAPSHOT.format(step) for step in sorted(steps) if schedule.stage_start < step <= schedule.stop}
 
 
 def plan_steps(train: TrainConfig, manifest: Manifest) -> Plan:
@@ -120,7 +127,7 @@ def plan_steps(train: TrainConfig, manifest: Manifest) -> Plan:
         images, batch = len(manifest.labeled), train.batch_labeled
     pass_steps = math.ceil(images / (batch * train.accumulate))
     total = train.steps if train.steps is not None else (train.epochs or 1) * pass_steps
-    return Plan(total, train.epoch_steps or pass_steps, pass_steps)
+    return Plan(total, train.epoch_steps or pass_steps, pass_steps, train.snapshots)
 
 
 class Stage:

@@ -355,3 +355,20 @@ def test_every_method_goes_on_in_the_same_bytes(name: str, tiny_run: TinyRun, tm
     for network in last.networks:
         own, before = last.network(network).state_dict(), start.network("student").state_dict()
         assert any(not torch.equal(value, before[key]) for key, value in own.items())
+
+
+def test_snapshots_are_spread_over_the_run_and_a_stop_changes_none_of_their_bytes(
+    tiny_run: TinyRun, tmp_path: Path, killed_at: Any
+) -> None:
+    params = changed(tiny_run.params, snapshots=5, save_minutes=1e-9)
+    training(tiny_run, tmp_path / "whole", params)
+    killed_at(3)
+    with pytest.raises(Killed):
+        training(tiny_run, tmp_path / "stopped", params)
+    training(tiny_run, tmp_path / "stopped", params)
+    names = [path.name for path in sorted((tmp_path / "whole").glob("step-*.pt"))]
+    assert names == [f"step-{step:07d}.pt" for step in (9, 12, 16)]  # fifths of 16 steps: 3 and 6 are the warm-up's
+    for name in (*names, "last.pt", "best.pt", "history.jsonl"):
+        assert file_sha256(tmp_path / "stopped" / name) == file_sha256(tmp_path / "whole" / name), name
+    snapshot = load_checkpoint(tmp_path / "whole" / names[0])
+    assert (snapshot.step, snapshot.optimizer, snapshot.networks) == (9, {}, ("student", "teacher"))

@@ -1,0 +1,42 @@
+"""Confusion matrices image by image, as a file: what a comparison resamples."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cwbass.errors import DataError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PerImage:
+    """How one network did on every image of a test split."""
+
+    ids: tuple[str, ...]  # [N]
+    class_names: tuple[str, ...]  # [C]
+    matrices: NDArray[np.int64]  # [N, C, C] pixels, a row per true class
+
+    def write(self, path: Path) -> None:
+        """Write as a compressed .npz."""
+        np.savez_compressed(path, ids=np.array(self.ids), class_names=np.array(self.class_names), matrices=self.matrices)
+
+    @classmethod
+    def read(cls, path: Path) -> PerImage:
+        """Read a file of :meth:`write`.
+
+        Raises:
+            DataError: It is missing or damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                ids, names = (tuple(map(str, file[key])) for key in ("ids", "class_names"))
+                matrices = np.asarray(file["matrices"], dtype=np.int64)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path} holds no confusion matrices ({error}). Run `cwbass eval --per-image` again.") from error
+        if matrices.shape != (len(ids), len(names), len(names)):
+            raise DataError(f"{path} holds matrices of shape {matrices.shape} for {len(ids)} images and {len(names)} classes.")
+        return cls(ids, names, matrices)
