@@ -358,6 +358,7 @@ def eval_(
     store: Store = None,
     out: Annotated[Optional[Path], typer.Option(help="Folder for metrics.json, the report and the plots.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    per_image: Annotated[bool, typer.Option("--per-image", help="Also write the confusion matrix of every image.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="All scores as JSON on stdout, not a table.")] = False,
 ) -> None:
     """Score a checkpoint on the test split, or on other data."""
@@ -386,6 +387,7 @@ def eval_(
             data_root=data,
             out_dir=out,
             device=device,
+            per_image=per_image,
             telemetry=telemetry,
         )
     if as_json:
@@ -418,6 +420,126 @@ def thresholds(
     from cwbass.console import print_thresholds
 
     print_thresholds(sweep)
+
+
+@app.command()
+def measure(
+    params: ParamsFile = PARAMS, overrides: Overrides = None, data: DataRoot = None, manifest: Manifest = MANIFEST
+) -> None:
+    """Take a few steps of the method, and say what one costs: seconds, images through the encoder."""
+    from cwbass.steps.measure import measure
+    from cwbass.steps.train import TrainParams
+
+    loaded = _load(TrainParams, params, overrides)
+    _print(measure(loaded, manifest=manifest, data_root=data or Path(loaded.data.root)).to_dict())
+
+
+Seeds = Annotated[Optional[list[str]], typer.Option(metavar="0,1,2", help="Seeds; default: the one of the parameters.")]
+Labels = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        metavar="1/16,1/8", help="Shares or counts of labelled images, or NAME=FILE of ids; default: as the parameters say."
+    ),
+]
+BudgetOption = Annotated[
+    Optional[str],
+    typer.Option(metavar="KIND=N", help="steps=N, minutes=N or passes=N of every run, warm-up included; default: train.steps."),
+]
+Grid = Annotated[Path, typer.Option(help="Folder of the comparison; the same command goes on where it was.", file_okay=False)]
+OneCell = Annotated[Optional[str], typer.Option("--cell", metavar="ID", help="Run this cell alone, and make no table.")]
+ListCells = Annotated[bool, typer.Option("--list", help="Print the cells as JSON, and run none.")]
+TableOnly = Annotated[bool, typer.Option("--table", help="Make the table of what is there, and run nothing.")]
+
+
+@app.command()
+def compare(
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+    methods: Annotated[
+        Optional[list[str]],
+        typer.Option(metavar="A,B", help="Methods; supervised is always among them. Default: the one of the parameters."),
+    ] = None,
+    seeds: Seeds = None,
+    labels: Labels = None,
+    budget: BudgetOption = None,
+    out: Grid = Path("artifacts/compare"),
+    cell: OneCell = None,
+    list_cells: ListCells = False,
+    table_only: TableOnly = False,
+) -> None:
+    """Train methods x seeds x labels on one budget, and set them side by side with intervals."""
+    from cwbass.comparison.variants import method_variants
+    from cwbass.params import Params
+
+    if table_only:
+        _table(out)
+        return
+    loaded = _load(Params, params, overrides)
+    variants = method_variants(_listed(methods) or [loaded.method.name], loaded)
+    _compare(loaded, variants, seeds, labels, budget, out, cell, list_cells)
+
+
+@app.command()
+def ablate(
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+    variants: Annotated[Optional[list[str]], typer.Option(metavar="A,B", help="These alone; --list names all.")] = None,
+    seeds: Seeds = None,
+    labels: Labels = None,
+    budget: BudgetOption = None,
+    out: Grid = Path("artifacts/ablate"),
+    cell: OneCell = None,
+    list_cells: ListCells = False,
+    table_only: TableOnly = False,
+) -> None:
+    """Compare cw_bass with its terms switched off, one by one, and with each of them alone."""
+    from cwbass.comparison.variants import ablation_variants, chosen
+    from cwbass.params import Params
+
+    if table_only:
+        _table(out)
+        return
+    loaded = _load(Params, params, overrides)
+    _compare(loaded, chosen(ablation_variants(loaded), _listed(variants)), seeds, labels, budget, out, cell, list_cells)
+
+
+def _compare(
+    params: Any,
+    variants: Any,
+    seeds: list[str] | None,
+    labels: list[str] | None,
+    budget: str | None,
+    out: Path,
+    cell: str | None,
+    list_cells: bool,
+) -> None:
+    from cwbass.steps.compare import prepare, run_cells
+
+    comparison = prepare(params, variants, seeds=_listed(seeds), labels=_listed(labels), budget=budget, out_dir=out)
+    if list_cells:
+        _print(comparison.listing())
+    elif cell is not None:
+        run_cells(comparison.plan, [comparison.asked.cell(cell)])
+        _print({"cell": cell, "folder": str(out / cell)})
+    else:
+        try:
+            run_cells(comparison.plan, comparison.asked.cells())
+        finally:
+            if list(out.glob("*/*/*/reports/confusions.npz")):
+                _table(out)
+
+
+def _table(out: Path) -> None:
+    from cwbass.steps.compare import write_table
+
+    typer.echo(write_table(out), nl=False)
+
+
+def _listed(texts: list[str] | None) -> list[str]:
+    """``--x a,b --x c`` as a, b, c."""
+    from cwbass.steps.compare import listed
+
+    return listed(",".join(texts or ()))
 
 
 @app.command()

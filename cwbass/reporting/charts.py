@@ -1,4 +1,4 @@
-"""Charts as inline SVG: lines, bars, a reliability diagram, a heat strip.
+"""Charts as inline SVG: lines, bars, intervals, a reliability diagram, a heat strip.
 
 Each returns a drawing and its legend. Series differ by colour and by dash pattern.
 """
@@ -126,6 +126,44 @@ def bar_chart(labels: Sequence[str], groups: Sequence[tuple[str, Sequence[float 
             parts.append(text(f"{value * 100:.1f}", LABELS + value * scale + 4, y + thick - 1.5, kind="value"))
     keys = [(tag("rect", class_=f"bar b{index}", width=26, height=8), name) for index, (name, _) in enumerate(groups)]
     return svg(title, f"{len(labels)} classes; the table of classes holds the numbers", parts, height=height) + legend(keys)
+
+
+def interval_chart(
+    rows: Sequence[tuple[str, float, float | None, float | None]], *, title: str, x_label: str, zero: bool
+) -> Markup:
+    """A dot and a whisker for each name, from the top.
+
+    Args:
+        rows: Name, value and bounds, all fractions; no bounds, no whisker.
+        title: For screen readers.
+        x_label: Under the axis.
+        zero: Whether the axis has 0, with a line through it: for differences.
+    """
+    row, bottom = 18, 38  # user units
+    height = TOP + row * len(rows) + bottom
+    ends = [end for _, *values in rows for end in values if end is not None] + ([0.0] if zero else [])
+    ticks = nice_ticks(min(ends), max(ends))
+    scale = (WIDTH - LABELS - RIGHT) / (ticks[-1] - ticks[0])
+
+    def x(value: float) -> float:
+        return round(LABELS + (value - ticks[0]) * scale, 2)
+
+    parts = [text(x_label, (LABELS + WIDTH - RIGHT) / 2, height - 7, anchor="middle")]
+    for tick in ticks:
+        parts.append(tag("line", class_="grid", x1=x(tick), x2=x(tick), y1=TOP, y2=height - bottom))
+        parts.append(text(f"{100 * tick:g}", x(tick), height - bottom + 15, anchor="middle"))
+    if zero:
+        parts.append(tag("line", class_="marker", x1=x(0), x2=x(0), y1=TOP, y2=height - bottom))
+    for index, (name, value, low, high) in enumerate(rows):
+        y = TOP + row * index + row / 2
+        parts.append(text(clip(name, 18), LABELS - 6, y + 4, kind="label", anchor="end"))
+        bounds = ""
+        if low is not None and high is not None:
+            parts.append(tag("line", class_="line s0", x1=x(low), x2=x(high), y1=y, y2=y))
+            bounds = f", {100 * low:.1f} to {100 * high:.1f}"
+        parts.append(tag("circle", tag("title", f"{name}: {100 * value:.1f}{bounds}"), class_="dot s0", cx=x(value), cy=y, r=3.5))
+    summary = "; ".join(f"{name}: {100 * value:.1f}" for name, value, *_ in rows)
+    return svg(title, summary, parts, height=height)
 
 
 def reliability_diagram(

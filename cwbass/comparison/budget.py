@@ -1,0 +1,141 @@
+"""Equal budgets: how many optimiser steps a method may take for so many steps, minutes, or images through the encoder."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self, get_args
+
+from cwbass.errors import DataError, ParamsError
+
+Kind = Literal["steps", "minutes", "passes"]
+MOST_STEPS = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a piece of work takes on one machine."""
+
+    seconds: float
+    passes: float  # images through an encoder whose gradient is taken
+    passes_no_grad: float  # images through an encoder without it: a teacher's, or labels made offline
+    device_mb: float | None = None  # peak of the accelerator's memory, 10^6 bytes; None on a CPU
+
+
+@dataclass(frozen=True, slots=True)
+class MethodCost:
+    """What a method takes: a step, and where it has a second stage, a step of that and all of its labelling."""
+
+    step: Cost
+    retraining: Cost | None = None
+    labelling: Cost | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; :meth:`from_dict` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str) -> Self:
+        """Read what :meth:`to_dict` gave.
+
+        Raises:
+            DataError: It is something else; ``where`` says where it was read.
+        """
+        try:
+            costs: dict[str, Any] = {name: None if cost is None else Cost(**cost) for name, cost in values.items()}
+            return cls(**costs)
+        except (TypeError, AttributeError) as error:
+            raise DataError(f"{where} holds no costs of a method ({error}). Delete it: they are measured again.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What every cell of a comparison may spend, warm-up included."""
+
+    kind: Kind
+    amount: float
+
+    def __str__(self) -> str:
+        return f"{self.kind}={self.amount:g}" if self.amount < 1e6 else f"{self.kind}={self.amount:.0f}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """``steps=1500``, ``minutes=20`` or ``passes=48000``.
+
+        Raises:
+            ParamsError: It is none of these, or not above 0.
+        """
+        kind, _, number = text.partition("=")
+        try:
+            amount = float(number)
+        except ValueError:
+            amount = math.nan
+        if kind not in get_args(Kind) or not 0 < amount < math.inf or (kind == "steps" and not amount.is_integer()):
+            raise ParamsError(f"--budget is {text!r}; write steps=1500, minutes=20 or passes=48000.")
+        return cls(kind, amount)  # type: ignore[arg-type]
+
+    def price(self, cost: Cost | None, *, steps: float = 1) -> float:
+        """What work costs in this budget's unit; ``steps`` is how many optimiser steps it is."""
+        if self.kind == "steps" or cost is None:
+            return steps
+        return cost.seconds / 60 if self.kind == "minutes" else cost.passes + cost.passes_no_grad
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """Steps of a run: all of its schedule, and those of the warm-up among them."""
+
+    steps: int
+    warmup: int
+
+
+def spent(
+    steps: int,
+    budget: Budget,
+    cost: MethodCost | None,
+    warmup: Cost | None,
+    *,
+    share: float,
+    retraining: bool,
+    retrain_steps: int | None,
+) -> float:
+    """What a run takes of the budget, in its unit.
+
+    Args:
+        steps: Of the schedule, warm-up included.
+        budget: Says in which unit.
+        cost: Of the method; None where steps alone are counted.
+        warmup: Cost of a supervised step; likewise.
+        share: Of the steps that are the warm-up's.
+        retraining: Whether a second stage trains twice more.
+        retrain_steps: Steps of each of its two trainings; None: as many as the schedule.
+    """
+    first = warmup_steps(steps, share)
+    total = first * budget.price(warmup) + (steps - first) * budget.price(cost.step if cost else None)
+    if retraining:
+        again = steps if retrain_steps is None else retrain_steps
+        total += 2 * again * budget.price(cost.retraining if cost else None)
+        total += budget.price(cost.labelling if cost else None, steps=0)
+    return total
+
+
+def warmup_steps(steps: int, share: float) -> int:
+    """The warm-up keeps its share of a longer or shorter run, and leaves the method a step."""
+    return min(round(share * steps), steps - 1)
+
+
+def longest(budget: Budget, name: str, **settings: Any) -> Length:
+    """The longest run that the budget pays for; see :func:`spent` for the settings.
+
+    Raises:
+        ParamsError: It pays for no run at all; ``name`` says of what.
+    """
+    steps = bisect_right(range(1, MOST_STEPS), budget.amount * (1 + 1e-9), key=lambda count: spent(count, budget, **settings))
+    if steps < 2:
+        least = spent(2, budget, **settings)
+        raise ParamsError(
+            f"a budget of {budget} is too small for {name}: two steps of it take {least:.3g} {budget.kind}. Raise it."
+        )
+    return Length(steps, warmup_steps(steps, settings["share"]))

@@ -1,0 +1,301 @@
+"""The grid of a comparison, and the one file that names it: ``plan.json`` in its folder.
+
+A folder holds one comparison. More seeds, labels and variants may join it later; other parameters, or another budget, may not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from cwbass.comparison.budget import Budget, Length, MethodCost, longest
+from cwbass.comparison.variants import SUPERVISED
+from cwbass.errors import DataError, ParamsError
+from cwbass.methods.base import MethodConfig
+from cwbass.params import Params, flatten, load_params
+from cwbass.training.checkpoint import write_whole
+from cwbass.training.resume import NEUTRAL, differences
+
+SCHEMA = 1
+PLAN, COSTS = "plan.json", "costs"
+AS_GIVEN = "as-given"  # the labels that the parameters name
+REFERENCES = ("cw_bass", "cwbass")  # the first of these that is there, or else the first variant
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run of the grid; its ``id`` is its folder."""
+
+    labels: str
+    seed: int
+    variant: str
+
+    @property
+    def group(self) -> str:
+        """What shares its split."""
+        return f"{self.labels}/seed{self.seed}"
+
+    @property
+    def id(self) -> str:
+        return f"{self.group}/{self.variant}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is compared with what, on which budget."""
+
+    out: Path
+    params: Params  # of every cell, but for what a cell changes
+    budget: Budget
+    variants: Mapping[str, MethodConfig]  # ``supervised`` among them
+    seeds: Sequence[int]
+    labels: Mapping[str, Mapping[str, Any]]  # name -> keys of ``split``
+
+    def __post_init__(self) -> None:
+        train = self.params.train
+        if train.steps is None:
+            raise ParamsError(
+                "train.epochs is given, and a comparison counts steps. Say --set train.epochs=null --set train.steps=N; the warm-up "
+                "takes the share of the budget that train.warmup_steps is of train.steps."
+            )
+        for name in (*self.variants, *self.labels):
+            if not _NAME.fullmatch(name):
+                raise ParamsError(f"{name!r} names a folder of the comparison; use letters, digits and ._- in it.")
+        if len(self.variants) < 2 or not self.seeds or not self.labels:
+            raise ParamsError("a comparison needs at least one method beside supervised, one seed and one set of labels.")
+
+    @property
+    def reference(self) -> str:
+        """The variant that every other one is compared with."""
+        return next(name for name in (*REFERENCES, *self.variants) if name in self.variants and name != SUPERVISED)
+
+    def cells(self) -> Iterator[Cell]:
+        """Group by group, so that a comparison that is stopped half-way compares like with like."""
+        for labels in self.labels:
+            for seed in self.seeds:
+                for variant in self.variants:
+                    yield Cell(labels, seed, variant)
+
+    def cell(self, cell_id: str) -> Cell:
+        """A cell by its id.
+
+        Raises:
+            ParamsError: There is none.
+        """
+        found = {cell.id: cell for cell in self.cells()}
+        if cell_id not in found:
+            raise ParamsError(f"--cell {cell_id} is none of this comparison's cells: {', '.join(found)}.")
+        return found[cell_id]
+
+    # --- lengths ---
+
+    def cost(self, variant: str) -> MethodCost | None:
+        """What was measured of a variant; None where it was not, yet."""
+        path = self.cost_file(variant)
+        return MethodCost.from_dict(read_json(path), str(path)) if path.is_file() else None
+
+    def cost_file(self, variant: str) -> Path:
+        """Where it is written: a name of its own for other parameters."""
+        values = flatten(self.cost_params(variant).model_dump(mode="json"))
+        plain = json.dumps({key: value for key, value in values.items() if key not in NEUTRAL}, sort_keys=True)
+        return self.out / COSTS / f"{variant}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}.json"
+
+    def cost_params(self, variant: str) -> Params:
+        """With which it is measured: on the split of the first cell, for seeds and labels do not change a step."""
+        return self.group_params(next(self.cells())).model_copy(update={"method": self.variants[variant]})
+
+    def unmeasured(self) -> list[str]:
+        """Variants whose cost must be known before their steps are."""
+        return [] if self.budget.kind == "steps" else [name for name in self.variants if self.cost(name) is None]
+
+    def length(self, variant: str) -> Length:
+        """The steps of a variant, so that all it does fits the budget."""
+        train, retraining = self.params.train, self.variants[variant].retraining
+        assert train.steps is not None, "__post_init__"
+        warmup = None if self.budget.kind == "steps" else self.cost(SUPERVISED)
+        return longest(
+            self.budget,
+            variant,
+            cost=None if self.budget.kind == "steps" else self.cost(variant),
+            warmup=warmup.step if warmup else None,
+            share=train.warmup_steps / train.steps,
+            retraining=retraining is not None,
+            retrain_steps=retraining.steps if retraining else None,
+        )
+
+    # --- parameters and folders ---
+
+    def group_params(self, cell: Cell) -> Params:
+        """What a cell shares with the others of its group: seed and labels."""
+        return self._changed(seed=cell.seed, split=self.labels[cell.labels])
+
+    def cell_params(self, cell: Cell) -> Params:
+        """All parameters of a cell's training. ``supervised`` is the warm-up that goes on."""
+        length = self.length(cell.variant)
+        train = {"steps": length.steps, "warmup_steps": length.warmup, "baseline": self.shares_warmup(cell)}
+        return self._changed(
+            seed=cell.seed,
+            split=self.labels[cell.labels],
+            train=train,
+            method=self.variants[cell.variant].model_dump(mode="json"),
+        )
+
+    def warmup_params(self, cell: Cell) -> Params:
+        """Those of its warm-up: the same for all variants that take as many steps. One from which no baseline goes on is not scored."""
+        if self.shares_warmup(cell):
+            return self.cell_params(Cell(cell.labels, cell.seed, SUPERVISED))
+        params = self.cell_params(cell)
+        return params.model_copy(update={"train": params.train.model_copy(update={"snapshots": 0})})
+
+    def shares_warmup(self, cell: Cell) -> bool:
+        """Whether its warm-up is the one from which the baseline goes on."""
+        return self.length(cell.variant) == self.length(SUPERVISED)
+
+    def folder(self, cell: Cell) -> Path:
+        """Where a cell's training and reports lie."""
+        return self.out / cell.id
+
+    def split_folder(self, cell: Cell) -> Path:
+        """Where the split of its group lies."""
+        return self.out / cell.group / "split"
+
+    def warmup_folder(self, cell: Cell) -> Path:
+        """Where the warm-up lies that it starts from."""
+        return self.out / cell.group / f"warmup-{self.length(cell.variant).steps}"
+
+    def _changed(self, **changes: Any) -> Params:
+        values = self.params.model_dump(mode="json")
+        merged = {key: {**values[key], **new} if key in ("split", "train") else new for key, new in changes.items()}
+        return load_params({**values, **merged}, Params)
+
+    # --- the file ---
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, without the folder."""
+        return {
+            "schema": SCHEMA,
+            "budget": str(self.budget),
+            "params": self.params.model_dump(mode="json"),
+            "variants": {name: method.model_dump(mode="json") for name, method in self.variants.items()},
+            "seeds": list(self.seeds),
+            "labels": {name: dict(keys) for name, keys in self.labels.items()},
+        }
+
+    def join(self) -> Plan:
+        """Write the plan, or let it join the one in its folder; returns what is planned there now.
+
+        Raises:
+            DataError: The folder holds a comparison of other parameters, or on another budget.
+        """
+        path = self.out / PLAN
+        whole = self
+        if path.is_file():
+            there = Plan.read(self.out)
+            if lines := differences(_claims(there, self), _claims(self, there)):
+                raise DataError(
+                    "\n".join(
+                        [
+                            f"{path} plans another comparison than these parameters do, and numbers of the two cannot stand side by side:"
+                        ]
+                    )
+                    + "\n"
+                    + "\n".join(lines)
+                    + "\nUse another --out, or the values that are there."
+                )
+            whole = Plan(
+                self.out,
+                self.params,
+                self.budget,
+                {**there.variants, **self.variants},
+                [*there.seeds, *(seed for seed in self.seeds if seed not in there.seeds)],
+                {**there.labels, **self.labels},
+            )
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_whole(path, f"{json.dumps(whole.to_dict(), indent=1)}\n".encode())
+        return whole
+
+    @classmethod
+    def read(cls, out: Path) -> Self:
+        """The plan of a folder.
+
+        Raises:
+            DataError: There is none, or another version wrote it.
+        """
+        path = out / PLAN
+        values = read_json(path)
+        if values.get("schema") != SCHEMA:
+            raise DataError(f"{path} has schema {values.get('schema')!r}; this cwbass reads {SCHEMA}. Use another --out.")
+        try:
+            variants = {name: _method(method, values["params"]) for name, method in values["variants"].items()}
+            return cls(
+                out,
+                load_params(values["params"], Params),
+                Budget.parse(values["budget"]),
+                variants,
+                values["seeds"],
+                values["labels"],
+            )
+        except (KeyError, TypeError, AttributeError, ParamsError) as error:
+            raise DataError(f"{path} is no plan of this version ({error}). Use that version, or another --out.") from error
+
+
+def label_sets(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """``1/16``, ``0.125``, ``93`` or ``NAME=FILE``: what each changes in ``split``, by its name.
+
+    Raises:
+        ParamsError: It is none of these.
+    """
+    if not texts:
+        return {AS_GIVEN: {}}
+    sets: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if equals:
+            sets[name] = {"labeled": None, "labeled_list": path}
+            continue
+        top, slash, bottom = text.partition("/")
+        try:
+            labeled = int(top) / int(bottom) if slash else float(text) if "." in text else int(text)
+        except (ValueError, ZeroDivisionError):
+            raise ParamsError(f"--labels has {text!r}; write a share (1/16, 0.125), a count (93), or NAME=FILE of ids.") from None
+        sets[text.replace("/", "-")] = {"labeled": labeled, "labeled_list": None}
+    return sets
+
+
+def _claims(plan: Plan, other: Plan) -> dict[str, Any]:
+    """What two plans of one folder must have in common; of variants and labels, those that both have."""
+    values = plan.to_dict()
+    for name, theirs in (("variants", other.variants), ("labels", other.labels)):
+        values[name] = {key: value for key, value in values[name].items() if key in theirs}
+    values["params"] = {key: value for key, value in flatten(values["params"]).items() if key not in NEUTRAL}
+    values["params"] = {
+        key: value for key, value in values["params"].items() if not key.startswith(("method.", "seed", "registry."))
+    }
+    return flatten({key: value for key, value in values.items() if key != "seeds"})
+
+
+def _method(values: Mapping[str, Any], params: Mapping[str, Any]) -> MethodConfig:
+    return load_params({**params, "method": values}, Params).method
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a file of a comparison.
+
+    Raises:
+        DataError: The file is missing, or holds something else.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file. `cwbass compare` writes it.") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is no JSON ({error}). Delete it, or use another --out.") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{path} holds a {type(values).__name__}, not an object. Delete it, or use another --out.")
+    return values

@@ -1,0 +1,148 @@
+"""What the cells of a comparison left behind; numbers that cannot be set side by side are refused."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from cwbass.comparison.plan import PLAN, Cell, Plan, read_json
+from cwbass.comparison.run import REPORTS, RESOURCES, resources
+from cwbass.comparison.variants import SUPERVISED
+from cwbass.config import Section
+from cwbass.errors import DataError
+from cwbass.evaluation.per_image import PerImage
+from cwbass.params import Params, flatten, load_params, read_params
+from cwbass.steps.evaluate import CONFUSIONS, read_metrics
+from cwbass.steps.train import TrainParams
+from cwbass.steps.training import WarmupParams
+from cwbass.training.resume import NEUTRAL, RUN, differences
+from cwbass.training.stage import TIMINGS
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """One cell that is done."""
+
+    cell: Cell
+    folder: Path
+    metrics: Mapping[str, Any]
+    images: PerImage
+    code: str  # version of the package that trained it
+    step_seconds: float  # of the method's own steps, batches included: median over epochs
+    train_seconds: float  # of all steps, the warm-up's among them; what is done between epochs is not counted
+    peak_mb: float | None  # most memory of the training process, 10^6 bytes; None where its parent was killed
+
+    @property
+    def miou(self) -> float:
+        """Of the checkpoint that counts."""
+        return float(self.metrics["miou"])
+
+    def of_checkpoint(self, name: str) -> float | None:
+        """mIoU of ``selected`` or ``last``, by the network that counts."""
+        found = self.metrics["checkpoints"]
+        row = found.get(f"{self.metrics['weights']} {name}")
+        return None if row is None else float(row["miou"])
+
+    @property
+    def oracle(self) -> float:
+        """The best mIoU on the test images among all states that were kept. Nobody may choose by it."""
+        kept = [self.of_checkpoint("selected"), self.of_checkpoint("last"), *(row["miou"] for row in self.metrics["snapshots"])]
+        return max(float(score) for score in kept if score is not None)
+
+    @property
+    def curve(self) -> dict[int, float]:
+        """mIoU on the test images by step, of the snapshots."""
+        return {int(row["step"]): float(row["miou"]) for row in self.metrics["snapshots"]}
+
+    @property
+    def labeled(self) -> int:
+        """Images with labels, those of the selection slice among them."""
+        counts = self.metrics["split"]["counts"]
+        return int(counts["labeled"] + counts["selection"])
+
+
+def read_results(plan: Plan) -> list[Result]:
+    """All cells that are done, in the order of the plan.
+
+    Raises:
+        DataError: Two of them cannot be set side by side, or one is not of this plan; the message names both.
+    """
+    results = [_read(plan, cell) for cell in plan.cells() if (plan.folder(cell) / REPORTS / CONFUSIONS).is_file()]
+    if not results:
+        raise DataError(f"{plan.out} holds no finished cell. Run `cwbass compare` without --table first.")
+    for one, other in pairwise(results):
+        _check_comparable(one, other)
+    for group in groups(results):
+        for one, other in pairwise(group):
+            _same("split", (one, one.metrics["split_hash"]), (other, other.metrics["split_hash"]))
+    return results
+
+
+def groups(results: Sequence[Result]) -> Iterator[list[Result]]:
+    """Results that share labels and seed."""
+    for name in dict.fromkeys(result.cell.group for result in results):
+        yield [result for result in results if result.cell.group == name]
+
+
+def _read(plan: Plan, cell: Cell) -> Result:
+    folder, warmup = plan.folder(cell), plan.warmup_folder(cell)
+    trained, stage = (warmup, "warmup") if cell.variant == SUPERVISED else (folder, "train")
+    reports = folder / REPORTS
+    _check_params(plan, cell, reports / "params.yaml")
+    before, after = _timings(warmup, warmup=True), _timings(trained, warmup=False)
+    return Result(
+        cell=cell,
+        folder=folder,
+        metrics=read_metrics(reports / "metrics.json"),
+        images=PerImage.read(reports / CONFUSIONS),
+        code=str(read_json(trained / RUN)["run"]["code"]),
+        step_seconds=statistics.median(row["step_seconds"] for row in after),
+        train_seconds=sum(row["seconds"] for row in before + after),
+        peak_mb=resources(trained / RESOURCES).get(stage, {}).get("peak_mb"),
+    )
+
+
+def _timings(folder: Path, *, warmup: bool) -> list[dict[str, Any]]:
+    """Epochs of the warm-up, or of what came after it."""
+    path = folder / TIMINGS
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}). Delete its folder: the cell is run again.") from error
+    return [row for row in rows if (row["stage"] == "warmup") == warmup]
+
+
+def _check_params(plan: Plan, cell: Cell, path: Path) -> None:
+    """What was scored must have been trained as the plan says: folders can be copied."""
+    kind: type[Section] = TrainParams
+    planned = plan.cell_params(cell)
+    if cell.variant == SUPERVISED:
+        kind, planned = WarmupParams, plan.warmup_params(cell)
+    if lines := differences(_claims(load_params(read_params(path), Params), kind), _claims(planned, kind)):
+        raise DataError("\n".join([f"{path} and {plan.out / PLAN} cannot stand side by side; there, and in the plan:", *lines]))
+
+
+def _claims(params: Params, kind: type[Section]) -> dict[str, Any]:
+    values = flatten(params.model_dump(mode="json", include=set(kind.model_fields)))
+    return {key: value for key, value in values.items() if key not in NEUTRAL}
+
+
+def _check_comparable(one: Result, other: Result) -> None:
+    _same("protocol", (one, one.metrics["protocol"]), (other, other.metrics["protocol"]))
+    _same("list of classes", (one, ", ".join(one.images.class_names)), (other, ", ".join(other.images.class_names)))
+    _same("number of test images", (one, len(one.images.ids)), (other, len(other.images.ids)))
+    for ours, theirs in zip(one.images.ids, other.images.ids, strict=True):
+        _same("test image", (one, ours), (other, theirs))
+
+
+def _same(what: str, one: tuple[Result, object], other: tuple[Result, object]) -> None:
+    if one[1] != other[1]:
+        raise DataError(
+            f"{one[0].folder} has another {what} than {other[0].folder}: {one[1]} there, {other[1]} here. Their numbers cannot stand "
+            "side by side. Where each seed draws its own test images, name them in split.test_list."
+        )

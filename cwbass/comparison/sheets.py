@@ -1,0 +1,148 @@
+"""A comparison for people: its numbers as text, in per cent and points, and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cwbass.comparison.table import SCORES
+from cwbass.markdown import markdown_table
+
+DASH = "-"
+Numbers = Mapping[str, Any]  # of ``tabulate``, or a part of it
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A table of text."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def summary(table: Numbers) -> str:
+    """What the numbers are, in a few sentences."""
+    return (
+        f"{budget(table)} for every run, warm-up included. Scores are those of {table['test_images']} test images, {table['protocol']}, "
+        "in per cent; differences are in points. Intervals are 95 %: a mean over seeds has one by Student's t, a difference one by a "
+        f"paired bootstrap over the test images ({table['resamples']:,} resamples). The oracle is the best of the states that were kept, "
+        "on the test images: an upper bound by which nobody may choose."
+    )
+
+
+def budget(table: Numbers) -> str:
+    """``1,500 steps``; ``20 minutes``; ``48,000 images through the encoder``."""
+    unit = {"passes": "images through the encoder"}.get(table["budget"]["kind"], table["budget"]["kind"])
+    return f"{table['budget']['amount']:,g} {unit}"
+
+
+def notes(table: Numbers) -> list[str]:
+    """What a reader must know before believing the numbers."""
+    found = []
+    if table["missing"]:
+        found.append(f"Not done: {', '.join(table['missing'])}.")
+    if len(table["code"]) > 1:
+        found.append(f"The cells were trained by different code: {', '.join(table['code'])}.")
+    seeds = {tuple(row["seeds"]) for labels in table["labels"].values() for row in labels["rows"].values()}
+    if len(seeds) > 1:
+        found.append("Rows have different seeds; a difference is taken over those that both have.")
+    if any(len(each) < 3 for each in seeds):
+        found.append("Fewer than three seeds say little.")
+    return found
+
+
+def sheets(found: Numbers, table: Numbers) -> list[Sheet]:
+    """The tables of one set of labels.
+
+    Args:
+        found: A value of ``table["labels"]``.
+        table: All of it.
+    """
+    rows: Mapping[str, Numbers] = found["rows"]
+    checkpoints = list(dict.fromkeys(name for row in rows.values() for name in row["checkpoints"]))
+    others = {key: title for key, title in SCORES.items() if key != "miou"}
+    return [
+        Sheet(
+            "mIoU",
+            ["method", "seeds", "mIoU", "gain of each seed", "against supervised", f"against {table['reference']}"],
+            [
+                [
+                    name,
+                    str(len(row["seeds"])),
+                    spread(row["miou"]),
+                    ", ".join(f"{100 * gain:+.1f}" for gain in row["gain"].values()) or DASH,
+                    difference(row["against_supervised"]),
+                    difference(row["against_reference"]),
+                ]
+                for name, row in rows.items()
+            ],
+        ),
+        Sheet(
+            "mIoU of other checkpoints",
+            ["method", *checkpoints],
+            [[name, *(spread(row["checkpoints"].get(each)) for each in checkpoints)] for name, row in rows.items()],
+        ),
+        Sheet(
+            "Other scores",
+            ["method", *others.values()],
+            [[name, *(spread(row[key]) for key in others)] for name, row in rows.items()],
+        ),
+        Sheet(
+            "IoU of each class",
+            ["method", *table["class_names"]],
+            [[name, *(number(iou, 100, 1) for iou in row["per_class"].values())] for name, row in rows.items()],
+        ),
+        Sheet(
+            "Cost",
+            [
+                *("method", "steps", "of them warm-up", "ms a step", "training s", "peak MB"),
+                *("images a step with gradient", "without"),
+            ],
+            [[name, *_costs(row, table["costs"].get(name, {}))] for name, row in rows.items()],
+        ),
+    ]
+
+
+def markdown(table: Numbers) -> str:
+    """The whole comparison."""
+    lines = [summary(table)]
+    for labels, found in table["labels"].items():
+        splits = ", ".join(f"{seed}: {name[:12]}" for seed, name in found["splits"].items())
+        lines += ["", f"## Labels {labels}: {found['labeled']} images", "", f"Splits by seed: {splits}."]
+        for sheet in sheets(found, table):
+            lines += ["", markdown_table(sheet.header, sheet.rows)]
+    lines += [line for note in notes(table) for line in ("", note)]
+    return "\n".join(lines) + "\n"
+
+
+def spread(found: Numbers | None) -> str:
+    """A mean over seeds and half its interval: ``48.4 ± 1.7``."""
+    if found is None:
+        return DASH
+    half = "" if found["high"] is None else f" ± {100 * (found['high'] - found['value']):.1f}"
+    return f"{100 * found['value']:.1f}{half}"
+
+
+def difference(found: Numbers | None) -> str:
+    """A difference in points with its interval: ``+1.2 (+0.3 to +2.0)``."""
+    return DASH if found is None else f"{100 * found['value']:+.1f} ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
+
+
+def number(value: float | None, factor: float, digits: int) -> str:
+    """A number times a factor, or a dash."""
+    return DASH if value is None else f"{factor * value:.{digits}f}"
+
+
+def _costs(row: Numbers, cost: Numbers) -> list[str]:
+    step: Numbers = cost.get("step") or {}
+    return [
+        str(row["steps"]),
+        str(row["warmup_steps"]),
+        number(row["step_seconds"], 1000, 0),
+        number(row["train_seconds"], 1, 0),
+        number(row["peak_mb"], 1, 0),
+        number(step.get("passes"), 1, 0),
+        number(step.get("passes_no_grad"), 1, 0),
+    ]

@@ -1,0 +1,144 @@
+"""A comparison in numbers: results -> JSON."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cwbass.comparison.plan import Plan
+from cwbass.comparison.results import Result
+from cwbass.comparison.statistics import RESAMPLES, draw_images, paired_difference, resampled_miou, t_interval
+from cwbass.comparison.variants import SUPERVISED
+
+SCHEMA = 1
+SCORES = {
+    "miou": "mIoU",
+    "boundary_iou": "boundary IoU",
+    "boundary_f1_3px": "boundary F1 3 px",
+    "pixel_accuracy": "pixel accuracy",
+    "ece": "ECE",
+}
+
+Resampled = Mapping[int, NDArray[np.float64]]  # mIoU of each resample, by seed
+
+
+def tabulate(plan: Plan, results: Sequence[Result], *, resamples: int = RESAMPLES) -> dict[str, Any]:
+    """All numbers of a comparison; plain JSON values, fractions in [0, 1].
+
+    Args:
+        plan: Of the comparison.
+        results: Its cells that are done, from ``read_results``.
+        resamples: Of the bootstrap.
+    """
+    first = results[0]
+    draws = draw_images(len(first.images.ids), resamples=resamples)
+    return {
+        "schema": SCHEMA,
+        "budget": {"kind": plan.budget.kind, "amount": plan.budget.amount},
+        "reference": plan.reference,
+        "protocol": first.metrics["protocol"],
+        "test_images": len(first.images.ids),
+        "class_names": list(first.images.class_names),
+        "resamples": resamples,
+        "code": sorted({result.code for result in results}),
+        "missing": _missing(plan, results),
+        "costs": {name: cost.to_dict() for name in plan.variants if (cost := plan.cost(name)) is not None},
+        "labels": {
+            labels: _label_set(plan, [result for result in results if result.cell.labels == labels], draws)
+            for labels in dict.fromkeys(result.cell.labels for result in results)
+        },
+    }
+
+
+def _label_set(plan: Plan, results: Sequence[Result], draws: NDArray[np.int64]) -> dict[str, Any]:
+    """One table: the variants on the same labels."""
+    by_variant: dict[str, dict[int, Result]] = {}
+    for result in results:
+        by_variant.setdefault(result.cell.variant, {})[result.cell.seed] = result
+    resampled: dict[str, Resampled] = {
+        name: {seed: resampled_miou(result.images.matrices, draws) for seed, result in cells.items()}
+        for name, cells in by_variant.items()
+    }
+
+    def against(name: str, other: str) -> dict[str, Any] | None:
+        if other not in by_variant or name == other:
+            return None
+        scores = [{seed: result.miou for seed, result in by_variant[each].items()} for each in (name, other)]
+        found = paired_difference(resampled[name], resampled[other], *scores)
+        return None if found is None else asdict(found)
+
+    supervised = by_variant.get(SUPERVISED, {})
+    rows = {}
+    for name, cells in by_variant.items():
+        ordered = list(cells.values())
+        common = sorted(cells.keys() & supervised.keys())
+        rows[name] = {
+            "seeds": list(cells),
+            "steps": plan.length(name).steps,
+            "warmup_steps": plan.length(name).warmup,
+            **{key: _interval([result.metrics[key] for result in ordered]) for key in SCORES},
+            "checkpoints": _checkpoints(ordered),
+            "gain": {seed: cells[seed].miou - supervised[seed].miou for seed in common} if name != SUPERVISED else {},
+            "against_reference": against(name, plan.reference),
+            "against_supervised": against(name, SUPERVISED),
+            "per_class": {
+                each: _mean([result.metrics["per_class"][each]["iou"] for result in ordered])
+                for each in results[0].images.class_names
+            },
+            "curve": _curve(name, plan, by_variant),
+            "step_seconds": _mean([result.step_seconds for result in ordered]),
+            "train_seconds": _mean([result.train_seconds for result in ordered]),
+            "peak_mb": max((result.peak_mb for result in ordered if result.peak_mb is not None), default=None),
+            "cells": {seed: str(result.folder) for seed, result in cells.items()},
+        }
+    return {
+        "labeled": results[0].labeled,
+        "splits": {result.cell.seed: result.metrics["split_hash"] for result in results},
+        "rows": rows,
+    }
+
+
+def _checkpoints(results: Sequence[Result]) -> dict[str, Any]:
+    """mIoU of the network that counts, last, selected and at its best; and of the others as ``metrics.json`` names them."""
+    weights = results[0].metrics["weights"]
+    found = {kind: [result.of_checkpoint(kind) for result in results] for kind in ("last", "selected")}
+    found["oracle"] = [result.oracle for result in results]
+    for name in sorted(results[0].metrics["checkpoints"]):
+        if not name.startswith(f"{weights} "):
+            found[name] = [result.metrics["checkpoints"].get(name, {}).get("miou") for result in results]
+    return {name: _interval(values) for name, values in found.items()}
+
+
+def _interval(values: Sequence[float | None]) -> dict[str, Any] | None:
+    """Mean over seeds with its bounds, and every value; None where one is missing."""
+    known = [value for value in values if value is not None]
+    return {**asdict(t_interval(known)), "each": known} if known and len(known) == len(values) else None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.mean(known) if known else None
+
+
+def _curve(name: str, plan: Plan, by_variant: Mapping[str, Mapping[int, Result]]) -> list[tuple[int, float]]:
+    """Step and mIoU on the test images, mean over seeds; what shares its warm-up with supervised begins with that one's."""
+    cells = by_variant[name]
+    curves = [dict(result.curve) for result in cells.values()]
+    if name != SUPERVISED and plan.length(name) == plan.length(SUPERVISED):
+        for curve, seed in zip(curves, cells, strict=True):
+            warm = by_variant.get(SUPERVISED, {}).get(seed)
+            curve |= (
+                {step: miou for step, miou in warm.curve.items() if step <= plan.length(name).warmup} if warm and curve else {}
+            )
+    common = set.intersection(*(set(curve) for curve in curves))
+    return [(step, statistics.mean(curve[step] for curve in curves)) for step in sorted(common)]
+
+
+def _missing(plan: Plan, results: Sequence[Result]) -> list[str]:
+    done = {result.cell.id for result in results}
+    return [cell.id for cell in plan.cells() if cell.id not in done]

@@ -1,0 +1,87 @@
+"""What is compared: methods of the registry, or cw_bass with its terms switched off. Names are folders' names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from cwbass.config import Section
+from cwbass.errors import ParamsError
+from cwbass.methods import METHODS
+from cwbass.methods.base import MethodConfig
+from cwbass.methods.cw_bass import CwBassConfig
+from cwbass.params import AnyMethodConfig, Params, apply_overrides, load_params
+
+SUPERVISED = "supervised"  # the baseline that every comparison has
+
+# Each term of recipe cwbass, and what switches it off.
+TERMS: Mapping[str, Sequence[str]] = {
+    "soft-labels": ["labels=hard"],
+    "threshold": ["threshold.rule=strict", "threshold.strict=0.0"],
+    "confidence-weight": ["gamma=0.0"],
+    "decay": ["decay.rule=none"],
+    "boundary": ["boundary.weight=0.0"],
+    "strong-views": ["views=same"],
+    "cutmix": ["cutmix=0.0"],
+    "classmix": ["classmix=0.0"],
+    "own-statistics": ["norm=joint"],
+    "fade": ["fade=0.0"],
+}
+# Other values of terms that cannot be switched off.
+CHANGES: Mapping[str, Sequence[str]] = {
+    "hard-strict-0.95": ["labels=hard", "threshold.rule=strict", "threshold.strict=0.95"],
+    "ema-0.99": ["ema.decay=0.99"],
+}
+PLAIN = "plain"  # all terms off: a student that learns what a mean teacher says of the same view
+
+
+class _MethodSection(Section):
+    method: AnyMethodConfig
+
+
+def method_variants(names: Sequence[str], params: Params) -> dict[str, MethodConfig]:
+    """Methods by name, the supervised baseline first; the one of ``params`` has its section there, others their defaults.
+
+    Raises:
+        ParamsError: There is no such method.
+    """
+    if unknown := [name for name in names if name not in METHODS]:
+        raise ParamsError(f"--methods names {', '.join(unknown)}; choose from {', '.join(METHODS)}.")
+    own = params.method
+    chosen = {name: own if name == own.name else METHODS[name].config_cls(name=name) for name in names if name != SUPERVISED}
+    return {SUPERVISED: params.warmup, **chosen}
+
+
+def ablation_variants(params: Params) -> dict[str, MethodConfig]:
+    """Recipe cwbass, and paper beside it; each term of cwbass off; none of them, and each alone.
+
+    ``paper`` and what is not switched are those of ``params.method``, where that is cw_bass.
+    """
+    own = params.method if isinstance(params.method, CwBassConfig) else CwBassConfig()
+
+    def changed(changes: Iterable[str]) -> MethodConfig:
+        values = {"method": {**own.model_dump(mode="json"), "recipe": "cwbass"}}
+        return load_params(apply_overrides(values, [f"method.cwbass.{change}" for change in changes]), _MethodSection).method
+
+    def without(terms: Iterable[str]) -> MethodConfig:
+        return changed(change for term in terms for change in TERMS[term])
+
+    return {
+        SUPERVISED: params.warmup,
+        "cwbass": changed(()),
+        "paper": own.model_copy(update={"recipe": "paper"}),
+        **{f"no-{term}": without([term]) for term in TERMS},
+        **{name: changed(changes) for name, changes in CHANGES.items()},
+        PLAIN: without(TERMS),
+        **{f"only-{term}": without([other for other in TERMS if other != term]) for term in TERMS},
+    }
+
+
+def chosen(variants: Mapping[str, MethodConfig], names: Sequence[str]) -> dict[str, MethodConfig]:
+    """Some of the variants, and the supervised baseline; all, where none are named.
+
+    Raises:
+        ParamsError: There is no such variant.
+    """
+    if unknown := [name for name in names if name not in variants]:
+        raise ParamsError(f"--variants names {', '.join(unknown)}; choose from {', '.join(variants)}.")
+    return {name: method for name, method in variants.items() if not names or name in {SUPERVISED, *names}}

@@ -1,0 +1,146 @@
+"""Step ``compare``: run the cells of a grid that are not done, and set their numbers side by side."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cwbass.comparison.budget import Budget
+from cwbass.comparison.page import draw_page
+from cwbass.comparison.plan import Cell, Plan, label_sets
+from cwbass.comparison.results import read_results
+from cwbass.comparison.run import JobFailed, Worker, cell_jobs, measure_jobs
+from cwbass.comparison.sheets import markdown
+from cwbass.comparison.table import tabulate
+from cwbass.errors import CwbassError, ParamsError
+from cwbass.methods.base import MethodConfig
+from cwbass.params import Params
+from cwbass.training.checkpoint import write_whole
+
+logger = logging.getLogger(__name__)
+
+TABLE, MARKDOWN, PAGE = "table.json", "table.md", "compare.html"
+
+
+class CellsFailed(CwbassError):
+    """Some cells of a comparison failed; the others are done."""
+
+    def __init__(self, failed: Mapping[str, JobFailed]) -> None:
+        lines = [f"  {cell}: {error}" for cell, error in failed.items()]
+        super().__init__("\n".join([f"{len(failed)} cells failed; run the same command again to try them again:", *lines]))
+        codes = {error.exit_code for error in failed.values()}
+        self.exit_code = codes.pop() if len(codes) == 1 else CwbassError.exit_code
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What was asked for, and the plan of the folder, which may hold more."""
+
+    asked: Plan
+    plan: Plan
+
+    @property
+    def groups(self) -> list[str]:
+        """Where cells that were asked for share a split."""
+        return list(dict.fromkeys(cell.group for cell in self.asked.cells()))
+
+    def listing(self) -> list[dict[str, Any]]:
+        """The cells that were asked for, for whoever spreads them over machines."""
+        steps = {name: self.plan.length(name).steps for name in self.asked.variants}
+        return [{**asdict(cell), "id": cell.id, "steps": steps[cell.variant]} for cell in self.asked.cells()]
+
+
+def listed(text: str) -> list[str]:
+    """``a,b`` as a and b."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def whole_numbers(texts: Sequence[str]) -> list[int]:
+    """Seeds as numbers.
+
+    Raises:
+        ParamsError: One is something else.
+    """
+    if wrong := [text for text in texts if not text.isdecimal()]:
+        raise ParamsError(f"--seeds has {', '.join(wrong)}; write whole numbers, as 0,1,2.")
+    return [int(text) for text in texts]
+
+
+def prepare(
+    params: Params,
+    variants: Mapping[str, MethodConfig],
+    *,
+    seeds: Sequence[str],
+    labels: Sequence[str],
+    budget: str | None,
+    out_dir: Path,
+) -> Comparison:
+    """Write the plan of a comparison; where methods have to be timed for it, do that.
+
+    Args:
+        params: Of every cell.
+        variants: From ``method_variants`` or ``ablation_variants``.
+        seeds: Whole numbers; empty takes the one of ``params``.
+        labels: See ``label_sets``; empty takes those of ``params``.
+        budget: See ``Budget.parse``; None takes the steps of ``params``.
+        out_dir: Folder of the comparison.
+
+    Raises:
+        ParamsError: A parameter is wrong, or the budget is too small.
+        DataError: The folder holds another comparison.
+        Interrupted: A signal came while methods were timed.
+    """
+    plan = Plan(
+        out=out_dir,
+        params=params,
+        budget=Budget("steps", params.train.steps or 0) if budget is None else Budget.parse(budget),
+        variants=variants,
+        seeds=whole_numbers(seeds) or [params.seed],
+        labels=label_sets(labels),
+    )
+    comparison = Comparison(plan, plan.join())
+    with Worker() as worker:
+        for job in measure_jobs(plan, comparison.plan.unmeasured()):
+            worker.run(job)
+    for name in plan.variants:
+        plan.length(name)  # refuses a budget that is too small
+    return comparison
+
+
+def run_cells(plan: Plan, cells: Iterable[Cell]) -> None:
+    """Run what is missing of some cells; what fails leaves the others alone.
+
+    Raises:
+        CellsFailed: Some did; all have been tried.
+        Interrupted: A signal came; the same call goes on.
+    """
+    failed: dict[str, JobFailed] = {}
+    with Worker() as worker:
+        for cell in cells:
+            try:
+                for job in cell_jobs(plan, cell):
+                    worker.run(job)
+            except JobFailed as error:
+                logger.error("%s failed: %s", cell.id, error)
+                failed[cell.id] = error
+    if failed:
+        raise CellsFailed(failed)
+
+
+def write_table(out_dir: Path) -> str:
+    """Write ``table.json``, ``table.md`` and ``compare.html`` from the cells that are done; returns the Markdown.
+
+    Raises:
+        DataError: There is no cell, or numbers cannot be set side by side.
+    """
+    plan = Plan.read(out_dir)
+    table = json.loads(json.dumps(tabulate(plan, read_results(plan))))
+    text = markdown(table)
+    write_whole(out_dir / TABLE, f"{json.dumps(table, indent=1)}\n".encode())
+    write_whole(out_dir / MARKDOWN, text.encode())
+    write_whole(out_dir / PAGE, draw_page(table).encode())
+    return text

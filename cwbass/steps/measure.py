@@ -1,0 +1,183 @@
+"""Step ``measure``: what a training step costs here, so that methods can be given equal wall time or equal passes."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cwbass.comparison.budget import Cost, MethodCost
+from cwbass.config import EvalConfig
+from cwbass.data.cache import open_source
+from cwbass.data.offline import OfflineStream, PseudoLabels
+from cwbass.methods import build_method
+from cwbass.methods.base import Method, Retraining
+from cwbass.models.base import SegmentationNet
+from cwbass.steps.train import TrainParams
+from cwbass.steps.training import check_network, network_factory, start_run
+from cwbass.training.device import place
+from cwbass.training.loop import Schedule
+from cwbass.training.optim import build_optimizer
+from cwbass.training.resume import Resume
+from cwbass.training.second_stage import write_pseudo_labels
+from cwbass.training.stage import Run, Stage, plan_steps
+
+TIMED = 5  # epochs of as many steps; the one before them is not counted
+LABELLED = 4  # images labelled offline to see what one takes
+
+
+@dataclass
+class EncodedImages:
+    """How many images have gone through encoders, with a gradient and without."""
+
+    with_gradient: int = 0
+    without: int = 0
+
+
+def measure(params: TrainParams, *, manifest: Path, data_root: Path) -> MethodCost:
+    """Take a few real steps of ``params.method``, batches included, and leave nothing behind.
+
+    Seconds are the median over epochs; images through encoders are counted at one step. What is measured between epochs
+    of a training, on the selection slice, is no part of a step and not counted. Of the labels of a second stage a few are
+    made, and stand for all.
+
+    Args:
+        params: Sections of a training.
+        manifest: File of ``cwbass split``.
+        data_root: Folder of the dataset.
+
+    Raises:
+        ParamsError: A parameter, the weights or the device is wrong.
+        DataError: The manifest or a file of the dataset is.
+    """
+    with tempfile.TemporaryDirectory(prefix="cwbass-measure-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        alone = params.model_copy(update={"train": params.train.model_copy(update={"checkpoint_uri": None, "probes": 0})})
+        run = start_run("train", alone, manifest=manifest, data_root=data_root, out_dir=folder, work_dir=None, resume=Resume())
+        cost = _measure(replace(run, manifest=replace(run.manifest, selection=())), params, folder)  # nothing is scored
+        run.keeper.finish({})  # waits for what is being written
+        return cost
+
+
+def _measure(run: Run, params: TrainParams, folder: Path) -> MethodCost:
+    spec = run.manifest.spec
+    build = network_factory(params.model, spec.num_classes, folder / "weights")
+
+    def make(*, offline: bool = False) -> Method:
+        method = build_method(
+            params.method,
+            build,
+            num_classes=spec.num_classes,
+            ignore_index=spec.ignore_index,
+            class_weight=run.class_weight,
+            offline=offline,
+        )
+        return place(method, run.device)
+
+    method = make()
+    check_network(method.student, params, spec.num_classes, unlabeled=method.needs_unlabeled)
+    step = _step_cost(run, params, method, folder)
+    if (retraining := params.method.retraining) is None:
+        return MethodCost(step)
+    labelling, offline = _label(run, retraining, method.student, folder)
+    return MethodCost(step, _step_cost(run, params, make(offline=True), folder, offline), labelling)
+
+
+def _step_cost(run: Run, params: TrainParams, method: Method, folder: Path, offline: OfflineStream | None = None) -> Cost:
+    """Of a step of training."""
+    plan = plan_steps(run.train, run.manifest)
+    settings: dict[str, Any] = {"out_dir": folder, "history": [], "timings": [], "offline": offline}
+    batch = run.train.batch_labeled * run.train.accumulate
+    name = "measure" if offline is None else "measure-offline"
+
+    def stage(run: Run, kind: str) -> Stage:
+        optimizer = build_optimizer(method.trainable(), params.train.optimizer, batch_size=batch)
+        return Stage(run, f"{name}-{kind}", method, params.method.name, optimizer, **settings)
+
+    plain = replace(run, train=run.train.model_copy(update={"compile": False}))  # compiled code counts nothing
+    with counting_encoders(method) as images:
+        stage(plain, "images").train(Schedule(0, 1, plan.total, 1, 0, plan.pass_steps), checkpoint="measured.pt", best=None)
+    settings["timings"].clear()
+    on_gpu = run.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(run.device)
+    timed = stage(run, "time")
+    steps = TIMED * (TIMED + 1)
+    timed.train(Schedule(0, steps, max(steps, plan.total), TIMED, 0, plan.pass_steps), checkpoint="measured.pt", best=None)
+    return Cost(
+        seconds=statistics.median(row["step_seconds"] for row in timed.timings[1:]),
+        passes=images.with_gradient,
+        passes_no_grad=images.without,
+        device_mb=torch.cuda.max_memory_allocated(run.device) / 1e6 if on_gpu else None,
+    )
+
+
+def _label(run: Run, config: Retraining, net: SegmentationNet, folder: Path) -> tuple[Cost, OfflineStream]:
+    """What it takes to rank and label all unlabelled images, and some that are labelled.
+
+    Ranking predicts every image with three networks, as ``eval`` says; labelling, once, as the second stage says.
+    """
+    unlabeled = run.manifest.unlabeled
+    cache = None if run.train.cache is None else Path(run.train.cache)
+    source = open_source(unlabeled, run.data_root, run.manifest.spec, cache)
+    chosen = range(min(LABELLED, len(unlabeled)))
+    ids = [unlabeled[index].id for index in chosen]
+    labels = folder / "labels"
+
+    def cost(config: EvalConfig) -> Cost:
+        started = time.perf_counter()
+        with counting_encoders(net) as images:
+            settings: dict[str, Any] = {"device": run.device, "autocast_dtype": run.autocast_dtype}
+            write_pseudo_labels(net, source, chosen, ids, labels, spec=run.manifest.spec, config=config, **settings)
+        return Cost(time.perf_counter() - started, 0, images.without)
+
+    net.eval()
+    rank = cost(run.eval)
+    scales = run.eval.scales if config.scales is None else list(config.scales)
+    label = cost(run.eval.model_copy(update={"flip": config.flip, "scales": scales}))
+    share = len(unlabeled) / len(chosen)
+    everything = Cost(
+        seconds=share * (3 * rank.seconds + label.seconds),
+        passes=0,
+        passes_no_grad=share * (3 * rank.passes_no_grad + label.passes_no_grad),
+    )
+    stream = OfflineStream(
+        PseudoLabels(source, chosen, ids, labels), run.augment, ignore_index=run.manifest.spec.ignore_index, seed=run.seed
+    )
+    return everything, stream
+
+
+@contextmanager
+def counting_encoders(module: nn.Module) -> Iterator[EncodedImages]:
+    """Inside, every image that any network in ``module`` encodes is counted."""
+    seen = EncodedImages()
+    networks = [part for part in module.modules() if isinstance(part, SegmentationNet)]
+
+    def count(net: SegmentationNet) -> None:
+        encode = net.encode
+        learns = any(parameter.requires_grad for parameter in net.parameters())
+
+        def counted(image: Tensor) -> list[Tensor]:
+            if torch.is_grad_enabled() and learns:
+                seen.with_gradient += image.shape[0]
+            else:
+                seen.without += image.shape[0]
+            return encode(image)
+
+        net.__dict__["encode"] = counted  # in front of the class's own
+
+    for net in networks:
+        count(net)
+    try:
+        yield seen
+    finally:
+        for net in networks:
+            del net.__dict__["encode"]

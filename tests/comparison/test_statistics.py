@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from cwbass.comparison.statistics import Interval, draw_images, paired_difference, resampled_miou, t_interval
+from cwbass.evaluation.selection import mean_iou
+
+RIGHT = [[2, 0], [0, 2]]
+HALF = [[1, 1], [1, 1]]
+
+
+def test_an_interval_over_three_seeds_is_that_of_student() -> None:
+    found = t_interval([0.4, 0.5, 0.6])  # deviation 0.1, 2 degrees of freedom
+    half = 4.3027 * 0.1 / math.sqrt(3)
+    assert found == Interval(pytest.approx(0.5), pytest.approx(0.5 - half), pytest.approx(0.5 + half))
+
+
+def test_one_seed_has_no_interval() -> None:
+    assert t_interval([0.4]) == Interval(0.4, None, None)
+
+
+@pytest.mark.parametrize("count", range(2, 32))
+def test_quantiles_are_those_of_scipy(count: int) -> None:
+    stats = pytest.importorskip("scipy.stats", reason="needs scipy: pip install -c constraints.txt -e '.[dev]'")
+    values = [float(index) for index in range(count)]
+    low, high = stats.t.interval(0.95, count - 1, np.mean(values), stats.sem(values))
+    found = t_interval(values)
+    assert (found.low, found.high) == (pytest.approx(low, rel=1e-4, abs=1e-3), pytest.approx(high, rel=1e-4))
+
+
+def test_draws_are_whole_resamples_and_repeat() -> None:
+    draws = draw_images(5, resamples=300)
+    assert draws.shape == (300, 5)
+    assert (draws.sum(1) == 5).all()
+    assert np.array_equal(draws, draw_images(5, resamples=300))
+    assert not np.array_equal(draws, draw_images(5, resamples=300, seed=1))
+
+
+def test_scores_of_resamples_come_from_summed_matrices() -> None:
+    matrices = np.array([RIGHT, HALF])
+    # both: [[3, 1], [1, 3]], IoU 3/5 each; the first twice: 1; the second twice: [[2, 2], [2, 2]], IoU 2/6
+    assert resampled_miou(matrices, np.array([[1, 1], [2, 0], [0, 2]])) == pytest.approx([0.6, 1.0, 1 / 3])
+
+
+def test_a_class_that_no_image_of_a_resample_shows_does_not_count_in_it() -> None:
+    matrices = np.array([[[4, 0], [0, 0]], [[2, 0], [1, 1]]])
+    assert resampled_miou(matrices, np.array([[2, 0], [1, 1]])) == pytest.approx([1.0, (6 / 7 + 1 / 2) / 2])
+
+
+def test_many_resamples_are_those_of_a_plain_loop() -> None:
+    rng = np.random.default_rng(0)
+    matrices = rng.integers(0, 9, (7, 3, 3))
+    draws = draw_images(7, resamples=230)
+    plain = [mean_iou(np.sum([matrices[index] * count for index, count in enumerate(draw)], axis=0)) for draw in draws]
+    assert resampled_miou(matrices, draws) == pytest.approx(plain)
+
+
+def test_a_paired_difference_draws_images_jointly_for_both_and_over_seeds() -> None:
+    draws = draw_images(2)  # of two images: one twice (0.25 each) or both (0.5)
+    good, bad = (resampled_miou(np.array([RIGHT, second]), draws) for second in (RIGHT, HALF))
+    # differences: 0 where the first image came twice, 0.4 with both, 2/3 where the second came twice
+    found = paired_difference({0: good, 7: good}, {0: bad, 1: bad, 7: bad}, {0: 1.0, 7: 1.0}, {0: 0.6, 1: 0.1, 7: 0.8})
+    assert found == Interval(pytest.approx(0.3), pytest.approx(0.0), pytest.approx(2 / 3))
+    # A network against itself has no doubt, however few images: the pairs are drawn alike.
+    assert paired_difference({0: bad}, {0: bad}, {0: 0.6}, {0: 0.6}) == Interval(0.0, 0.0, 0.0)
+    assert paired_difference({0: good}, {1: bad}, {0: 1.0}, {1: 0.6}) is None

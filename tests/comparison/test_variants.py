@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+
+from cwbass.comparison.variants import CHANGES, PLAIN, TERMS, ablation_variants, chosen, method_variants
+from cwbass.errors import ParamsError
+from cwbass.methods.cw_bass import PAPER, CwBassConfig, CwBassTerms
+from cwbass.params import Params, flatten, load_params
+
+PARAMS = load_params({"method": {"name": "cw_bass", "cwbass": {"unsup_weight": 0.7}}, "warmup": {"ema_decay": 0.9}}, Params)
+# What each term changes in the recipe, and to what.
+OFF = {
+    "soft-labels": {"labels": "hard"},
+    "threshold": {"threshold.rule": "strict", "threshold.strict": 0.0},
+    "confidence-weight": {"gamma": 0.0},
+    "decay": {"decay.rule": "none"},
+    "boundary": {"boundary.weight": 0.0},
+    "strong-views": {"views": "same"},
+    "cutmix": {"cutmix": 0.0},
+    "classmix": {"classmix": 0.0},
+    "own-statistics": {"norm": "joint"},
+    "fade": {"fade": 0.0},
+}
+
+
+def changes(name: str) -> dict[str, object]:
+    """In what a variant differs from the recipe of the parameters."""
+    variants = ablation_variants(PARAMS)
+    recipe, variant = (flatten(terms_of(variants[each]).model_dump()) for each in ("cwbass", name))
+    return {key: variant[key] for key in variant if variant[key] != recipe[key]}
+
+
+def terms_of(config: object) -> CwBassTerms:
+    assert isinstance(config, CwBassConfig)
+    return config.terms
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_a_term_is_switched_off_alone_or_stays_alone(term: str) -> None:
+    assert changes(f"no-{term}") == OFF[term]
+    assert changes(f"only-{term}") == {key: value for other, off in OFF.items() if other != term for key, value in off.items()}
+
+
+def test_plain_has_every_term_off_and_the_recipes_stay_as_the_parameters_have_them() -> None:
+    assert changes(PLAIN) == {key: value for off in OFF.values() for key, value in off.items()}
+    variants = ablation_variants(PARAMS)
+    assert terms_of(variants["cwbass"]).unsup_weight == 0.7
+    assert terms_of(variants["paper"]) == PAPER
+    assert len(variants) == 4 + 2 * len(TERMS) + len(CHANGES)
+
+
+def test_the_method_of_the_parameters_keeps_its_section_and_others_have_their_defaults() -> None:
+    variants = method_variants(["unimatch", "cw_bass", "supervised"], PARAMS)
+    assert list(variants) == ["supervised", "unimatch", "cw_bass"]
+    assert variants["cw_bass"] is PARAMS.method
+    assert variants["supervised"] is PARAMS.warmup
+    assert variants["unimatch"] == type(variants["unimatch"])(name="unimatch")
+
+
+def test_unknown_names_are_refused_with_the_known_ones() -> None:
+    with pytest.raises(ParamsError, match=r"--methods names unimach; choose from supervised, cw_bass, mean_teacher"):
+        method_variants(["unimach"], PARAMS)
+    with pytest.raises(ParamsError, match=r"--variants names no-such; choose from supervised, cwbass, paper"):
+        chosen(ablation_variants(PARAMS), ["no-such"])
+
+
+def test_a_choice_of_variants_keeps_supervised() -> None:
+    assert list(chosen(ablation_variants(PARAMS), ["paper"])) == ["supervised", "paper"]
