@@ -71,6 +71,26 @@ def test_what_a_stage_depends_on_exists_or_is_made_by_an_earlier_stage(stage: st
         assert inside or (TOP / dep).exists(), dep
 
 
+def test_the_grid_of_dvc_stages_calls_cells_that_a_plan_has() -> None:
+    """`compare/dvc.yaml`, its variables filled in as DVC does with `parsing.list append`."""
+    from cwbass.comparison.variants import METHODS
+
+    grid = yaml.safe_load((TOP / "compare" / "params.yaml").read_text())["grid"]
+    stages = yaml.safe_load((TOP / "compare" / "dvc.yaml").read_text())["stages"]
+    assert "list = append" in (TOP / ".dvc" / "config").read_text()
+    given = " ".join(f"--{name} {value}" for name, values in grid.items() for value in values)
+    for name, stage in stages.items():
+        text = stage["cmd"].replace("${grid}", given).replace("${item.seed}", "0").replace("${item.method}", grid["methods"][0])
+        program, *rest = text.split()
+        verb, *arguments = [part for part in rest if part != "--quiet"]
+        context = COMMAND.commands[verb].make_context(verb, arguments)  # type: ignore[attr-defined]
+        assert (program, context.params["out"]) == ("cwbass", Path("artifacts/compare")), name
+        if cell := context.params["cell"]:
+            assert cell in (f"as-given/seed0/{method}" for method in ("supervised", *grid["methods"]))
+    assert set(grid["methods"]) <= set(METHODS)
+    assert sorted(stages["plan"]["params"]) == sorted(set(TrainParams.model_fields) - {"seed"})
+
+
 @pytest.mark.parametrize("path", PARAM_FILES, ids=lambda path: path.name)
 def test_a_shipped_parameter_file_is_valid_and_has_every_section_that_dvc_tracks(path: Path) -> None:
     values = read_params(path)
