@@ -36,12 +36,16 @@ def _main(quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings an
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING if quiet else logging.INFO, format="%(levelname)s %(message)s")
 
 
-def _arguments(params: Path, overrides: list[str] | None, data: str | None) -> dict[str, str]:
+def _needs_kfp() -> None:
     try:
         import kfp
         import kfp.kubernetes  # noqa: F401
     except ImportError as error:
         raise ParamsError("kfp is not installed. Run: pip install -c constraints.txt -e '.[pipeline]'") from error
+
+
+def _arguments(params: Path, overrides: list[str] | None, data: str | None) -> dict[str, str]:
+    _needs_kfp()
     from cwbass.params import read_params
     from pipeline.arguments import pipeline_arguments
 
@@ -69,6 +73,31 @@ def compile(
 
     path = compile_pipeline(arguments, out)
     _print({"pipeline": str(path), "image": IMAGE, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+
+
+@app.command("compile-compare")
+def compile_compare(
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+    methods: Annotated[str, typer.Option(metavar="A,B", help="As of `cwbass compare`.")] = "",
+    seeds: Annotated[str, typer.Option(metavar="0,1,2", help="Likewise.")] = "",
+    labels: Annotated[str, typer.Option(metavar="1/16,1/8", help="Likewise.")] = "",
+    budget: Annotated[str, typer.Option(metavar="KIND=N", help="Likewise.")] = "",
+    data: Data = None,
+    out: Annotated[Path, typer.Option(help="The file to write.", dir_okay=False)] = Path("pipeline-compare.yaml"),
+) -> None:
+    """Write the pipeline of a comparison, a loop over its cells, as YAML; `submit --package` starts it."""
+    from cwbass.params import read_params
+
+    _needs_kfp()
+    from pipeline.arguments import compare_arguments
+    from pipeline.compare import build
+    from pipeline.compile import compile_pipeline
+
+    values = read_params(params, overrides or ())
+    arguments = compare_arguments(values, methods=methods, seeds=seeds, labels=labels, budget=budget)
+    path = compile_pipeline(arguments | ({"data": data} if data else {}), out, build=build)
+    _print({"pipeline": str(path)})
 
 
 @app.command("run-local")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from cwbass.comparison.budget import Budget
+from cwbass.comparison.plan import Plan, label_sets
+from cwbass.comparison.variants import method_variants
 from cwbass.config import Section
 from cwbass.params import Params, dump_params, load_params
+from cwbass.steps.compare import listed, whole_numbers
 from cwbass.steps.evaluate import EvaluateParams
 from cwbass.steps.register import RegisterParams
 from cwbass.steps.split import SplitParams
@@ -37,3 +42,30 @@ def pipeline_arguments(values: Mapping[str, Any]) -> dict[str, str]:
     params = load_params(values, Params)
     texts = {f"{step}_params": dump_params(load_params(values, kind)) for step, kind in STEPS.items()}
     return {**texts, "data": params.data.root}
+
+
+def compare_arguments(values: Mapping[str, Any], *, methods: str, seeds: str, labels: str, budget: str) -> dict[str, str]:
+    """The parameters of a comparison's pipeline: ``params``, the grid as ``cwbass compare`` takes it, and ``data``.
+
+    Args:
+        values: From ``read_params``.
+        methods: Names, with commas between; empty takes the one of the parameters.
+        seeds: Whole numbers, likewise.
+        labels: See ``cwbass compare --labels``; empty takes those of the parameters.
+        budget: See ``cwbass compare --budget``; empty takes ``train.steps``.
+
+    Raises:
+        ParamsError: A key, a name or a number is wrong; hours later the pipeline would have said so.
+    """
+    params = load_params(values, Params)
+    names = methods or params.method.name
+    Plan(
+        Path(),
+        params,
+        Budget.parse(budget) if budget else Budget("steps", params.train.steps or 1),
+        method_variants(listed(names), params),
+        whole_numbers(listed(seeds)) or [params.seed],
+        label_sets(listed(labels)),
+    )
+    grid = {"methods": names, "seeds": seeds or str(params.seed), "labels": labels, "budget": budget}
+    return {"params": dump_params(params), **grid, "data": params.data.root}

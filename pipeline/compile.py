@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from kfp import compiler
 
@@ -11,12 +12,13 @@ from cwbass.errors import ParamsError
 from pipeline.dag import build
 
 
-def compile_pipeline(arguments: Mapping[str, str], out: Path) -> Path:
+def compile_pipeline(arguments: Mapping[str, str], out: Path, *, build: Callable[[Mapping[str, str]], Any] = build) -> Path:
     """Write the pipeline; the same arguments and image give the same bytes.
 
     Args:
-        arguments: Defaults of its parameters, from ``pipeline_arguments``.
+        arguments: Defaults of its parameters, from ``pipeline_arguments``, or for a comparison from ``compare_arguments``.
         out: The file, ``.yaml``; its folder is made.
+        build: Makes the pipeline; default: that of the five steps.
 
     Raises:
         ParamsError: The file has another suffix, or cannot be written.

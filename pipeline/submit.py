@@ -63,7 +63,9 @@ def run_spec(
     with TemporaryDirectory() as folder:
         path = compile_pipeline(arguments, Path(folder) / "pipeline.yaml") if package is None else package
         pipeline = _read(path)
-    parameters = {**arguments, **_parse(extra, pipeline["pipeline_spec"])}
+    known = pipeline["pipeline_spec"]["root"].get("inputDefinitions", {}).get("parameters", {})
+    ours = {key: value for key, value in arguments.items() if key in known}  # a package may be the comparison's
+    parameters = {**ours, **_parse(extra, pipeline["pipeline_spec"])}
     stamp = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
     return RunSpec(name or f"{pipeline['pipeline_spec']['pipelineInfo']['name']} {stamp}", pipeline, parameters, service_account)
 

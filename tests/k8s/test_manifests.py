@@ -311,9 +311,9 @@ def test_pods_run_as_the_user_and_in_the_folder_of_the_image() -> None:
 
 
 def test_the_pipeline_means_what_the_manifests_make() -> None:
-    dag = pytest.importorskip("pipeline.dag", reason="needs cwbass[pipeline] and the folder pipeline/")
+    pods = pytest.importorskip("pipeline.pods", reason="needs cwbass[pipeline] and the folder pipeline/")
     submit = pytest.importorskip("pipeline.__main__").submit
     (secret,) = documents(K8S / "examples/s3-secret.yaml")
-    names = (dag.WORK_VOLUME, dag.WORK_DIR, dag.S3_SECRET, dag.USER)
+    names = (pods.WORK_VOLUME, pods.WORK_DIR, pods.S3_SECRET, pods.USER)
     assert names == ("cwbass-work", "/workspace", secret["metadata"]["name"], 10001)
     assert one("base", "ServiceAccount", inspect.signature(submit).parameters["service_account"].default)

@@ -1,0 +1,74 @@
+"""What pods of every pipeline are given: volume, secret, labels, deadlines; and those that train, their hardware."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kfp import dsl, kubernetes
+
+from cwbass import __version__
+
+WORK_VOLUME, WORK_DIR = "cwbass-work", "/workspace"  # the image's working directory: relative paths of params mean the volume
+RUNS = "artifacts/runs"  # on it: checkpoints by run id
+S3_SECRET = "cwbass-s3"
+USER = 10001  # of the image
+RETRIES = 3
+HOUR = 3600
+LONGEST = 14 * 24 * HOUR  # of a training
+GPU_TAINT = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+
+
+def monitoring(pipeline: str) -> dict[str, str]:
+    """What k8s/base/monitoring expects. A gateway that is not there costs a step one warning."""
+    return {
+        "CWBASS_METRICS_PORT": "9095",
+        "CWBASS_METRICS_ADDRESS": "0.0.0.0",
+        "CWBASS_PUSHGATEWAY": "http://pushgateway:9091",
+        "CWBASS_PIPELINE": pipeline,
+    }
+
+
+def secure(task: dsl.PipelineTask, name: str, *, retries: int, seconds: int) -> None:
+    """A deadline for each attempt, no rights, and labels."""
+    if retries:
+        task.set_retry(retries, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration="1800s")
+    kubernetes.set_timeout(task, seconds)
+    kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
+    labels = {"name": "cwbass", "component": name, "part-of": "cwbass", "version": __version__}
+    for key, value in {**labels, "managed-by": "kubeflow-pipelines"}.items():
+        kubernetes.add_pod_label(task, f"app.kubernetes.io/{key}", value)
+
+
+def connect(task: dsl.PipelineTask, environment: Mapping[str, str]) -> None:
+    """The work volume, the keys of S3, and variables."""
+    kubernetes.mount_pvc(task, WORK_VOLUME, WORK_DIR)
+    # Optional: with a role for the service account (IRSA) there is no secret.
+    keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3")
+    kubernetes.use_secret_as_env(task, S3_SECRET, {key: key for key in keys}, optional=True)
+    for key, value in environment.items():
+        task.set_env_variable(key, value)
+
+
+def small(task: dsl.PipelineTask) -> None:
+    """Of a step that needs no accelerator."""
+    task.set_cpu_request("1").set_memory_request("4Gi").set_memory_limit("8Gi")
+
+
+def training(
+    task: dsl.PipelineTask,
+    *,
+    cpu: Any,
+    memory: Any,
+    accelerator_type: Any,
+    accelerator_count: Any,
+    node_selector: Any,
+    tolerations: Any,
+) -> None:
+    """Of a step that trains or scores; all are parameters of the pipeline."""
+    task.set_cpu_request(cpu).set_memory_request(memory).set_memory_limit(memory)
+    task.set_accelerator_type(accelerator_type).set_accelerator_limit(accelerator_count)
+    kubernetes.add_node_selector_json(task, node_selector)
+    kubernetes.add_toleration_json(task, tolerations)
+    # Loader processes hand over batches in /dev/shm; a pod has 64 MB of it.
+    kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory")
