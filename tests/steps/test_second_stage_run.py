@@ -118,7 +118,7 @@ def test_it_leaves_exactly_these_files(stages: Stages) -> None:
     names += ["snapshot_1", "snapshot_2"]
     assert sorted(path.name for path in stages.out.iterdir()) == sorted(
         [f"{name}.pt{end}" for name in names for end in ("", ".sha256")]
-        + ["history.jsonl", "run.json", "timings.jsonl", "reliability.jsonl", "pseudo_labels"]
+        + ["history.jsonl", "run.json", "timings.jsonl", "reliability.jsonl", "pseudo_labels", "probes.zip", "probes.zip.sha256"]
     )
     assert stages.report.steps == STEPS + 2 * RETRAIN
     assert stages.report.checkpoints == {"last": str(stages.out / "last.pt"), "best": str(stages.out / "best.pt")}
