@@ -198,16 +198,10 @@ class Plan:
         if path.is_file():
             there = Plan.read(self.out)
             if lines := differences(_claims(there, self), _claims(self, there)):
-                raise DataError(
-                    "\n".join(
-                        [
-                            f"{path} plans another comparison than these parameters do, and numbers of the two cannot stand side by side:"
-                        ]
-                    )
-                    + "\n"
-                    + "\n".join(lines)
-                    + "\nUse another --out, or the values that are there."
+                heading = (
+                    f"{path} plans another comparison than these parameters do, and numbers of the two cannot stand side by side:"
                 )
+                raise DataError("\n".join([heading, *lines, "Use another --out, or the values that are there."]))
             whole = Plan(
                 self.out,
                 self.params,

@@ -112,7 +112,9 @@ def test_more_seeds_labels_and_methods_join_a_folder(tmp_path: Path) -> None:
 
 def test_what_changes_no_number_may_differ_between_two_calls(tmp_path: Path) -> None:
     plan(tmp_path).join()
-    plan(tmp_path, base=params(workers=2, cache="elsewhere")).join()
+    whole = plan(tmp_path, base=params(workers=2, cache="elsewhere")).join()
+    assert (whole.params.train.workers, whole.params.train.cache) == (2, "elsewhere")
+    assert Plan.read(tmp_path) == whole
 
 
 @pytest.mark.parametrize(
