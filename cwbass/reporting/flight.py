@@ -10,7 +10,6 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,9 +18,10 @@ from markupsafe import Markup
 from cwbass.data.base import DatasetSpec
 from cwbass.evaluation.probes import VIRIDIS, ZONES, Frame, ProbeBook, frame_epochs
 from cwbass.evaluation.sweep import Suggestion, Sweep
+from cwbass.provenance import versions
 from cwbass.reporting.charts import Series, heat_strip, line_chart
 from cwbass.reporting.curves import Figure, Row, draw_classes, draw_lines, number, points_of
-from cwbass.reporting.html import imprint, template
+from cwbass.reporting.html import template
 from cwbass.reporting.scores import percent
 from cwbass.reporting.svg import COLORS, NONE, join, tag
 
@@ -77,9 +77,8 @@ def write_flight(
     probes: ProbeBook | None,
     sweep: Sweep | None,
     spec: DatasetSpec,
-    now: datetime | None = None,
 ) -> None:
-    """Write the page; where something was not recorded, a sentence says so in its place.
+    """Write the page, the same bytes for the same arguments; where something was not recorded, a sentence says so in its place.
 
     Args:
         path: The HTML file; its folder is made.
@@ -87,7 +86,6 @@ def write_flight(
         probes: Images that were looked at; None, or an empty book, where there were none.
         sweep: Over thresholds, after the warm-up; None where there is no selection slice.
         spec: Names and colours of the classes.
-        now: Date of the page; None asks the clock.
     """
     rows = [row for row in history if row.get("stage") == "train" and row.get("seen_per_class")]
     shown = [rows[index] for index in sorted(frame_epochs(len(rows)))]
@@ -108,7 +106,7 @@ def write_flight(
         suggestions={} if sweep is None else {name: _cells(found) for name, found in sweep.classes().items()},
         sweep_figures=[] if sweep is None else _sweep_figures(sweep),
         percent=percent,
-        **imprint(now),
+        versions=versions(),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")

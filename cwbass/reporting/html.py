@@ -6,17 +6,14 @@ that it opens offline, from an attachment, and in the sandboxed viewer of a pipe
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-import cwbass
 from cwbass.data.base import DatasetSpec
+from cwbass.provenance import versions
 from cwbass.reporting import scores
 from cwbass.reporting.curves import Row, draw_curves, number
 from cwbass.reporting.findings import find_concerns
@@ -44,9 +41,8 @@ def write_report(
     params_text: str,
     split: Mapping[str, Any],
     flight: str | None = None,
-    now: datetime | None = None,
 ) -> None:
-    """Write the report; where numbers are missing, a sentence says so in their place.
+    """Write the report, the same bytes for the same arguments; where numbers are missing, a sentence says so in their place.
 
     Args:
         path: The HTML file; its folder is made.
@@ -57,7 +53,6 @@ def write_report(
         params_text: The parameters in full, as YAML.
         split: ``counts`` (images by part) and ``notes`` (sentences), both optional.
         flight: Name of the flight recorder's page, in the same folder; None where there is none.
-        now: Date of the report; None asks the clock.
 
     Raises:
         DataError: A map of the gallery does not fit its image or the classes.
@@ -89,7 +84,7 @@ def write_report(
         split_notes=split.get("notes") or [],
         params_text=params_text,
         flight=flight,
-        **imprint(now),
+        versions=versions(),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
@@ -105,14 +100,6 @@ def template(name: str) -> Template:
         lstrip_blocks=True,
     )
     return environment.get_template(name)
-
-
-def imprint(now: datetime | None) -> dict[str, Any]:
-    """Versions and date, for a page's foot; None asks the clock."""
-    return {
-        "versions": {"cwbass": cwbass.__version__, "torch": version("torch"), "Python": platform.python_version()},
-        "date": (now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M %Z"),
-    }
 
 
 def _epoch_table(history: Sequence[Row]) -> tuple[list[str], list[list[str]]]:

@@ -41,6 +41,10 @@ def test_every_epoch_has_its_numbers_and_pictures_and_the_last_is_shown(path: Pa
         assert words in page.text, words
 
 
+def test_the_page_has_no_date_so_that_drawing_it_again_changes_nothing(path: Path) -> None:
+    assert not re.search(r"\b20\d\d-\d\d|\b\d\d:\d\d\b", Page(path).text)
+
+
 def test_charts_have_a_line_that_stands_at_the_last_epoch_and_knows_where_the_others_are(path: Path) -> None:
     cursors = [attributes for tag, attributes in Page(path).tags if tag == "line" and attributes.get("class") == "cursor"]
     assert len(cursors) == 7
