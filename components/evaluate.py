@@ -28,19 +28,19 @@ def evaluate(
         train: From train: the selected checkpoint counts.
 
     Returns:
-        reports: metrics.json, report.html, history and plots.
+        reports: metrics.json, report.html, flight.html, history and plots.
         metrics: The headline scores, fractions in [0, 1].
         confusion: Test pixels; rows are the true classes.
         report: One page with table, curves and images.
         summary: The table alone.
     """
-    import shutil
     from pathlib import Path
 
     from cwbass.data.remote import DATASETS, local_dataset
     from cwbass.params import load_params, parse_yaml
     from cwbass.reporting.summary import confusion_matrix, headline, scores_page
     from cwbass.steps import evaluate as step
+    from cwbass.steps.report import report_alone
     from cwbass.telemetry import observe_here
 
     loaded, out_dir = load_params(parse_yaml(params, "evaluate_params"), step.EvaluateParams), Path(reports.path)
@@ -50,5 +50,5 @@ def evaluate(
     for name, value in headline(out_dir).items():
         metrics.log_metric(name, value)
     confusion.log_confusion_matrix(*confusion_matrix(out_dir))
-    shutil.copyfile(out_dir / "report.html", report.path)
+    report_alone(out_dir, Path(report.path))
     Path(summary.path).write_text(scores_page(out_dir), encoding="utf-8")

@@ -564,17 +564,25 @@ def register(
     overrides: Overrides = None,
     checkpoint: Annotated[Path, typer.Option(help="Checkpoint, or the folder of a training.")] = TRAIN_DIR,
     metrics: Annotated[Path, typer.Option(help="Scores, written by `cwbass eval`.", dir_okay=False)] = REPORTS / "metrics.json",
-    report: Annotated[Optional[Path], typer.Option(help="Report to keep with the version.")] = None,
+    report: Annotated[
+        Optional[Path],
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Report to keep with the version, and flight.html beside it; default: beside --metrics.",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for registration.json and gate.md.")] = REGISTRATION,
 ) -> None:
     """Write a version into the registry, unless the gate refuses the model (exit code 5)."""
     from cwbass.steps.register import RegisterParams, register
+    from cwbass.steps.report import REPORT
 
-    page = report or (metrics.parent / "report.html")
-    kept = page if page.is_file() else None
+    beside = metrics.parent / REPORT
+    page = report or (beside if beside.is_file() else None)
     loaded = _load(RegisterParams, params, overrides)
     with _observe("register") as telemetry, telemetry.registry_operation("register"):
-        outcome = register(loaded, checkpoint=checkpoint, metrics=metrics, report=kept, out_dir=out, telemetry=telemetry)
+        outcome = register(loaded, checkpoint=checkpoint, metrics=metrics, report=page, out_dir=out, telemetry=telemetry)
     _print(outcome.to_dict())
 
 

@@ -124,9 +124,18 @@ def test_a_registered_version_is_whole(tiny_run: TinyRun, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["decision"] == "registered"
     version = tmp_path / "store" / "models" / "cwbass-smoke" / "versions" / "1.0.0"
-    assert {"model.safetensors", "metrics.json", "report.html", "SHA256SUMS", "MANIFEST.json"} <= {
-        p.name for p in version.iterdir()
-    }
+    wanted = {"model.safetensors", "metrics.json", "report.html", "flight.html", "SHA256SUMS", "MANIFEST.json"}
+    assert wanted <= {path.name for path in version.iterdir()}
+
+
+def test_a_report_that_is_asked_for_and_not_there_is_named(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from cwbass.cli import app
+
+    done = CliRunner().invoke(app, ["register", "--report", str(tmp_path / "gone.html")], env={"COLUMNS": "500"})
+    assert done.exit_code == 2
+    assert "gone.html" in done.output and "does not exist" in done.output
 
 
 @pytest.mark.parametrize(

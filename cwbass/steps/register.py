@@ -26,13 +26,14 @@ from cwbass.provenance import dvc_md5, git_state, versions
 from cwbass.registry import CONFIG, WEIGHTS, Number, Version, find_same, find_version, read_file, register_version
 from cwbass.resolve import PARAMS, PROVENANCE
 from cwbass.steps.evaluate import read_metrics
+from cwbass.steps.report import FLIGHT, REPORT
 from cwbass.storage import ObjectStore, open_store
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import Checkpoint, file_sha256, load_checkpoint
 
 logger = logging.getLogger(__name__)
 
-METRICS, REPORT, CARD, ONNX = "metrics.json", "report.html", "README.md", "model.onnx"
+METRICS, CARD, ONNX = "metrics.json", "README.md", "model.onnx"
 REGISTRATION, PAGE = "registration.json", "gate.md"
 
 
@@ -81,7 +82,7 @@ def register(
         params: The registry, and its limits.
         checkpoint: File that was scored, or the folder it lies in.
         metrics: Its metrics.json, from ``cwbass eval``.
-        report: Its report.html, if there is one.
+        report: Its report.html, if there is one; a flight.html beside it, to which it links, goes along.
         out_dir: Where registration.json and gate.md are written.
         store: Where versions are written; None opens ``registry.store``.
         telemetry: Told what is registered.
@@ -123,7 +124,7 @@ def register(
     version = same
     if version is None:
         files = scored | _description(registry, model, net, scores, checkpoint_sha256)
-        files |= {} if report is None else {REPORT: report}
+        files |= _pages(report)
         version = register_version(store, name=registry.name, files=files)
         telemetry.uploaded(sum(len(file) if isinstance(file, bytes) else file.stat().st_size for file in files.values()))
         logger.info("registered %s %s: %s", version.name, version.number, version.uri)
@@ -230,6 +231,13 @@ def _description(
         CARD: card.encode(),
     }
     return described if graph is None else described | {ONNX: graph}
+
+
+def _pages(report: Path | None) -> dict[str, bytes | Path]:
+    if report is None:
+        return {}
+    flight = report.parent / FLIGHT
+    return {REPORT: report, FLIGHT: flight} if flight.is_file() else {REPORT: report}
 
 
 def _onnx(registry: RegistryConfig, net: SegmentationNet, class_names: list[str]) -> tuple[dict[str, Any], bytes | None]:

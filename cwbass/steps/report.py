@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ CURVES = (
     "mean_confidence",
     "data_wait",
 )
-FLIGHT = "flight.html"
+REPORT, FLIGHT = "report.html", "flight.html"
 CONFUSION_ROWS = 20_000  # DVC counts rows: pixels are scaled down to about this many
 
 
@@ -71,22 +72,44 @@ def write_run_files(files: RunFiles, out_dir: Path) -> Path:
 
 
 def report(out_dir: Path) -> Path:
-    """Draw report.html and flight.html again from the files beside it.
+    """Draw report.html and flight.html again from the files beside them.
 
     Raises:
         DataError: A file is missing or broken.
     """
+    with _broken_files_named(out_dir):
+        return draw(_read(out_dir), out_dir)
+
+
+def report_alone(out_dir: Path, path: Path) -> None:
+    """Draw the report of a folder elsewhere, for a viewer that shows this one file: it links to no other.
+
+    Raises:
+        DataError: A file of the folder is missing or broken.
+    """
+    with _broken_files_named(out_dir):
+        _draw_report(_read(out_dir), path, flight=None)
+
+
+def _read(out_dir: Path) -> RunFiles:
+    """Inverse of :func:`write_run_files`."""
+    metrics = json.loads((out_dir / "metrics.json").read_text(encoding="utf-8"))
+    spec = DatasetSpec.from_dict(json.loads((out_dir / "spec.json").read_text(encoding="utf-8")))
+    lines = (out_dir / HISTORY).read_text(encoding="utf-8").splitlines()
+    history = [json.loads(line) for line in lines]
+    params_text = (out_dir / "params.yaml").read_text(encoding="utf-8")
+    gallery = _read_gallery(out_dir / "gallery.npz")
+    swept = json.loads((out_dir / SWEEP).read_text(encoding="utf-8"))
+    sweep = Sweep.from_dict(swept) if swept else None
+    probes = ProbeBook.read(out_dir / PROBES)
+    return RunFiles(metrics, history, gallery, spec, params_text, probes, sweep)
+
+
+@contextmanager
+def _broken_files_named(out_dir: Path) -> Iterator[None]:
+    """What a broken file raises when it is read, or drawn, as a DataError."""
     try:
-        metrics = json.loads((out_dir / "metrics.json").read_text(encoding="utf-8"))
-        spec = DatasetSpec.from_dict(json.loads((out_dir / "spec.json").read_text(encoding="utf-8")))
-        lines = (out_dir / HISTORY).read_text(encoding="utf-8").splitlines()
-        history = [json.loads(line) for line in lines]
-        params_text = (out_dir / "params.yaml").read_text(encoding="utf-8")
-        gallery = _read_gallery(out_dir / "gallery.npz")
-        swept = json.loads((out_dir / SWEEP).read_text(encoding="utf-8"))
-        sweep = Sweep.from_dict(swept) if swept else None
-        probes = ProbeBook.read(out_dir / PROBES)
-        return draw(RunFiles(metrics, history, gallery, spec, params_text, probes, sweep), out_dir)
+        yield
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: no such file. `cwbass eval --out {out_dir}` writes it.") from error
     except Exception as error:  # a value of another kind, deep in a table, raises whatever it happens to cause
@@ -95,8 +118,12 @@ def report(out_dir: Path) -> Path:
 
 def draw(files: RunFiles, out_dir: Path) -> Path:
     """Write report.html and flight.html; returns the path of the report."""
-    path = out_dir / "report.html"
     write_flight(out_dir / FLIGHT, history=files.history, probes=files.probes, sweep=files.sweep, spec=files.spec)
+    _draw_report(files, out_dir / REPORT, flight=FLIGHT)
+    return out_dir / REPORT
+
+
+def _draw_report(files: RunFiles, path: Path, *, flight: str | None) -> None:
     write_report(
         path,
         metrics=files.metrics,
@@ -105,9 +132,8 @@ def draw(files: RunFiles, out_dir: Path) -> Path:
         spec=files.spec,
         params_text=files.params_text,
         split=files.metrics.get("split") or {},
-        flight=FLIGHT,
+        flight=flight,
     )
-    return path
 
 
 def _write_json(path: Path, values: Mapping[str, Any], *, indent: int | None = 2) -> None:

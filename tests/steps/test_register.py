@@ -67,6 +67,7 @@ def run(tmp_path: Path) -> Run:
 def test_a_version_holds_all_that_is_needed_to_judge_and_to_use_it(run: Run) -> None:
     run.report = run.folder / "page.html"
     run.report.write_text("<!doctype html>")
+    (run.folder / "flight.html").write_text("<!doctype html><title>flight")
     outcome = run.register()
 
     manifest_sha256 = file_sha256(run.store.root / "models/tiny/versions/1.0.0/MANIFEST.json")
@@ -83,7 +84,7 @@ def test_a_version_holds_all_that_is_needed_to_judge_and_to_use_it(run: Run) -> 
     }
     files = run.files()
     assert files.keys() == {
-        "README.md", "SHA256SUMS", "config.json", "metrics.json",
+        "README.md", "SHA256SUMS", "config.json", "flight.html", "metrics.json",
         "model.safetensors", "params.yaml", "provenance.json", "report.html",
     }  # fmt: skip
     config = json.loads(files["config.json"])
@@ -96,6 +97,7 @@ def test_a_version_holds_all_that_is_needed_to_judge_and_to_use_it(run: Run) -> 
     assert load_params(parse_yaml(files["params.yaml"].decode(), "params"), Params) == Params(model=TINY)
     assert files["metrics.json"] == run.metrics.read_bytes()
     assert files["report.html"] == b"<!doctype html>"
+    assert files["flight.html"] == b"<!doctype html><title>flight"
     assert files["README.md"].startswith(b"---\nlicense: ")
 
 
