@@ -19,7 +19,6 @@ import typer
 
 from cwbass import __version__
 from cwbass.errors import CwbassError, DataError, ParamsError
-from cwbass.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from cwbass.telemetry import Telemetry
@@ -106,7 +105,6 @@ def _main(
     )
     for noisy in ("httpx", "botocore", "PIL", "torch", "timm", "onnxscript", "onnx_ir"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    keep_freed_memory()
 
 
 def _load(kind: Any, params: Path, overrides: list[str] | None) -> Any:
