@@ -14,7 +14,8 @@ import yaml
 
 from cwbass.cli import app
 from cwbass.config import Section
-from cwbass.params import Params, dump_params, load_params, parse_yaml, read_params
+from cwbass.methods.cw_bass import CWBASS, PAPER
+from cwbass.params import Params, dump_params, flatten, load_params, parse_yaml, read_params
 from cwbass.steps.evaluate import EvaluateParams
 from cwbass.steps.register import RegisterParams
 from cwbass.steps.split import SplitParams
@@ -109,6 +110,20 @@ def test_the_recipes_in_params_yaml_hold_threshold_and_decay() -> None:
     paper = method.paper  # type: ignore[attr-defined]
     assert (paper.threshold.rule, paper.threshold.base, paper.threshold.beta) == ("logistic", 0.6, 0.5)
     assert (paper.decay.rule, paper.decay.factor) == ("constant", 0.9)
+
+
+def test_params_yaml_lists_every_number_in_which_the_recipes_differ() -> None:
+    recipes = {name: flatten(terms.model_dump(mode="json")) for name, terms in (("cwbass", CWBASS), ("paper", PAPER))}
+    differing = {
+        key
+        for key, value in recipes["cwbass"].items()
+        if isinstance(value, float) and value != recipes["paper"][key] and key != "threshold.scale"  # no number of paper's rule
+    }
+    assert {"unsup_weight", "fade", "ema.decay", "threshold.high"} < differing
+    method = read_params(TOP / "params.yaml")["method"]
+    for name, terms in recipes.items():
+        listed = flatten(method[name])
+        assert {key: listed.get(key) for key in differing} == {key: terms[key] for key in differing}, name
 
 
 def test_help_does_not_load_torch() -> None:
