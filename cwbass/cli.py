@@ -360,8 +360,8 @@ def eval_(
     as_json: Annotated[bool, typer.Option("--json", help="All scores as JSON on stdout, not a table.")] = False,
 ) -> None:
     """Score a checkpoint on the test split, or on other data."""
-    from cwbass.params import parse_yaml
-    from cwbass.steps.evaluate import EvaluateParams, evaluate
+    from cwbass.params import apply_overrides, load_params, parse_yaml
+    from cwbass.steps.evaluate import EvaluateParams, chosen_file, evaluate
 
     path = _resolve(checkpoint, store, params)
     other = None if baseline is None else _resolve(baseline, store, params)
@@ -369,11 +369,10 @@ def eval_(
     if params is not None:
         loaded = _load(EvaluateParams, params, overrides)
     elif overrides:
-        from cwbass.params import apply_overrides, load_params
-        from cwbass.resolve import is_version, open_checkpoint
+        from cwbass.resolve import open_checkpoint
 
-        file = path if path.is_file() or is_version(path) else path / "last.pt"
-        loaded = load_params(apply_overrides(parse_yaml(open_checkpoint(file).params, str(file)), overrides), EvaluateParams)
+        values = parse_yaml(open_checkpoint(chosen_file(path)).params, str(path))
+        loaded = load_params(apply_overrides(values, overrides), EvaluateParams)
     if manifest is None and data is None:
         manifest = MANIFEST
     with _observe("evaluate") as telemetry:
@@ -542,7 +541,7 @@ def _listed(texts: list[str] | None) -> list[str]:
 
 @app.command()
 def predict(
-    checkpoint: Annotated[str, typer.Option(help="Checkpoint, s3:// URI, name@1.4.0 or name@champion.")],
+    checkpoint: Annotated[str, typer.Option(help=_CHECKPOINT)],
     images: Annotated[Path, typer.Option(help="An image, or a folder of images.", exists=True)],
     out: Annotated[Path, typer.Option(help="Folder for masks/ and overlays/.")] = Path("predictions"),
     overlays: Annotated[bool, typer.Option(help="Whether to draw overlays.")] = True,
@@ -621,7 +620,7 @@ def doctor(
 
 @app.command()
 def export(
-    checkpoint: Annotated[str, typer.Option(help="Checkpoint, s3:// URI, name@1.4.0 or name@champion.")],
+    checkpoint: Annotated[str, typer.Option(help=_CHECKPOINT)],
     out: Annotated[Path, typer.Option(help="ONNX file to write.", dir_okay=False)] = Path("model.onnx"),
     weights: Annotated[str, typer.Option(help="auto, student or teacher.")] = "auto",
     store: Store = None,

@@ -6,13 +6,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-import pytest
+import typer
 import yaml
 from commands import TOP, call
 from tiny import TinyRun
 
 import cwbass
+from cwbass.cli import app
 from cwbass.data.synthetic import write_shapes
 
 
@@ -131,25 +133,27 @@ def test_a_registered_version_is_whole(tiny_run: TinyRun, tmp_path: Path) -> Non
 def test_a_report_that_is_asked_for_and_not_there_is_named(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from cwbass.cli import app
-
     done = CliRunner().invoke(app, ["register", "--report", str(tmp_path / "gone.html")], env={"COLUMNS": "500"})
     assert done.exit_code == 2
     assert "gone.html" in done.output and "does not exist" in done.output
 
 
-@pytest.mark.parametrize(
-    "verb",
-    ["split", "check", "warmup", "train", "eval", "predict", "register", "report", "doctor", "config", "registry", "export"],
-)
-def test_every_verb_has_help(verb: str) -> None:
-    from typer.testing import CliRunner
+def test_every_verb_and_every_option_has_help() -> None:
+    def walk(command: Any, name: str) -> None:
+        assert command.help, name
+        for parameter in command.params:
+            assert parameter.help, f"{name} {parameter.name}"
+        for verb, inner in getattr(command, "commands", {}).items():
+            walk(inner, f"{name} {verb}")
 
-    from cwbass.cli import app
+    walk(typer.main.get_command(app), "cwbass")
 
-    done = CliRunner().invoke(app, [verb, "--help"])
-    assert done.exit_code == 0
-    assert "Usage:" in done.output
+
+def test_settings_of_a_score_are_changed_on_top_of_what_the_checkpoint_of_a_folder_was_trained_with(tiny_run: TinyRun) -> None:
+    done = call("eval", "--checkpoint", tiny_run.warmup, "--manifest", tiny_run.manifest, "--set", "eval.flip=true", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["checkpoint"], found["method"], found["protocol"]) == ("selected", "supervised", "whole scale:1 flip")
 
 
 def test_doctor_says_what_is_there() -> None:

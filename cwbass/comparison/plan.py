@@ -16,6 +16,7 @@ from typing import Any, Self
 from cwbass.comparison.budget import Budget, Length, MethodCost, longest
 from cwbass.comparison.variants import SUPERVISED
 from cwbass.errors import DataError, ParamsError
+from cwbass.jsonfile import read_object
 from cwbass.methods.base import MethodConfig
 from cwbass.params import Params, flatten, load_params
 from cwbass.training.checkpoint import write_whole
@@ -284,12 +285,4 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         DataError: The file is missing, or holds something else.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file. `cwbass compare` writes it.") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is no JSON ({error}). Delete it, or use another --out.") from error
-    if not isinstance(values, dict):
-        raise DataError(f"{path} holds a {type(values).__name__}, not an object. Delete it, or use another --out.")
-    return values
+    return read_object(path, writer="cwbass compare", mend="Delete it, or use another --out.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from cwbass.comparison.variants import SUPERVISED
 from cwbass.config import Section
 from cwbass.errors import DataError
 from cwbass.evaluation.per_image import PerImage
+from cwbass.jsonfile import read_rows
 from cwbass.params import Params, flatten, load_params, read_params
 from cwbass.steps.evaluate import CONFUSIONS, read_metrics
 from cwbass.steps.train import TrainParams
@@ -109,11 +109,7 @@ def _read(plan: Plan, cell: Cell) -> Result:
 
 def _timings(folder: Path, *, warmup: bool) -> list[dict[str, Any]]:
     """Epochs of the warm-up, or of what came after it."""
-    path = folder / TIMINGS
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}). Delete its folder: the cell is run again.") from error
+    rows = read_rows(folder / TIMINGS, writer="cwbass compare", mend="Delete its folder: the cell is run again.")
     return [row for row in rows if (row["stage"] == "warmup") == warmup]
 
 

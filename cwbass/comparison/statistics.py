@@ -25,7 +25,7 @@ _T95 = (
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean, or a difference, and where 95 % of such intervals hold the true one; None where that cannot be told."""
+    """A mean or a difference, with bounds that hold the true one in 95 % of such intervals; None where they cannot be told."""
 
     value: float
     low: float | None

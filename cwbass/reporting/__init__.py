@@ -1,6 +1,8 @@
-"""The report of a run: one HTML file that opens offline, without scripts, in a sandboxed frame.
+"""What a run has to show: pages that open offline, and the same in a few lines.
 
-html      everything below -> page (report.html.j2, report.css)
+html      everything below -> the report, without scripts (report.html.j2, report.css)
+flight    history, probes, sweep -> the flight recorder's page, with one script (flight.html.j2, flight.css, flight.js)
+summary   the folder of a report -> Markdown and numbers for a pipeline's UI
 scores    metrics.json -> verdict, tiles, tables
 curves    history -> charts
 findings  history -> what deserves a second look

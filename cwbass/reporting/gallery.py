@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from cwbass.data.base import DatasetSpec
 from cwbass.errors import DataError
 from cwbass.reporting import images
-from cwbass.reporting.scores import OURS
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +36,13 @@ class Panel:
     uri: str
 
 
-def draw_panels(item: GalleryItem, spec: DatasetSpec) -> Iterator[Panel]:
+def draw_panels(item: GalleryItem, spec: DatasetSpec, model: str) -> Iterator[Panel]:
     """The pictures of one gallery row, those that there are.
+
+    Args:
+        item: Image and maps.
+        spec: Names and colours of the classes.
+        model: What the model is called beside a baseline.
 
     Raises:
         DataError: A map does not fit the image or the classes.
@@ -46,8 +50,8 @@ def draw_panels(item: GalleryItem, spec: DatasetSpec) -> Iterator[Panel]:
     _check(item, spec)
     image = images.shrink_image(item.image)
     yield Panel("Image", "", f"Photograph {item.title}", images.data_uri(image, photo=True))
-    ours = "Prediction" if item.baseline is None else OURS
-    labels = {"Truth": item.truth, ours: item.prediction, "Supervised only": item.baseline, "Pseudo-label": item.pseudo_label}
+    caption = "Prediction" if item.baseline is None else model
+    labels = {"Truth": item.truth, caption: item.prediction, "Supervised only": item.baseline, "Pseudo-label": item.pseudo_label}
     for caption, label in labels.items():
         if label is not None:
             uri = images.data_uri(images.colorize(images.shrink_label(label), spec), photo=False)
@@ -61,7 +65,7 @@ def draw_panels(item: GalleryItem, spec: DatasetSpec) -> Iterator[Panel]:
         truth, before, after = (images.shrink_label(label) for label in (item.truth, item.baseline, item.prediction))
         change = images.draw_change(image, truth, before, after, spec.ignore_index)
         uri = images.data_uri(change, photo=True)
-        yield Panel("Change", "since supervised only", f"Pixels of {item.title} that {OURS} mends or breaks", uri)
+        yield Panel("Change", "since supervised only", f"Pixels of {item.title} that {model} mends or breaks", uri)
 
 
 def _shares(truth: NDArray[np.uint8] | None, label: NDArray[np.uint8], ignore_index: int) -> str:

@@ -57,10 +57,11 @@ def write_report(
     Raises:
         DataError: A map of the gallery does not fit its image or the classes.
     """
+    ours = scores.ours(metrics)
     has_baseline = number(metrics.get("baseline_miou")) is not None
     score_names, checkpoints = scores.checkpoint_table(metrics)
     page = template("report.html.j2").render(
-        ours=scores.OURS if has_baseline else "model",
+        ours=ours if has_baseline else "model",
         theirs=scores.THEIRS,
         verdict=scores.verdict(metrics),
         tiles=scores.tiles(metrics),
@@ -77,7 +78,7 @@ def write_report(
         epochs=_epoch_table(history),
         confusion=scores.confusion(metrics),
         reliability=scores.reliability(metrics),
-        gallery=[(item.title, list(draw_panels(item, spec))) for item in gallery],
+        gallery=[(item.title, list(draw_panels(item, spec, ours))) for item in gallery],
         palette=list(zip(spec.class_names, spec.palette, strict=True)),
         changes={"mended": FIXED, "broken": BROKEN, "wrong in both": BOTH_WRONG},
         split_counts=split.get("counts") or {},

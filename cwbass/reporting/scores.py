@@ -19,7 +19,7 @@ from cwbass.reporting.svg import NONE, format_value
 
 Metrics = Mapping[str, Any]
 
-OURS, THEIRS = "CW-BASS", "supervised only"
+OURS, THEIRS = {"cw_bass": "CW-BASS"}, "supervised only"  # the method as people call it; others by their key
 SCORES = {
     "miou": "mIoU",
     "boundary_iou": "Boundary IoU",
@@ -74,6 +74,12 @@ class Confusion:
     pairs: list[tuple[str, str, float]]  # truth, prediction, share: the largest off the diagonal
 
 
+def ours(metrics: Metrics) -> str:
+    """What the model is called: by its method, which metrics.json of earlier versions do not say."""
+    method = str(metrics.get("method") or "cw_bass")
+    return OURS.get(method, method)
+
+
 def percent(value: object) -> str:
     """A fraction in per cent, without the sign; a dash where there is none."""
     found = number(value)
@@ -110,7 +116,7 @@ def verdict(metrics: Metrics) -> str:
     if difference is None:
         return f"The model {reached}. No supervised baseline was scored, so there is no gain to report."
     side = "above" if difference >= 0 else "below"
-    first = f"{OURS} {reached}, {abs(difference) * 100:.1f} points {side} training on the labelled images alone."
+    first = f"{ours(metrics)} {reached}, {abs(difference) * 100:.1f} points {side} training on the labelled images alone."
     classes: Mapping[str, Metrics] = metrics.get("per_class") or {}
     gains = {name: found for name, scores in classes.items() if (found := gain(scores, "iou")) is not None}
     if not gains:
@@ -124,7 +130,7 @@ def tiles(metrics: Metrics) -> list[Tile]:
     """The headline; a tile without a number is left out."""
     difference, edge = gain(metrics, "miou"), gain(metrics, "boundary_iou")
     wanted = [
-        ("mIoU" if difference is None else f"{OURS} mIoU", metrics.get("miou"), "mean over the classes"),
+        ("mIoU" if difference is None else f"{ours(metrics)} mIoU", metrics.get("miou"), "mean over the classes"),
         ("Supervised mIoU", metrics.get("baseline_miou"), "same labels, no unlabelled images"),
         ("Boundary IoU", metrics.get("boundary_iou"), "" if edge is None else f"{points(edge)} points against supervised"),
         ("Boundary F1", metrics.get("boundary_f1_3px"), "within 3 pixels"),
@@ -170,7 +176,7 @@ def class_chart(metrics: Metrics) -> Markup | None:
     classes: Mapping[str, Metrics] = metrics.get("per_class") or {}
     groups = [
         (name, [number(scores.get(key)) for scores in classes.values()])
-        for name, key in ((OURS, "iou"), (THEIRS, "baseline_iou"))
+        for name, key in ((ours(metrics), "iou"), (THEIRS, "baseline_iou"))
     ]
     groups = [(name, values) for name, values in groups if any(v is not None for v in values)]
     if len(groups) == 1:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cwbass.errors import DataError
-from cwbass.params import Params, load_params, parse_yaml
+from cwbass.headline import score_table
+from cwbass.jsonfile import read_object, read_rows
+from cwbass.markdown import markdown_table, markdown_text
+from cwbass.params import Params, load_params, read_params
 
 HEADLINE = ("miou", "baseline_miou", "miou_gain", "boundary_iou", "boundary_f1_3px", "ece", "pixel_accuracy")
 MAX_CLASSES = 30  # of a confusion matrix in a database that keeps it as one value
@@ -24,14 +26,14 @@ def headline(reports: Path) -> dict[str, float]:
     Args:
         reports: Folder that ``cwbass eval --out`` wrote.
     """
-    metrics = _read_json(reports / "metrics.json")
+    metrics = _metrics(reports)
     values = {key: metrics.get(key) for key in HEADLINE}
-    rows = [json.loads(line) for line in _read(reports / "history.jsonl").splitlines()]
+    rows = read_rows(reports / "history.jsonl", writer="cwbass eval")
     if kept := [row for row in rows if row.get("retention") is not None]:
         values["pseudo_label_precision"] = kept[-1].get("precision")
         values["pseudo_label_retention"] = kept[-1]["retention"]
         if seconds := kept[-1].get("step_seconds"):
-            train = load_params(parse_yaml(_read(reports / "params.yaml"), "params.yaml"), Params).train
+            train = load_params(read_params(reports / "params.yaml"), Params).train
             values["images_per_second"] = (train.batch_labeled + train.batch_unlabeled) * train.accumulate / seconds
     return {key: value for key, value in values.items() if value is not None}
 
@@ -43,7 +45,7 @@ def confusion_matrix(reports: Path, max_classes: int = MAX_CLASSES) -> tuple[lis
         reports: Folder that ``cwbass eval --out`` wrote.
         max_classes: With more, those of the fewest true pixels are added up in one, named "(others)".
     """
-    confusion = _read_json(reports / "metrics.json")["confusion"]
+    confusion = _metrics(reports)["confusion"]
     names, matrix = list(confusion["class_names"]), [list(row) for row in confusion["matrix"]]
     if len(names) <= max_classes:
         return names, matrix
@@ -59,25 +61,14 @@ def confusion_matrix(reports: Path, max_classes: int = MAX_CLASSES) -> tuple[lis
 
 def scores_page(reports: Path) -> str:
     """The table of a run as Markdown: the model beside its baseline, in per cent."""
-    metrics = _read_json(reports / "metrics.json")
-    compared = metrics.get("baseline_miou") is not None
-    lines = [
-        f"Test split `{metrics['split_hash'][:12]}`, {metrics['images']} images, {metrics['protocol']}, seed {metrics['seed']}.",
-        "",
-        "| | supervised | cwbass | gain |" if compared else "| | model |",
-        "|---|--:|--:|--:|" if compared else "|---|--:|",
-    ]
-    rows = [(name, metrics.get(f"baseline_{key}"), metrics.get(key)) for key, name in _TABLE.items()]
-    rows += [(f"IoU of {name}", row.get("baseline_iou"), row["iou"]) for name, row in metrics["per_class"].items()]
-    for name, before, after in rows:
-        if not compared:
-            lines.append(f"| {_cell(name)} | {_percent(after)} |")
-            continue
-        gain = "-" if before is None or after is None else f"{100 * (after - before):+.1f}"
-        lines.append(f"| {_cell(name)} | {_percent(before)} | {_percent(after)} | {gain} |")
+    metrics = _metrics(reports)
+    table = score_table(metrics)
+    title = f"Test split {metrics['split_hash'][:12]}, {metrics['images']} images, {metrics['protocol']}, seed {metrics['seed']}."
+    rows = [*table.scores, *([f"IoU of {name}", *values] for name, *values in table.classes)]
+    parts = [markdown_text(title), markdown_table(table.header, rows)]
     if absent := metrics.get("absent_classes"):
-        lines += ["", f"Absent from the test split: {_cell(', '.join(absent))}."]
-    return "\n".join(lines) + "\n"
+        parts.append(f"Absent from the test split: {markdown_text(', '.join(absent))}.")
+    return "\n\n".join(parts) + "\n"
 
 
 def read_decision(registration: Path) -> dict[str, Any]:
@@ -86,7 +77,7 @@ def read_decision(registration: Path) -> dict[str, Any]:
     Raises:
         DataError: The file is missing or says nothing.
     """
-    decision = _read_json(registration / "registration.json")
+    decision = read_object(registration / "registration.json", writer="cwbass register")
     if decision.get("decision") not in ("registered", "refused"):
         raise DataError(f"{registration / 'registration.json'} holds no decision. Run `cwbass register` again.")
     # The page lies beside the decision, wherever both were copied to.
@@ -99,48 +90,15 @@ def decision_page(decision: Mapping[str, Any]) -> str:
     """The outcome of a registration as Markdown: the gate's own page where there is one, else the reasons of a refusal."""
     if decision.get("page"):
         return str(decision["page"])
-    name = _cell(str(decision["name"]))
+    name = markdown_text(str(decision["name"]))
     if decision["decision"] == "registered":
         return (
-            f"# {name} {decision['version']} is registered\n\n{_cell(str(decision['uri']))}\n\n"
+            f"# {name} {decision['version']} is registered\n\n{markdown_text(str(decision['uri']))}\n\n"
             f"Manifest SHA-256: `{decision['manifest_sha256']}`\n"
         )
-    reasons = "".join(f"- {_cell(reason)}\n" for reason in decision["reasons"])
+    reasons = "".join(f"- {markdown_text(reason)}\n" for reason in decision["reasons"])
     return f"# {name} is refused\n\n{reasons}\nNothing was registered. Train a better model, or change the limit.\n"
 
 
-_TABLE = {
-    "miou": "mIoU",
-    "boundary_iou": "boundary IoU",
-    "boundary_f1_3px": "boundary F1, 3 px",
-    "pixel_accuracy": "pixel accuracy",
-    "ece": "calibration error",
-}
-
-
-def _cell(text: str) -> str:
-    """Names come from users' files: nothing in them may be taken for a table or for HTML."""
-    for character, escaped in {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "`": "\\`", "\n": " "}.items():
-        text = text.replace(character, escaped)
-    return text
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}.") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(_read(path))
-    except ValueError as error:
-        raise DataError(f"{path} is no JSON: {error}.") from error
-    if not isinstance(values, dict):
-        raise DataError(f"{path} holds a {type(values).__name__}, not an object.")
-    return values
+def _metrics(reports: Path) -> dict[str, Any]:
+    return read_object(reports / "metrics.json", writer="cwbass eval")

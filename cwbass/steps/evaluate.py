@@ -7,7 +7,6 @@ was worth.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from cwbass.evaluation.per_image import PerImage
 from cwbass.evaluation.probes import ProbeBook
 from cwbass.evaluation.selection import ImageConfusions
 from cwbass.evaluation.sweep import read_sweep
+from cwbass.jsonfile import read_object, read_rows
 from cwbass.pseudo_labels import threshold_map
 from cwbass.reporting.gallery import GalleryItem
 from cwbass.resolve import describe, is_version, open_checkpoint
@@ -143,6 +143,7 @@ def evaluate(
         "split_hash": data.split_hash,
         "protocol": describe_protocol(config),
         "seed": chosen.seed,
+        "method": chosen.method,
         "weights": weights,
         "checkpoint": chosen_name,
         "checkpoint_sha256": describe(_files(checkpoint)[chosen_name])[1],
@@ -185,6 +186,15 @@ def evaluate(
         ids = tuple(sample.id for sample in data.samples)
         PerImage(ids, data.spec.class_names, np.stack(confusions.matrices)).write(out_dir / CONFUSIONS)
     return EvalReport(metrics, report)
+
+
+def chosen_file(path: Path) -> Path:
+    """A checkpoint's file or a version's folder as it is; of the folder of a training, or of the warm-up, the file that counts.
+
+    Raises:
+        CheckpointError: The folder holds none.
+    """
+    return path if not path.is_dir() or is_version(path) else next(iter(_files(path).values()))
 
 
 def describe_protocol(config: EvalConfig) -> str:
@@ -324,8 +334,9 @@ def _history(*groups: tuple[Path | None, Mapping[str, Checkpoint]]) -> list[dict
         if path is None or not checkpoints:
             continue
         timings = (path if path.is_dir() else path.parent) / TIMINGS
-        lines = timings.read_text(encoding="utf-8").splitlines() if timings.is_file() else []
-        times = {(row["stage"], row["step"]): row for row in map(json.loads, lines)}
+        mend = "Delete it: the report does without the times."
+        timed = read_rows(timings, writer="cwbass train", mend=mend) if timings.is_file() else []
+        times = {(row["stage"], row["step"]): row for row in timed}
         longest = max((each.history for each in checkpoints.values()), key=len)
         rows += [{**row, **times.get((row["stage"], row["step"]), {})} for row in longest]
     return rows
@@ -348,12 +359,4 @@ def read_metrics(path: Path) -> dict[str, Any]:
     Raises:
         DataError: The file is missing or no JSON object.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file. `cwbass eval` writes it.") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is no JSON: {error}. Run `cwbass eval` again.") from error
-    if not isinstance(values, dict):
-        raise DataError(f"{path} holds no metrics. Run `cwbass eval` again.")
-    return values
+    return read_object(path, writer="cwbass eval")

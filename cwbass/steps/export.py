@@ -8,6 +8,7 @@ from typing import Any
 
 from cwbass.export import Parity, export_onnx
 from cwbass.resolve import open_checkpoint
+from cwbass.steps.evaluate import chosen_file
 from cwbass.training.checkpoint import file_sha256
 
 
@@ -29,7 +30,7 @@ def export(*, checkpoint: Path, out: Path, weights: str = "auto") -> ExportRepor
     """Write the network of a checkpoint as ONNX.
 
     Args:
-        checkpoint: A checkpoint's file, or the folder of a registered version.
+        checkpoint: A file, a training's folder, whose checkpoint that counts is taken, or the folder of a registered version.
         out: The file to write.
         weights: student or teacher; auto: the one the method prefers.
 
@@ -38,7 +39,7 @@ def export(*, checkpoint: Path, out: Path, weights: str = "auto") -> ExportRepor
         CheckpointError: The checkpoint cannot be used.
         GateError: The file's answers differ from the network's.
     """
-    model = open_checkpoint(checkpoint)
+    model = open_checkpoint(chosen_file(checkpoint))
     name = model.network_name(weights)
     parity = export_onnx(model.network(name), out, class_names=model.dataset.class_names)
     return ExportReport(str(out), file_sha256(out), name, parity)

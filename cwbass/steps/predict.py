@@ -17,6 +17,7 @@ from cwbass.errors import DataError
 from cwbass.evaluation.inference import predict_probs
 from cwbass.reporting.images import colorize
 from cwbass.resolve import open_checkpoint
+from cwbass.steps.evaluate import chosen_file
 from cwbass.training.device import place, resolve_device, resolve_precision
 
 logger = logging.getLogger(__name__)
@@ -46,12 +47,13 @@ def predict(
     overlays: bool = True,
     device: str = "auto",
 ) -> PredictReport:
-    """Write ``masks/<id>.png`` (palette, class indices) and ``overlays/<id>.jpg`` for every image.
+    """Write ``masks/<name>.png`` (palette, class indices) and ``overlays/<name>.jpg`` for every image.
 
-    A file that cannot be read is reported and passed over; the tree of folders is kept.
+    The name is that of the file with its suffix, ``a.jpg.png``, and the tree of folders is kept. A file that cannot be
+    read is reported and passed over.
 
     Args:
-        checkpoint: File of ``cwbass train``, or the folder of a registered version.
+        checkpoint: A file, a training's folder, whose checkpoint that counts is taken, or the folder of a registered version.
         images: An image, or a folder that is searched at any depth.
         out_dir: Where results go.
         eval_config: How to predict; None takes what the checkpoint was trained with.
@@ -62,7 +64,7 @@ def predict(
         CheckpointError: The checkpoint cannot be used.
         DataError: There is no image.
     """
-    loaded = open_checkpoint(checkpoint)
+    loaded = open_checkpoint(chosen_file(checkpoint))
     config = eval_config or loaded.run_params.eval
     on = resolve_device(device)
     dtype = resolve_precision("auto", on)

@@ -26,6 +26,13 @@ def test_the_verdict_names_score_gain_and_extremes() -> None:
     )
 
 
+def test_another_method_goes_by_its_own_name() -> None:
+    metrics = METRICS | {"method": "unimatch"}
+    assert scores.verdict(metrics).startswith("unimatch reaches 50.0% mIoU")
+    assert scores.tiles(metrics)[0].label == "unimatch mIoU"
+    assert "unimatch" in str(scores.class_chart(metrics)) and "CW-BASS" not in str(scores.class_chart(metrics))
+
+
 def test_the_verdict_does_not_hide_a_loss() -> None:
     assert "2.0 points below training" in scores.verdict({"miou": 0.43, "baseline_miou": 0.45})
 

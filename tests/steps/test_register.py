@@ -251,7 +251,9 @@ def test_a_network_the_checkpoint_lacks_is_refused(run: Run) -> None:
     assert run.store.list("") == []
 
 
-@pytest.mark.parametrize(("content", "message"), [("{", r"metrics\.json is no JSON"), ("[1]", r"metrics\.json holds no metrics")])
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", r"metrics\.json is no JSON"), ("[1]", r"metrics\.json holds a list, not an object")]
+)
 def test_a_file_that_is_no_metrics_is_named(run: Run, content: str, message: str) -> None:
     run.metrics.write_text(content)
     with pytest.raises(DataError, match=message):

@@ -57,6 +57,7 @@ def test_metrics_hold_the_names_that_others_rely_on(tiny_run: TinyRun) -> None:
     assert metrics["miou_gain"] == pytest.approx(metrics["miou"] - metrics["baseline_miou"])
     assert metrics["split_hash"] == json.loads(tiny_run.manifest.read_text())["hash"]
     assert (metrics["protocol"], metrics["seed"], metrics["images"]) == ("whole scale:1", 0, 6)
+    assert metrics["method"] == "cw_bass"
     scored = [row["iou"] for row in metrics["per_class"].values() if row["iou"] is not None]
     assert metrics["miou"] == pytest.approx(sum(scored) / len(scored))
     assert set(metrics["checkpoints"]) == {
@@ -203,6 +204,16 @@ def test_predict_writes_a_mask_and_an_overlay_for_every_image(tiny_run: TinyRun,
     with Image.open(tmp_path / "out" / "masks" / "deep" / "a.png.png") as mask:
         assert (mask.mode, mask.size) == ("P", (50, 37))
     assert (tmp_path / "out" / "overlays" / "deep" / "a.png.jpg").is_file()
+
+
+def test_predict_takes_the_checkpoint_that_counts_of_a_folder(tiny_run: TinyRun, tmp_path: Path) -> None:
+    image = next((tiny_run.data / "images").iterdir())
+    for name in ("train", "train/best.pt"):
+        predict(checkpoint=tiny_run.root / name, images=image, out_dir=tmp_path / name, overlays=False)
+    masks = [(tmp_path / name / "masks" / f"{image.name}.png").read_bytes() for name in ("train", "train/best.pt")]
+    assert masks[0] == masks[1]
+    with pytest.raises(CheckpointError, match=r"holds neither best\.pt nor last\.pt"):
+        predict(checkpoint=tmp_path, images=image, out_dir=tmp_path)
 
 
 def test_the_pages_are_drawn_again_from_their_files_to_the_same_bytes(tiny_run: TinyRun) -> None:

@@ -1,0 +1,48 @@
+"""The scores of a run in a table of text, for places that show no more: a terminal, a pipeline's UI."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+DASH = "-"
+SCORES = {
+    "miou": "mIoU",
+    "boundary_iou": "boundary IoU",
+    "boundary_f1_3px": "boundary F1, 3 px",
+    "pixel_accuracy": "pixel accuracy",
+    "ece": "calibration error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTable:
+    """Columns of the model, and of the supervised baseline and the gain where there is a baseline; in per cent and points."""
+
+    header: list[str]
+    scores: list[list[str]]
+    classes: list[list[str]]  # IoU of each class
+
+
+def score_table(metrics: Mapping[str, Any]) -> ScoreTable:
+    """The table of a metrics.json."""
+    compared = metrics.get("baseline_miou") is not None
+    model = str(metrics.get("method") or "model")
+
+    def row(name: str, before: float | None, after: float | None) -> list[str]:
+        if not compared:
+            return [name, percent(after)]
+        gain = DASH if before is None or after is None else f"{100 * (after - before):+.1f}"
+        return [name, percent(before), percent(after), gain]
+
+    return ScoreTable(
+        header=["", "baseline", model, "gain"] if compared else ["", model],
+        scores=[row(name, metrics.get(f"baseline_{key}"), metrics.get(key)) for key, name in SCORES.items()],
+        classes=[row(name, each.get("baseline_iou"), each["iou"]) for name, each in metrics["per_class"].items()],
+    )
+
+
+def percent(value: float | None) -> str:
+    """A fraction in per cent, with one decimal."""
+    return DASH if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,52 @@
+"""JSON that other commands wrote, read with errors that name the file, what was seen and how to mend it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cwbass.errors import DataError
+
+
+def read_object(path: Path, *, writer: str, mend: str = "") -> dict[str, Any]:
+    """The object that a file holds.
+
+    Args:
+        path: The file.
+        writer: The command that writes it.
+        mend: What to do where it is broken, a sentence; empty: run the command again.
+
+    Raises:
+        DataError: It is missing, or holds something else.
+    """
+    return _object(_read(path, writer, mend), str(path), mend or _again(writer))
+
+
+def read_rows(path: Path, *, writer: str, mend: str = "") -> list[dict[str, Any]]:
+    """The objects that a file holds, one a line; otherwise as :func:`read_object`."""
+    lines = _read(path, writer, mend).splitlines()
+    return [_object(line, f"{path}, line {number}", mend or _again(writer)) for number, line in enumerate(lines, start=1)]
+
+
+def _read(path: Path, writer: str, mend: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file. `{writer}` writes it.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}). {mend or _again(writer)}") from error
+
+
+def _object(text: str, where: str, mend: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is no JSON ({error}). {mend}") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{where} holds a {type(values).__name__}, not an object. {mend}")
+    return values
+
+
+def _again(writer: str) -> str:
+    return f"Run `{writer}` again."
