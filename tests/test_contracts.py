@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -157,6 +158,42 @@ def test_the_page_on_data_tells_the_rule_by_which_a_checkpoint_is_selected() -> 
     section = (TOP / "docs" / "data.md").read_text().split("### The selection slice\n")[1].split("\n## ")[0]
     assert "the latest epoch whose mIoU on it is within one standard error of the highest" in section
     assert "(decisions/0012-latest-within-one-standard-error.md)" in section
+
+
+LAYERS = (  # each may import those above it, and itself
+    "errors memory world markdown headline provenance",
+    "types jsonfile s3 storage telemetry",
+    "config losses pseudo_labels s3_store",
+    "data models",
+    "methods",
+    "params evaluation",
+    "training",
+    "reporting registry gate export doctor",
+    "aliases comparison model_card console",
+    "resolve",
+    "steps",
+    "cli",
+)
+
+
+def test_imports_point_down() -> None:
+    """At the top of a module; what a function imports when it runs, and types alone, may point anywhere."""
+    rank = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
+    for path in (TOP / "cwbass").rglob("*.py"):
+        here = path.relative_to(TOP / "cwbass").with_suffix("").parts[0]
+        if here in ("__init__", "__main__"):
+            continue
+        for statement in ast.parse(path.read_text()).body:
+            for name in imported(statement):
+                assert name == here or rank[name] < rank[here], f"{path} imports {name}"
+
+
+def imported(statement: ast.stmt) -> list[str]:
+    """First part below cwbass of what a statement imports."""
+    if not isinstance(statement, ast.ImportFrom) or statement.module is None:
+        return []
+    parts = statement.module.split(".")
+    return [parts[1]] if parts[0] == "cwbass" and len(parts) > 1 else []
 
 
 def test_nothing_in_the_package_imports_the_extras() -> None:

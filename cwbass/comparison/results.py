@@ -12,14 +12,10 @@ from typing import Any
 from cwbass.comparison.plan import PLAN, Cell, Plan, read_json
 from cwbass.comparison.run import REPORTS, RESOURCES, resources
 from cwbass.comparison.variants import SUPERVISED
-from cwbass.config import Section
 from cwbass.errors import DataError
-from cwbass.evaluation.per_image import PerImage
-from cwbass.jsonfile import read_rows
-from cwbass.params import Params, flatten, load_params, read_params
-from cwbass.steps.evaluate import CONFUSIONS, read_metrics
-from cwbass.steps.train import TrainParams
-from cwbass.steps.training import WarmupParams
+from cwbass.evaluation.per_image import CONFUSIONS, PerImage
+from cwbass.jsonfile import read_object, read_rows
+from cwbass.params import Params, TrainingSections, flatten, load_params, read_params
 from cwbass.training.resume import NEUTRAL, RUN, differences
 from cwbass.training.stage import TIMINGS
 
@@ -98,7 +94,7 @@ def _read(plan: Plan, cell: Cell) -> Result:
     return Result(
         cell=cell,
         folder=folder,
-        metrics=read_metrics(reports / "metrics.json"),
+        metrics=read_object(reports / "metrics.json", writer="cwbass eval"),
         images=PerImage.read(reports / CONFUSIONS),
         code=str(read_json(trained / RUN)["run"]["code"]),
         step_seconds=statistics.median(row["step_seconds"] for row in after),
@@ -115,16 +111,15 @@ def _timings(folder: Path, *, warmup: bool) -> list[dict[str, Any]]:
 
 def _check_params(plan: Plan, cell: Cell, path: Path) -> None:
     """What was scored must have been trained as the plan says: folders can be copied."""
-    kind: type[Section] = TrainParams
-    planned = plan.cell_params(cell)
-    if cell.variant == SUPERVISED:
-        kind, planned = WarmupParams, plan.warmup_params(cell)
-    if lines := differences(_claims(load_params(read_params(path), Params), kind), _claims(planned, kind)):
+    baseline = cell.variant == SUPERVISED
+    planned = plan.warmup_params(cell) if baseline else plan.cell_params(cell)
+    sections = {*TrainingSections.model_fields} if baseline else {*TrainingSections.model_fields, "method"}
+    if lines := differences(_claims(load_params(read_params(path), Params), sections), _claims(planned, sections)):
         raise DataError("\n".join([f"{path} and {plan.out / PLAN} cannot stand side by side; there, and in the plan:", *lines]))
 
 
-def _claims(params: Params, kind: type[Section]) -> dict[str, Any]:
-    values = flatten(params.model_dump(mode="json", include=set(kind.model_fields)))
+def _claims(params: Params, sections: set[str]) -> dict[str, Any]:
+    values = flatten(params.model_dump(mode="json", include=sections))
     return {key: value for key, value in values.items() if key not in NEUTRAL}
 
 

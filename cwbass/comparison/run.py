@@ -24,6 +24,7 @@ from typing import Any, Self
 from cwbass.comparison.plan import Cell, Plan, read_json
 from cwbass.comparison.variants import SUPERVISED
 from cwbass.errors import CwbassError, Interrupted
+from cwbass.evaluation.per_image import CONFUSIONS
 from cwbass.params import dump_params
 from cwbass.training.checkpoint import write_whole
 from cwbass.training.interrupt import SIGNALS
@@ -187,7 +188,7 @@ def cell_jobs(plan: Plan, cell: Cell) -> Iterator[Job]:
         "--out",
         str(reports),
     ]
-    yield Job("eval", folder, reports / "confusions.npz", arguments)
+    yield Job("eval", folder, reports / CONFUSIONS, arguments)
     for snapshot in trained.glob(SNAPSHOTS):  # they are scored now, and as large as checkpoints
         snapshot.unlink()
         snapshot.with_name(f"{snapshot.name}.sha256").unlink(missing_ok=True)

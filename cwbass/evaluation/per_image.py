@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from cwbass.errors import DataError
 
+CONFUSIONS = "confusions.npz"  # of a folder of reports
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PerImage:

@@ -25,7 +25,7 @@ from cwbass.data.manifest import Manifest
 from cwbass.errors import CheckpointError, DataError
 from cwbass.evaluation.evaluate import evaluate as score
 from cwbass.evaluation.metrics import EvalResult
-from cwbass.evaluation.per_image import PerImage
+from cwbass.evaluation.per_image import CONFUSIONS, PerImage
 from cwbass.evaluation.probes import ProbeBook
 from cwbass.evaluation.selection import ImageConfusions
 from cwbass.evaluation.sweep import read_sweep
@@ -45,7 +45,6 @@ from cwbass.training.stage import SNAPSHOTS, TIMINGS
 
 logger = logging.getLogger(__name__)
 
-CONFUSIONS = "confusions.npz"
 # What counts at a folder of `cwbass train`, or of `cwbass warmup`; the one that counts first.
 FILES = {"selected": (BEST, BASELINE_BEST), "last": (LAST, BASELINE_LAST)}
 
