@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cwbass.config import EvalConfig
 from cwbass.data.base import DatasetSpec, Sample, read_image, read_mask
 from cwbass.errors import DataError
-from cwbass.evaluation.inference import predict_probs
+from cwbass.evaluation.inference import predict_image
 from cwbass.evaluation.metrics import EvalResult, Scores
 from cwbass.world import ALONE, World
 
@@ -72,14 +72,10 @@ def evaluate(
     if not samples:
         raise DataError("there are no images to score; check the split, or the list it was made from.")
     scores = Scores(spec.num_classes, spec.ignore_index, boundary=boundary, device=device)
-    autocast = torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None)
     with eval_mode(net):
         for sample, (image, mask) in _read_ahead(samples[world.rank :: world.size], lambda sample: read(sample, root, spec)):
             _check_sizes(sample, image, mask)
-            # A permuted [1, H, W, 3] tensor already lies in memory as channels_last.
-            batch = torch.tensor(image, device=device)[None].permute(0, 3, 1, 2)
-            with autocast:
-                probs = predict_probs(net, batch, config)[0]
+            probs = predict_image(net, image, config, device=device, autocast_dtype=autocast_dtype)
             scores.update(probs, torch.tensor(mask, device=device))
             if on_image is not None:
                 on_image(sample, image, mask, probs)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,6 +14,27 @@ from cwbass.config import EvalConfig
 
 _WINDOWS_AT_ONCE = 4
 _FLOOR = 0.01  # least weight of a window's pixel, so that the frame of the image is covered too
+
+
+def predict_image(
+    net: nn.Module, image: NDArray[np.uint8], config: EvalConfig, *, device: torch.device, autocast_dtype: torch.dtype | None
+) -> Tensor:
+    """:func:`predict_probs` of a decoded image.
+
+    Args:
+        net: On ``device``, in eval mode.
+        image: RGB. [H, W, 3] uint8.
+        config: How to predict.
+        device: Where the network is.
+        autocast_dtype: Lower precision of the network's matrix products; None is float32.
+
+    Returns:
+        [C, H, W] float32 on ``device``.
+    """
+    # A permuted [1, H, W, 3] tensor already lies in memory as channels_last.
+    batch = torch.tensor(image, device=device)[None].permute(0, 3, 1, 2)
+    with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
+        return predict_probs(net, batch, config)[0]
 
 
 @torch.inference_mode()

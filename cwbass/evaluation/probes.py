@@ -143,7 +143,7 @@ def frame_epochs(epochs: int) -> frozenset[int]:
 def draw_probe(role: str, sample_id: str, image: NDArray[np.uint8], truth: NDArray[np.uint8] | None, spec: DatasetSpec) -> Probe:
     """The part that stays. image [H, W, 3] and truth [H, W], both uint8."""
     buffer = io.BytesIO()
-    Image.fromarray(image).resize(_fit(image.shape), Image.Resampling.BOX).save(buffer, "JPEG", quality=85)
+    Image.fromarray(image).resize(fit_size(image.shape), Image.Resampling.BOX).save(buffer, "JPEG", quality=85)
     return Probe(sample_id, role, buffer.getvalue(), None if truth is None else _classes(truth, spec))
 
 
@@ -168,7 +168,7 @@ def draw_frame(
     right = None
     if truth is not None and (known := kept & (truth != spec.ignore_index)).any():
         right = float((truth == label)[known].mean())
-    size = _fit(label.shape)
+    size = fit_size(label.shape)
     sure = np.asarray(Image.fromarray(confidence).resize(size, Image.Resampling.BOX))
     levels = (sure * (LEVELS - 1)).round().clip(0, LEVELS - 1).astype(np.uint8)
     pictures = {
@@ -195,12 +195,12 @@ def _classes(label: NDArray[np.uint8], spec: DatasetSpec) -> bytes:
 
 
 def _shrink(label: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.asarray(Image.fromarray(label).resize(_fit(label.shape), Image.Resampling.NEAREST))
+    return np.asarray(Image.fromarray(label).resize(fit_size(label.shape), Image.Resampling.NEAREST))
 
 
-def _fit(shape: Sequence[int]) -> tuple[int, int]:
-    """Width and height that keep the aspect."""
-    scale = min(1.0, MAX_SIDE / max(shape[:2]))
+def fit_size(shape: Sequence[int], longest: int = MAX_SIDE) -> tuple[int, int]:
+    """Width and height of a picture [H, W, ...] made so small that no side exceeds ``longest``, with its aspect."""
+    scale = min(1.0, longest / max(shape[:2]))
     return max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))
 
 

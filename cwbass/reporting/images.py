@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cwbass.data.base import DatasetSpec
-from cwbass.evaluation.probes import viridis
+from cwbass.evaluation.probes import fit_size, viridis
 
 MAX_SIDE = 320  # pixels; six gallery rows then stay far below 3 MB
 HATCH = ((232, 232, 236), (150, 152, 162))  # stripes where there is no label
@@ -29,24 +29,17 @@ def data_uri(pixels: NDArray[np.uint8], *, photo: bool) -> str:
 
 def shrink_image(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Scale so that no side exceeds ``MAX_SIDE``; small images stay as they are. [H, W, 3] uint8."""
-    return np.asarray(Image.fromarray(image).resize(_fit(image.shape), Image.Resampling.BOX))
+    return np.asarray(Image.fromarray(image).resize(fit_size(image.shape, MAX_SIDE), Image.Resampling.BOX))
 
 
 def shrink_label(label: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Likewise for a label map, which may not be interpolated. [H, W] uint8."""
-    return np.asarray(Image.fromarray(label).resize(_fit(label.shape), Image.Resampling.NEAREST))
+    return np.asarray(Image.fromarray(label).resize(fit_size(label.shape, MAX_SIDE), Image.Resampling.NEAREST))
 
 
 def shrink_map(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Likewise for a map of real numbers. [H, W] float32."""
-    return np.asarray(Image.fromarray(values.astype(np.float32)).resize(_fit(values.shape), Image.Resampling.BOX))
-
-
-def _fit(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Width and height that keep the aspect."""
-    height, width = shape[:2]
-    scale = min(1.0, MAX_SIDE / max(height, width))
-    return max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(Image.fromarray(values.astype(np.float32)).resize(fit_size(values.shape, MAX_SIDE), Image.Resampling.BOX))
 
 
 def colorize(label: NDArray[np.uint8], spec: DatasetSpec) -> NDArray[np.uint8]:

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from cwbass.config import EvalConfig
 from cwbass.data.base import IMAGE_SUFFIXES, read_image
 from cwbass.errors import DataError
-from cwbass.evaluation.inference import predict_probs
+from cwbass.evaluation.inference import predict_image
 from cwbass.reporting.images import colorize
 from cwbass.resolve import open_checkpoint
 from cwbass.steps.evaluate import chosen_file
@@ -83,9 +82,8 @@ def predict(
             logger.warning("%s", error)
             failed[str(path)] = str(error)
             continue
-        batch = torch.tensor(pixels, device=on)[None].permute(0, 3, 1, 2)
-        with torch.autocast(on.type, dtype, enabled=dtype is not None):
-            label = predict_probs(net, batch, config)[0].argmax(0).cpu().numpy().astype(np.uint8)
+        probs = predict_image(net, pixels, config, device=on, autocast_dtype=dtype)
+        label = probs.argmax(0).cpu().numpy().astype(np.uint8)
         # The suffix stays in the name: a.jpg and a.png of one folder are two images.
         name = path.relative_to(base)
         _save(out_dir / "masks" / name.with_name(f"{name.name}.png"), label, palette)

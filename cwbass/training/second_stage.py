@@ -19,7 +19,7 @@ from cwbass.config import EvalConfig
 from cwbass.data.base import DatasetSpec
 from cwbass.data.cache import ImageSource
 from cwbass.data.offline import write_pseudo_label
-from cwbass.evaluation.inference import predict_probs
+from cwbass.evaluation.inference import predict_image
 from cwbass.world import ALONE, World
 
 
@@ -81,7 +81,8 @@ def measure_reliability(
     found = []
     for index in range(world.rank, len(source), world.size):
         image = source.image(index)
-        *before, after = (_probs(net, image, config, device, autocast_dtype).argmax(0) for net in (*earlier, last))
+        probs = (predict_image(net, image, config, device=device, autocast_dtype=autocast_dtype) for net in (*earlier, last))
+        *before, after = (each.argmax(0) for each in probs)
         found.append(reliability(before, after, num_classes))
     parts = world.collect(found)
     return [parts[index % world.size][index // world.size] for index in range(len(source))]
@@ -124,20 +125,12 @@ def write_pseudo_labels(
     """
     total = 0.0
     for index, sample_id in list(zip(chosen, ids, strict=True))[world.rank :: world.size]:
-        confidence, label = _probs(net, source.image(index), config, device, autocast_dtype).max(0)  # [H, W] each
+        probs = predict_image(net, source.image(index), config, device=device, autocast_dtype=autocast_dtype)
+        confidence, label = probs.max(0)  # [H, W] each
         total += confidence.mean().item()
         scaled = (confidence * 255).round().clamp(max=255)  # a mean of probabilities can exceed 1 by a hair
         write_pseudo_label(out_dir, sample_id, _bytes(label), _bytes(scaled), spec)
     return sum(world.collect(total)) / max(1, len(chosen))  # all files are there once all have answered
-
-
-def _probs(
-    net: nn.Module, image: NDArray[np.uint8], config: EvalConfig, device: torch.device, autocast_dtype: torch.dtype | None
-) -> Tensor:
-    """Probabilities of an image. [H, W, 3] uint8 -> [C, H, W] float32 on ``device``."""
-    batch = torch.tensor(image, device=device)[None].permute(0, 3, 1, 2)
-    with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
-        return predict_probs(net, batch, config)[0]
 
 
 def _bytes(values: Tensor) -> NDArray[np.uint8]:
