@@ -140,12 +140,11 @@ def _rank() -> int:
     return int(rank) if rank.isdecimal() else 0
 
 
-def _store(store: str | None, params: Path | None = None) -> str | None:
-    """Where the registry is, if anything says so."""
+def _store(store: str | None, params: Path) -> str:
+    """The registry that is named, or else that of the parameters."""
     from cwbass.params import Params
 
-    file = params or PARAMS
-    return store or (_load(Params, file, None).registry.store if params or file.is_file() else None)
+    return store or str(_load(Params, params, None).registry.store)
 
 
 def _resolve(reference: str, store: str | None, params: Path | None = None) -> Path:
@@ -154,7 +153,8 @@ def _resolve(reference: str, store: str | None, params: Path | None = None) -> P
         return Path(reference)
     from cwbass.resolve import resolve
 
-    return resolve(reference, store=_store(store, params) if "@" in reference else None)
+    said = "@" in reference and (store or params or PARAMS.is_file())  # whatever else a reference is, it needs no registry
+    return resolve(reference, store=_store(store, params or PARAMS) if said else None)
 
 
 def _print(values: Any) -> None:
@@ -349,7 +349,9 @@ def eval_(
         Optional[Path], typer.Option("--params", help="Takes the eval section from here, not from the checkpoint.")
     ] = None,
     overrides: Overrides = None,
-    manifest: Annotated[Optional[Path], typer.Option(help="Split to score the test images of.")] = None,
+    manifest: Annotated[
+        Optional[Path], typer.Option(help=f"Split to score the test images of; default without --data: {MANIFEST}.")
+    ] = None,
     data: Annotated[
         Optional[Path], typer.Option("--data", help="Folder of a dataset; without --manifest, all its masked images.")
     ] = None,
@@ -587,7 +589,7 @@ def register(
 def report(
     reports: Annotated[Path, typer.Option("--reports", help="Folder that `cwbass eval --out` wrote.")] = REPORTS,
 ) -> None:
-    """Draw the HTML report again, and print its table."""
+    """Draw report.html and flight.html again, and print the table of scores."""
     from cwbass.console import print_scores
     from cwbass.steps.evaluate import read_metrics
     from cwbass.steps.report import report

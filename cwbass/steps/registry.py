@@ -11,9 +11,9 @@ from cwbass.registry import Version, find_version, list_models, list_versions, r
 from cwbass.storage import ObjectStore, open_store
 
 
-def list_registry(store: str | None) -> dict[str, Any]:
+def list_registry(store: str) -> dict[str, Any]:
     """Every model with its newest version and its aliases."""
-    opened = _open(store)
+    opened = open_store(store)
     models = [
         {
             "name": name,
@@ -26,13 +26,13 @@ def list_registry(store: str | None) -> dict[str, Any]:
     return {"store": store, "models": models}
 
 
-def show(store: str | None, model: str) -> dict[str, Any]:
+def show(store: str, model: str) -> dict[str, Any]:
     """All versions and moves of a model; or, with ``@version`` or ``@alias``, what is known of one version.
 
     Raises:
         DataError: There is no such model or version.
     """
-    opened, (name, at, wanted) = _open(store), model.partition("@")
+    opened, (name, at, wanted) = open_store(store), model.partition("@")
     if at:
         return _show_version(opened, named_version(opened, name, wanted))
     numbers = list_versions(opened, name)
@@ -49,14 +49,14 @@ def show(store: str | None, model: str) -> dict[str, Any]:
     return {"name": name, "aliases": _aliases(opened, name), "versions": rows, "history": moves}
 
 
-def promote_model(store: str | None, model: str, *, alias: str, reason: str, dry_run: bool) -> dict[str, Any]:
+def promote_model(store: str, model: str, *, alias: str, reason: str, dry_run: bool) -> dict[str, Any]:
     """Point an alias at ``name@version`` or at what another alias points to.
 
     Raises:
         DataError: There is no such version.
         ServiceError: A file of it is damaged, or the alias was moved meanwhile.
     """
-    opened, (name, at, wanted) = _open(store), model.partition("@")
+    opened, (name, at, wanted) = open_store(store), model.partition("@")
     if not at:
         raise ParamsError(f"{model!r} says no version; write {model}@1.4.0, or {model}@candidate.")
     seen = current(opened, name, alias)
@@ -64,14 +64,14 @@ def promote_model(store: str | None, model: str, *, alias: str, reason: str, dry
     return _moved(name, promote(opened, name, alias, version.number, seen=seen, reason=reason, dry_run=dry_run), dry_run)
 
 
-def rollback_model(store: str | None, model: str, *, alias: str, reason: str, dry_run: bool) -> dict[str, Any]:
+def rollback_model(store: str, model: str, *, alias: str, reason: str, dry_run: bool) -> dict[str, Any]:
     """Point an alias back at the version before.
 
     Raises:
         DataError: There is none.
         ServiceError: A file of it is damaged, or the alias was moved meanwhile.
     """
-    opened = _open(store)
+    opened = open_store(store)
     return _moved(model, rollback(opened, model, alias, reason=reason, dry_run=dry_run), dry_run)
 
 
@@ -103,9 +103,3 @@ def _read_json(store: ObjectStore, version: Version, file: str) -> dict[str, Any
     """A file of a version; empty where it has none."""
     values: dict[str, Any] = json.loads(read_file(store, version, file)) if file in version.digests else {}
     return values
-
-
-def _open(store: str | None) -> ObjectStore:
-    if store is None:
-        raise ParamsError("no registry is named: give --store, or a params.yaml with registry.store.")
-    return open_store(store)
