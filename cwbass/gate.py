@@ -8,6 +8,7 @@ from math import isfinite
 from typing import Any
 
 from cwbass.config import RegistryConfig
+from cwbass.headline import has_supervised_baseline
 from cwbass.markdown import markdown_table, markdown_text
 
 _ROUNDING = 1e-9  # 0.06 - 0.05 is a hair below 0.01
@@ -82,7 +83,12 @@ def _checks(
     metrics: Mapping[str, Any], registry: RegistryConfig, size_bytes: int | None, champion: Champion | None
 ) -> Iterator[Check]:
     yield _least("miou", metrics.get("miou"), (0, 1), "min_miou", registry.min_miou)
-    if registry.min_gain > -1 or metrics.get("baseline_miou") is not None:
+    supervised, compared = has_supervised_baseline(metrics), metrics.get("baseline_miou") is not None
+    if registry.min_gain > -1 and compared and not supervised:
+        seen = f"over {metrics['baseline_method']}"
+        reason = f"miou_gain is {seen}, registry.min_gain asks for the gain over the supervised baseline: score with that one"
+        yield Check("miou_gain", f"registry.min_gain {registry.min_gain:.4f}", seen, reason)
+    elif registry.min_gain > -1 or supervised:
         yield _least("miou_gain", metrics.get("miou_gain"), (-1, 1), "min_gain", registry.min_gain)
     if registry.max_ece is not None:
         yield _most("ece", metrics.get("ece"), "max_ece", registry.max_ece, top=1)

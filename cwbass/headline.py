@@ -37,10 +37,15 @@ def score_table(metrics: Mapping[str, Any]) -> ScoreTable:
         return [name, percent(before), percent(after), gain]
 
     return ScoreTable(
-        header=["", "baseline", model, "gain"] if compared else ["", model],
+        header=["", "supervised" if has_supervised_baseline(metrics) else "baseline", model, "gain"] if compared else ["", model],
         scores=[row(name, metrics.get(f"baseline_{key}"), metrics.get(key)) for key, name in SCORES.items()],
         classes=[row(name, each.get("baseline_iou"), each["iou"]) for name, each in metrics["per_class"].items()],
     )
+
+
+def has_supervised_baseline(metrics: Mapping[str, Any]) -> bool:
+    """Whether what a metrics.json compares with learned from labels alone. It may be a champion; earlier versions do not say."""
+    return metrics.get("baseline_miou") is not None and metrics.get("baseline_method") in (None, "supervised")
 
 
 def percent(value: float | None) -> str:

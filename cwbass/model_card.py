@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from cwbass.headline import has_supervised_baseline
 from cwbass.markdown import markdown_table, markdown_text
 from cwbass.params import Params
 from cwbass.reporting.curves import number
@@ -118,9 +119,10 @@ def _scores(metrics: Values) -> str:
         if ece is None
         else f"Calibration: confidence and accuracy differ by {percent(ece)} points on average (ECE)."
     )
+    baseline = "the same network, trained on the labelled images alone" if has_supervised_baseline(metrics) else "another model"
     return (
         f"In per cent, over all pixels of {images} together. Protocol: {protocol}. Weights: {markdown_text(metrics['weights'])}. "
-        "The baseline is the same network, trained on the labelled images alone.\n\n"
+        f"The baseline is {baseline}.\n\n"
         f"{markdown_table(('Score', 'This model', 'Baseline', 'Change'), rows)}\n\n{calibration}"
     )
 
@@ -177,7 +179,7 @@ def _limitations(config: Values, metrics: Values) -> list[str]:
         lines.append(f"Weak classes, IoU below {WEAK_IOU:.0%}: {', '.join(weak)}.")
     if unknown:
         lines.append(f"Classes nothing is known of, for want of test pixels or of a measurement: {', '.join(unknown)}.")
-    gain = number(metrics.get("miou_gain"))
+    gain = number(metrics.get("miou_gain")) if has_supervised_baseline(metrics) else None
     if gain is None:
         lines.append("No supervised baseline was scored: whether the unlabelled images helped is not known.")
     elif gain < 0:

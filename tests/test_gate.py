@@ -48,6 +48,17 @@ def test_every_lack_is_a_reason(metrics: dict[str, Any], min_miou: float, min_ga
     assert reasons(check_gate(metrics, RegistryConfig(min_miou=min_miou, min_gain=min_gain))) == tuple(expected)
 
 
+def test_a_gain_over_another_model_than_the_supervised_baseline_is_none_that_is_asked_for() -> None:
+    metrics = {"miou": 0.5, "baseline_miou": 0.6, "miou_gain": -0.1, "baseline_method": "cw_bass"}
+    assert reasons(check_gate(metrics, RegistryConfig())) == ()
+    (reason,) = reasons(check_gate(metrics, RegistryConfig(min_gain=-0.5)))
+    assert reason == (
+        "miou_gain is over cw_bass, registry.min_gain asks for the gain over the supervised baseline: score with that one"
+    )
+    (reason,) = reasons(check_gate({**metrics, "baseline_method": "supervised"}, RegistryConfig(min_gain=0.0)))
+    assert reason == "miou_gain is -0.1000, below registry.min_gain 0.0000"
+
+
 SPLIT = {"split_hash": "ab" * 32, "protocol": "whole scale:1"}
 CHAMPION = Champion(
     "1.3.0", {**SPLIT, "miou": 0.5, "per_class": {"sky": {"iou": 0.9}, "car": {"iou": 0.4}, "boat": {"iou": None}}}

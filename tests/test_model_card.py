@@ -152,6 +152,12 @@ def test_limitations_name_weak_and_unknown_classes() -> None:
     ]
 
 
+def test_a_champion_to_compare_with_is_not_called_supervised() -> None:
+    given = card(baseline_method="cw_bass", miou_gain=-0.1)
+    assert any("The baseline is another model." in line for line in section(given, "Scores"))
+    assert "No supervised baseline" in section(given, "Limitations")[-1]
+
+
 def test_limitations_tell_what_the_baseline_says() -> None:
     assert "higher mIoU" in section(card(miou_gain=-0.001), "Limitations")[-1]
     assert "No supervised baseline" in section(card(miou_gain=None), "Limitations")[-1]

@@ -21,7 +21,7 @@ class GalleryItem:
     image: NDArray[np.uint8]  # [H, W, 3]
     truth: NDArray[np.uint8] | None  # [H, W] class index, or ignore_index
     prediction: NDArray[np.uint8] | None  # [H, W]
-    baseline: NDArray[np.uint8] | None = None  # [H, W] prediction of the supervised baseline
+    baseline: NDArray[np.uint8] | None = None  # [H, W] prediction of the baseline
     pseudo_label: NDArray[np.uint8] | None = None  # [H, W], ignore_index where rejected
     confidence: NDArray[np.float32] | None = None  # [H, W] in [0, 1]
 
@@ -36,13 +36,14 @@ class Panel:
     uri: str
 
 
-def draw_panels(item: GalleryItem, spec: DatasetSpec, model: str) -> Iterator[Panel]:
+def draw_panels(item: GalleryItem, spec: DatasetSpec, model: str, baseline: str) -> Iterator[Panel]:
     """The pictures of one gallery row, those that there are.
 
     Args:
         item: Image and maps.
         spec: Names and colours of the classes.
         model: What the model is called beside a baseline.
+        baseline: What that is called.
 
     Raises:
         DataError: A map does not fit the image or the classes.
@@ -51,7 +52,12 @@ def draw_panels(item: GalleryItem, spec: DatasetSpec, model: str) -> Iterator[Pa
     image = images.shrink_image(item.image)
     yield Panel("Image", "", f"Photograph {item.title}", images.data_uri(image, photo=True))
     caption = "Prediction" if item.baseline is None else model
-    labels = {"Truth": item.truth, caption: item.prediction, "Supervised only": item.baseline, "Pseudo-label": item.pseudo_label}
+    labels = {
+        "Truth": item.truth,
+        caption: item.prediction,
+        baseline.capitalize(): item.baseline,
+        "Pseudo-label": item.pseudo_label,
+    }
     for caption, label in labels.items():
         if label is not None:
             uri = images.data_uri(images.colorize(images.shrink_label(label), spec), photo=False)
@@ -65,7 +71,7 @@ def draw_panels(item: GalleryItem, spec: DatasetSpec, model: str) -> Iterator[Pa
         truth, before, after = (images.shrink_label(label) for label in (item.truth, item.baseline, item.prediction))
         change = images.draw_change(image, truth, before, after, spec.ignore_index)
         uri = images.data_uri(change, photo=True)
-        yield Panel("Change", "since supervised only", f"Pixels of {item.title} that {model} mends or breaks", uri)
+        yield Panel("Change", f"since {baseline}", f"Pixels of {item.title} that {model} mends or breaks", uri)
 
 
 def _shares(truth: NDArray[np.uint8] | None, label: NDArray[np.uint8], ignore_index: int) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from cwbass.data.base import DatasetSpec
+from cwbass.headline import has_supervised_baseline
 from cwbass.provenance import versions
 from cwbass.reporting import scores
 from cwbass.reporting.curves import Row, draw_curves, number
@@ -57,16 +58,17 @@ def write_report(
     Raises:
         DataError: A map of the gallery does not fit its image or the classes.
     """
-    ours = scores.ours(metrics)
+    ours, theirs = scores.ours(metrics), scores.theirs(metrics)
     has_baseline = number(metrics.get("baseline_miou")) is not None
     score_names, checkpoints = scores.checkpoint_table(metrics)
     page = template("report.html.j2").render(
         ours=ours if has_baseline else "model",
-        theirs=scores.THEIRS,
+        theirs=theirs,
         verdict=scores.verdict(metrics),
         tiles=scores.tiles(metrics),
         facts=scores.facts(metrics),
         has_baseline=has_baseline,
+        has_supervised_baseline=has_supervised_baseline(metrics),
         score_table=scores.score_table(metrics),
         class_table=scores.class_table(metrics),
         class_chart=scores.class_chart(metrics),
@@ -78,7 +80,7 @@ def write_report(
         epochs=_epoch_table(history),
         confusion=scores.confusion(metrics),
         reliability=scores.reliability(metrics),
-        gallery=[(item.title, list(draw_panels(item, spec, ours))) for item in gallery],
+        gallery=[(item.title, list(draw_panels(item, spec, ours, theirs))) for item in gallery],
         palette=list(zip(spec.class_names, spec.palette, strict=True)),
         changes={"mended": FIXED, "broken": BROKEN, "wrong in both": BOTH_WRONG},
         split_counts=split.get("counts") or {},

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from cwbass.headline import has_supervised_baseline
 from cwbass.reporting.charts import bar_chart, reliability_diagram
 from cwbass.reporting.curves import number
 from cwbass.reporting.svg import NONE, format_value
 
 Metrics = Mapping[str, Any]
 
-OURS, THEIRS = {"cw_bass": "CW-BASS"}, "supervised only"  # the method as people call it; others by their key
+OURS = {"cw_bass": "CW-BASS"}  # the method as people call it; others by their key
 SCORES = {
     "miou": "mIoU",
     "boundary_iou": "Boundary IoU",
@@ -80,6 +81,11 @@ def ours(metrics: Metrics) -> str:
     return OURS.get(method, method)
 
 
+def theirs(metrics: Metrics) -> str:
+    """What the baseline is called."""
+    return "supervised only" if has_supervised_baseline(metrics) else "baseline"
+
+
 def percent(value: object) -> str:
     """A fraction in per cent, without the sign; a dash where there is none."""
     found = number(value)
@@ -116,7 +122,8 @@ def verdict(metrics: Metrics) -> str:
     if difference is None:
         return f"The model {reached}. No supervised baseline was scored, so there is no gain to report."
     side = "above" if difference >= 0 else "below"
-    first = f"{ours(metrics)} {reached}, {abs(difference) * 100:.1f} points {side} training on the labelled images alone."
+    base = "training on the labelled images alone" if has_supervised_baseline(metrics) else "the baseline"
+    first = f"{ours(metrics)} {reached}, {abs(difference) * 100:.1f} points {side} {base}."
     classes: Mapping[str, Metrics] = metrics.get("per_class") or {}
     gains = {name: found for name, scores in classes.items() if (found := gain(scores, "iou")) is not None}
     if not gains:
@@ -129,10 +136,11 @@ def verdict(metrics: Metrics) -> str:
 def tiles(metrics: Metrics) -> list[Tile]:
     """The headline; a tile without a number is left out."""
     difference, edge = gain(metrics, "miou"), gain(metrics, "boundary_iou")
+    base, note = ("Supervised", "same labels, no unlabelled images") if has_supervised_baseline(metrics) else ("Baseline", "")
     wanted = [
         ("mIoU" if difference is None else f"{ours(metrics)} mIoU", metrics.get("miou"), "mean over the classes"),
-        ("Supervised mIoU", metrics.get("baseline_miou"), "same labels, no unlabelled images"),
-        ("Boundary IoU", metrics.get("boundary_iou"), "" if edge is None else f"{points(edge)} points against supervised"),
+        (f"{base} mIoU", metrics.get("baseline_miou"), note),
+        ("Boundary IoU", metrics.get("boundary_iou"), "" if edge is None else f"{points(edge)} points against {base.lower()}"),
         ("Boundary F1", metrics.get("boundary_f1_3px"), "within 3 pixels"),
         ("Calibration error", metrics.get("ece"), "ECE; 0 is best"),
     ]
@@ -176,7 +184,7 @@ def class_chart(metrics: Metrics) -> Markup | None:
     classes: Mapping[str, Metrics] = metrics.get("per_class") or {}
     groups = [
         (name, [number(scores.get(key)) for scores in classes.values()])
-        for name, key in ((ours(metrics), "iou"), (THEIRS, "baseline_iou"))
+        for name, key in ((ours(metrics), "iou"), (theirs(metrics), "baseline_iou"))
     ]
     groups = [(name, values) for name, values in groups if any(v is not None for v in values)]
     if len(groups) == 1:

@@ -91,13 +91,13 @@ def evaluate(
     per_image: bool = False,
     telemetry: Telemetry = SILENT,
 ) -> EvalReport:
-    """Score a checkpoint, and a supervised baseline beside it, on the test split.
+    """Score a checkpoint, and a baseline beside it, on the test split.
 
     Args:
         params: How to predict; None takes what the checkpoint was trained with.
         checkpoint: A file, the folder of a registered version, or a training folder (of the baseline: the warm-up's): its
             selected checkpoint counts where there is one, else the last, and all are listed, snapshots too.
-        baseline: Likewise, of the supervised baseline; None compares with nothing.
+        baseline: Likewise, of the supervised baseline, or of any other model; None compares with nothing.
         manifest: The split; None scores all images with masks below ``data_root``.
         data_root: Folder of the dataset; None takes the checkpoint's.
         out_dir: Where metrics.json, the report and the plots go; None writes nothing.
@@ -138,6 +138,7 @@ def evaluate(
     metrics: dict[str, Any] = {
         **result.to_dict(data.spec.class_names),
         "baseline_miou": None,
+        "baseline_method": None,
         "miou_gain": None,
         "split_hash": data.split_hash,
         "protocol": describe_protocol(config),
@@ -155,6 +156,7 @@ def evaluate(
         base_result = scorer.score(base, base_weights, gallery.take_baseline)
         table[f"baseline {base_weights} {base_name}"] = _headline(base_result)
         _add_baseline(metrics, base_result.to_dict(data.spec.class_names))
+        metrics["baseline_method"] = base.method
     if out_dir is not None:
         for prefix, group in (("", ours), ("baseline ", theirs)):
             for name, each in group.items():
@@ -173,7 +175,7 @@ def evaluate(
         return EvalReport(metrics, None)
     files = RunFiles(
         metrics=metrics,
-        history=_history((baseline, theirs), (checkpoint, ours)),
+        history=_history((baseline, theirs) if metrics["baseline_method"] == "supervised" else (None, {}), (checkpoint, ours)),
         gallery=gallery.items(_last_threshold(chosen)),
         spec=data.spec,
         params_text=chosen.params,
@@ -327,7 +329,7 @@ def _add_baseline(metrics: dict[str, Any], baseline: Mapping[str, Any]) -> None:
 
 
 def _history(*groups: tuple[Path | None, Mapping[str, Checkpoint]]) -> list[dict[str, Any]]:
-    """Rows of all stages, with their timings where these lie beside the checkpoints."""
+    """Rows of all stages of one run, with their timings where these lie beside the checkpoints."""
     rows: list[dict[str, Any]] = []
     for path, checkpoints in groups:
         if path is None or not checkpoints:

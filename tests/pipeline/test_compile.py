@@ -178,6 +178,11 @@ def test_a_component_is_thin_and_imports_cwbass_alone(name: str) -> None:
     assert len(lines) <= 12, body
 
 
+@pytest.mark.parametrize("name", STEPS)
+def test_a_component_calls_the_steps_whose_import_keeps_freed_memory(name: str) -> None:
+    assert re.search(r"^ +from cwbass\.steps(\.\w+)? import", inspect.getsource(COMPONENTS[name].python_func), flags=re.MULTILINE)
+
+
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_the_ui_can_say_what_a_component_and_each_of_its_inputs_and_outputs_is(name: str) -> None:
     spec = COMPONENTS[name].component_spec

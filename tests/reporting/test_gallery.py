@@ -22,7 +22,7 @@ ITEM = GalleryItem(
 
 
 def test_a_full_item_has_seven_panels_with_their_shares() -> None:
-    notes = {panel.caption: panel.note for panel in draw_panels(ITEM, SPEC, "CW-BASS")}
+    notes = {panel.caption: panel.note for panel in draw_panels(ITEM, SPEC, "CW-BASS", "supervised only")}
     assert notes == {
         "Image": "",
         "Truth": "",  # border pixels have no label; that says nothing of a model
@@ -36,7 +36,7 @@ def test_a_full_item_has_seven_panels_with_their_shares() -> None:
 
 def test_an_unlabelled_image_has_no_truth_and_no_shares() -> None:
     item = replace(ITEM, truth=None, baseline=None, confidence=None)
-    assert [(panel.caption, panel.note) for panel in draw_panels(item, SPEC, "CW-BASS")] == [
+    assert [(panel.caption, panel.note) for panel in draw_panels(item, SPEC, "CW-BASS", "supervised only")] == [
         ("Image", ""),
         ("Prediction", ""),
         ("Pseudo-label", "25.0% kept"),
@@ -46,10 +46,10 @@ def test_an_unlabelled_image_has_no_truth_and_no_shares() -> None:
 def test_a_map_of_another_size_is_refused() -> None:
     item = replace(ITEM, prediction=np.zeros((3, 2), dtype=np.uint8))
     with pytest.raises(DataError, match=r"'a7': prediction has shape \(3, 2\), the image \(2, 2\)"):
-        list(draw_panels(item, SPEC, "CW-BASS"))
+        list(draw_panels(item, SPEC, "CW-BASS", "supervised only"))
 
 
 def test_a_class_out_of_range_is_refused() -> None:
     item = replace(ITEM, truth=np.full((2, 2), 7, dtype=np.uint8))
     with pytest.raises(DataError, match="truth holds 7, but there are 2 classes and ignore_index 255"):
-        list(draw_panels(item, SPEC, "CW-BASS"))
+        list(draw_panels(item, SPEC, "CW-BASS", "supervised only"))

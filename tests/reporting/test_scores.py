@@ -33,6 +33,15 @@ def test_another_method_goes_by_its_own_name() -> None:
     assert "unimatch" in str(scores.class_chart(metrics)) and "CW-BASS" not in str(scores.class_chart(metrics))
 
 
+def test_a_champion_to_compare_with_is_not_called_supervised() -> None:
+    metrics = METRICS | {"baseline_method": "cw_bass", "boundary_iou": 0.3, "baseline_boundary_iou": 0.2}
+    assert "5.0 points above the baseline. " in scores.verdict(metrics)
+    tiles = {tile.label: tile.note for tile in scores.tiles(metrics)}
+    assert (tiles["Baseline mIoU"], tiles["Boundary IoU"]) == ("", "+10.0 points against baseline")
+    assert scores.theirs(metrics) == "baseline"
+    assert scores.theirs(METRICS) == scores.theirs(METRICS | {"baseline_method": "supervised"}) == "supervised only"
+
+
 def test_the_verdict_does_not_hide_a_loss() -> None:
     assert "2.0 points below training" in scores.verdict({"miou": 0.43, "baseline_miou": 0.45})
 

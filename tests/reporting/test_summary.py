@@ -64,10 +64,15 @@ def test_of_many_classes_the_rarest_are_added_up_and_no_pixel_is_lost(reports: P
 def test_the_page_of_scores_is_a_table_in_per_cent(reports: Path) -> None:
     page = scores_page(reports).splitlines()
     assert page[0] == "Test split 0123456789ab, 3 images, whole scale:1, seed 7."
-    assert page[2] == "|  | baseline | model | gain |"
+    assert page[2] == "|  | supervised | model | gain |"
     assert "| mIoU | 40.0 | 50.0 | +10.0 |" in page
     assert "| IoU of sky | 50.0 | 75.0 | +25.0 |" in page
     assert page[-1] == "Absent from the test split: tram."
+
+
+def test_the_columns_are_named_by_what_is_compared(reports: Path) -> None:
+    (reports / "metrics.json").write_text(json.dumps({**METRICS, "method": "unimatch", "baseline_method": "cw_bass"}))
+    assert scores_page(reports).splitlines()[2] == "|  | baseline | unimatch | gain |"
 
 
 def test_a_class_name_can_neither_break_the_table_nor_carry_html(reports: Path) -> None:

@@ -57,7 +57,7 @@ def test_metrics_hold_the_names_that_others_rely_on(tiny_run: TinyRun) -> None:
     assert metrics["miou_gain"] == pytest.approx(metrics["miou"] - metrics["baseline_miou"])
     assert metrics["split_hash"] == json.loads(tiny_run.manifest.read_text())["hash"]
     assert (metrics["protocol"], metrics["seed"], metrics["images"]) == ("whole scale:1", 0, 6)
-    assert metrics["method"] == "cw_bass"
+    assert (metrics["method"], metrics["baseline_method"]) == ("cw_bass", "supervised")
     scored = [row["iou"] for row in metrics["per_class"].values() if row["iou"] is not None]
     assert metrics["miou"] == pytest.approx(sum(scored) / len(scored))
     assert set(metrics["checkpoints"]) == {
@@ -223,6 +223,15 @@ def test_the_pages_are_drawn_again_from_their_files_to_the_same_bytes(tiny_run: 
         page.unlink()
     assert report(tiny_run.reports) == pages[0]
     assert [page.read_bytes() for page in pages] == before
+
+
+def test_beside_another_model_a_report_has_the_curves_of_its_own_run_alone(tiny_run: TinyRun, tmp_path: Path) -> None:
+    places = {"manifest": tiny_run.manifest, "data_root": tiny_run.data, "out_dir": tmp_path}
+    found = evaluate(None, checkpoint=tiny_run.train, baseline=tiny_run.train / "last.pt", **places)
+    assert found.metrics["baseline_method"] == "cw_bass"
+    assert rows(tmp_path / "history.jsonl") == rows(tiny_run.reports / "history.jsonl")[-2:]
+    page = (tmp_path / "report.html").read_text()
+    assert "The baseline is another model on the same test." in page and "labelled images alone" not in page
 
 
 def test_a_missing_file_of_the_report_is_named(tmp_path: Path) -> None:
