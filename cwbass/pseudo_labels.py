@@ -211,10 +211,14 @@ def precision_curve(reliability: Reliability, *, prior: float) -> Tensor:
     Returns:
         Precision at thresholds n/N, n = 0..N-1, for each class. [K, N] float.
     """
-    correct = reliability.correct.flip(-1).cumsum(-1).flip(-1)  # [K, N] at or above each bin
-    total = reliability.total.flip(-1).cumsum(-1).flip(-1)
+    correct, total = at_or_above(reliability.correct), at_or_above(reliability.total)  # [K, N]
     pooled = correct.sum(0) / total.sum(0).clamp(min=1)
     return (correct + prior * pooled) / (total + prior)
+
+
+def at_or_above(counts: Tensor) -> Tensor:
+    """How many there are in each bin and all higher ones. [..., N] -> [..., N]."""
+    return counts.flip(-1).cumsum(-1).flip(-1)
 
 
 def thresholds_for_precision(reliability: Reliability, *, target: float, low: float, high: float, prior: float) -> Tensor:
@@ -243,22 +247,16 @@ def threshold_map(threshold: Tensor, label: Tensor) -> Tensor:
     return threshold[label] if threshold.dim() else threshold
 
 
-def retained_precision(reliability: Reliability, threshold: Tensor) -> tuple[Tensor, Tensor]:
-    """How often labels kept at a threshold are right on the selection slice.
+def retained(reliability: Reliability, threshold: Tensor) -> tuple[Tensor, Tensor]:
+    """How many labels of the selection slice are kept at a threshold, and how many of these are right.
 
     Args:
         reliability: Counts by predicted class and confidence.
         threshold: tau, for all classes or for each. [] or [K] float; rounded up to a bin's edge.
 
     Returns:
-        Precision of each class, NaN where nothing is kept, [K] float64; of all kept labels, [].
+        Pixels of each class that are kept and right, and all that are kept. [K] float64 each.
     """
-    correct, total = retained(reliability, threshold)
-    return correct / total, correct.sum() / total.sum()
-
-
-def retained(reliability: Reliability, threshold: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixels kept at a threshold: those that are right, and all. As above; [K] float64 each."""
     classes, bins = reliability.total.shape
     # Half of the edges n/N lie above n/N in float32; that hair must not cost a bin.
     first = (threshold.expand(classes) * bins - 1e-3).ceil()[:, None]  # [K, 1]

@@ -15,7 +15,7 @@ from cwbass.pseudo_labels import (
     logistic_threshold,
     precision_curve,
     probabilities,
-    retained_precision,
+    retained,
     sum_by_class,
     thresholds_for_precision,
 )
@@ -169,22 +169,25 @@ def test_a_threshold_that_was_found_keeps_its_promise(bins: list[tuple[int, int]
         assert not (curve[: int(tau * 4)] >= target).any()
 
 
-def test_retained_precision_by_hand(reliability: Reliability) -> None:
-    each, overall = retained_precision(reliability, torch.tensor(0.0))
-    assert (each.tolist(), overall.item()) == ([5 / 8, 2 / 4], 7 / 12)
-    each, overall = retained_precision(reliability, torch.tensor([0.0, 0.5]))
-    assert (each.tolist(), overall.item()) == ([5 / 8, 2 / 2], 7 / 10)
-    each, _ = retained_precision(reliability, torch.tensor([0.3, 1.0]))  # 0.3 is rounded up to 1/2; nothing is at or above 1
-    assert each[0].item() == 1.0
-    assert each[1].isnan()
+@pytest.mark.parametrize(
+    ("tau", "right", "kept"),
+    [
+        (0.0, [5, 2], [8, 4]),
+        ([0.0, 0.5], [5, 2], [8, 2]),
+        ([0.3, 1.0], [4, 0], [4, 0]),  # 0.3 is rounded up to 1/2; nothing is at or above 1
+    ],
+)
+def test_what_is_retained_by_hand(reliability: Reliability, tau: float | list[float], right: list[int], kept: list[int]) -> None:
+    correct, total = retained(reliability, torch.tensor(tau))
+    assert (correct.tolist(), total.tolist()) == (right, kept)
 
 
-def test_retained_precision_takes_a_float32_edge_for_the_edge_it_is() -> None:
+def test_retained_takes_a_float32_edge_for_the_edge_it_is() -> None:
     bins = torch.arange(100, dtype=torch.float64)
     counts = Reliability(correct=bins[None], total=torch.full((1, 100), 100.0, dtype=torch.float64))
     for n in range(100):  # 0.3 in float32 is 0.300000012, and still the edge of bin 30
-        _, overall = retained_precision(counts, torch.tensor(n / 100, dtype=torch.float32).double())
-        assert overall.item() == pytest.approx(bins[n:].mean().item() / 100)
+        correct, total = retained(counts, torch.tensor(n / 100, dtype=torch.float32).double())
+        assert (correct.item(), total.item()) == (bins[n:].sum().item(), 100.0 * (100 - n))
 
 
 @pytest.mark.parametrize(

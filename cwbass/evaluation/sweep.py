@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from cwbass.errors import DataError
-from cwbass.pseudo_labels import precision_curve, retained, thresholds_for_precision
+from cwbass.pseudo_labels import at_or_above, precision_curve, retained, thresholds_for_precision
 from cwbass.types import Reliability
 
 SCHEMA = 1
@@ -60,8 +59,8 @@ class Sweep:
 
     def curves(self) -> tuple[list[list[float | None]], list[list[float]]]:
         """Precision and retention of each class at each threshold, as measured. [K][N] each; None where nothing is kept."""
-        kept = _at_or_above(self.reliability.total)
-        precision = _at_or_above(self.reliability.correct) / kept
+        kept = at_or_above(self.reliability.total)
+        precision = at_or_above(self.reliability.correct) / kept
         retention = kept / self.reliability.total.sum(1, keepdim=True).clamp(min=1)
         return [[_or_none(value) for value in row] for row in precision.tolist()], retention.tolist()
 
@@ -158,14 +157,10 @@ def _measured(counts: Reliability, tau: float, reason: str) -> Suggestion:
 
 def _without_tail(counts: Reliability, pixels: int) -> Reliability:
     """The counts with the surest pixels in the highest bin that has so many at or above it: no precision of fewer. [1, N]."""
-    last = max(0, int((_at_or_above(counts.total)[0] >= pixels).sum()) - 1)
+    last = max(0, int((at_or_above(counts.total)[0] >= pixels).sum()) - 1)
     cut = [torch.cat((each[:, :last], each[:, last:].sum(1, keepdim=True), torch.zeros_like(each[:, last + 1 :])), 1)
            for each in (counts.correct, counts.total)]  # fmt: skip
     return Reliability(*cut)
-
-
-def _at_or_above(counts: Tensor) -> Tensor:
-    return counts.flip(-1).cumsum(-1).flip(-1)
 
 
 def _or_none(value: float) -> float | None:

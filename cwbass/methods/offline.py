@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,21 +24,11 @@ class OfflineCwBass(CwBass):
     Args:
         config: The recipe; its thresholds, weights, views and boundary term hold here too.
         build_model: Makes the network that training starts from.
-        num_classes: C.
-        ignore_index: Mask value that takes no part.
-        class_weight: What a labelled pixel of each class counts.
+        data: As of :class:`cwbass.methods.base.Method`.
     """
 
-    def __init__(
-        self,
-        config: CwBassConfig,
-        build_model: BuildModel,
-        *,
-        num_classes: int,
-        ignore_index: int,
-        class_weight: Tensor | None = None,
-    ) -> None:
-        super().__init__(config, build_model, num_classes=num_classes, ignore_index=ignore_index, class_weight=class_weight)
+    def __init__(self, config: CwBassConfig, build_model: BuildModel, **data: Any) -> None:
+        super().__init__(config, build_model, **data)
         ema = self.terms.ema.model_copy(update={"ramp": True})
         self.terms = self.terms.model_copy(update={"ignore_padding": True, "ema": ema, "labels": "hard"})
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor
 
 from cwbass.config import Fraction
 from cwbass.methods.base import BuildModel, Method, MethodConfig
@@ -27,16 +26,8 @@ class Supervised(Method):
     config_cls: ClassVar[type[MethodConfig]] = SupervisedConfig
     needs_unlabeled: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        config: SupervisedConfig,
-        build_model: BuildModel,
-        *,
-        num_classes: int,
-        ignore_index: int,
-        class_weight: Tensor | None = None,
-    ) -> None:
-        super().__init__(config, build_model, num_classes=num_classes, ignore_index=ignore_index, class_weight=class_weight)
+    def __init__(self, config: SupervisedConfig, build_model: BuildModel, **data: Any) -> None:
+        super().__init__(config, build_model, **data)
         self.config = config
         self.student = build_model()
         self.teacher = make_ema_teacher(self.student)
