@@ -33,7 +33,7 @@ def score_table(metrics: Mapping[str, Any]) -> ScoreTable:
     def row(name: str, before: float | None, after: float | None) -> list[str]:
         if not compared:
             return [name, percent(after)]
-        gain = DASH if before is None or after is None else f"{100 * (after - before):+.1f}"
+        gain = DASH if before is None or after is None else points(after - before)
         return [name, percent(before), percent(after), gain]
 
     return ScoreTable(
@@ -46,6 +46,12 @@ def score_table(metrics: Mapping[str, Any]) -> ScoreTable:
 def has_supervised_baseline(metrics: Mapping[str, Any]) -> bool:
     """Whether what a metrics.json compares with learned from labels alone. It may be a champion; earlier versions do not say."""
     return metrics.get("baseline_miou") is not None and metrics.get("baseline_method") in (None, "supervised")
+
+
+def points(difference: float) -> str:
+    """A difference of fractions in points, with its sign where there is one to see."""
+    text = f"{100 * difference:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text
 
 
 def percent(value: float | None) -> str:

@@ -192,8 +192,8 @@ def imported(statement: ast.stmt) -> list[str]:
     """First part below cwbass of what a statement imports."""
     if not isinstance(statement, ast.ImportFrom) or statement.module is None:
         return []
-    parts = statement.module.split(".")
-    return [parts[1]] if parts[0] == "cwbass" and len(parts) > 1 else []
+    top, *below = statement.module.split(".")
+    return (below[:1] or [alias.name for alias in statement.names if alias.name != "__version__"]) if top == "cwbass" else []
 
 
 def test_nothing_in_the_package_imports_the_extras() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from cwbass import headline
 from cwbass.headline import has_supervised_baseline
 from cwbass.reporting.charts import bar_chart, reliability_diagram
 from cwbass.reporting.curves import number
@@ -94,8 +95,7 @@ def percent(value: object) -> str:
 
 def points(difference: float) -> str:
     """A difference of fractions in points, with its sign."""
-    text = f"{difference * 100:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "\N{MINUS SIGN}")
+    return headline.points(difference).replace("-", "\N{MINUS SIGN}")
 
 
 def gain(scores: Metrics, key: str) -> float | None:

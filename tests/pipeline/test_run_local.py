@@ -85,7 +85,7 @@ def done(params_file: Path) -> Done:
 
 
 def test_it_ends_with_the_table_and_the_report_and_says_no_more_on_stdout(done: Done) -> None:
-    assert re.search(r"mIoU +│ +\d+\.\d │ +\d+\.\d │ +[+-]\d+\.\d", done.out)
+    assert re.search(r"mIoU +│ +\d+\.\d │ +\d+\.\d │ +[+-]?\d+\.\d", done.out)
     report = done.folder / "evaluate" / "reports" / "report.html"
     assert done.out.splitlines()[-1] == f"report: {report}"
     assert report.read_text().startswith("<!doctype html>")

@@ -13,7 +13,8 @@ METRICS: dict[str, Any] = {
     "miou": 0.5, "baseline_miou": 0.4, "miou_gain": 0.1, "boundary_iou": 0.3, "baseline_boundary_iou": 0.25,
     "boundary_f1_3px": None, "ece": 0.05, "pixel_accuracy": 0.8, "split_hash": "0123456789abcdef", "images": 3,
     "protocol": "whole scale:1", "seed": 7, "absent_classes": ["tram"],
-    "per_class": {"sky": {"iou": 0.75, "baseline_iou": 0.5}, "a|b<script>": {"iou": None, "baseline_iou": 0.1}},
+    "per_class": {"sky": {"iou": 0.75, "baseline_iou": 0.5}, "road": {"iou": 0.1999, "baseline_iou": 0.2},
+                  "a|b<script>": {"iou": None, "baseline_iou": 0.1}},
     "confusion": {"class_names": ["sky", "road", "car", "tram"], "matrix": [[10, 1, 0, 2], [0, 50, 3, 0], [1, 0, 7, 4], [0, 0, 1, 0]]},
 }  # fmt: skip
 PARAMS = "train: {steps: 10, batch_labeled: 3, batch_unlabeled: 5, accumulate: 2}\n"
@@ -67,6 +68,7 @@ def test_the_page_of_scores_is_a_table_in_per_cent(reports: Path) -> None:
     assert page[2] == "|  | supervised | model | gain |"
     assert "| mIoU | 40.0 | 50.0 | +10.0 |" in page
     assert "| IoU of sky | 50.0 | 75.0 | +25.0 |" in page
+    assert "| IoU of road | 20.0 | 20.0 | 0.0 |" in page  # a hair worse
     assert page[-1] == "Absent from the test split: tram."
 
 
