@@ -28,6 +28,7 @@ CLASSES = 21
 IMAGES_OF_REPRO = 20_000
 PHOTOS = 800  # of split and check, all with masks
 NAMES, MASKS = 1_000_000, 20_000
+PART = 25  # of them, where every image is opened: it takes as long for each
 
 
 def help_text(repeats: int) -> Samples:
@@ -93,12 +94,7 @@ def many_names(repeats: int) -> Samples:
     keep_freed_memory()  # as every command does
     with tempfile.TemporaryDirectory(prefix="cwbass-bench-") as folder:
         root = Path(folder) / "data"
-        first = write_photos(root, 250, VOC, CLASSES)
-        for index in range(len(first), NAMES):
-            name = f"{index:06}"
-            (root / "images" / f"{name}.jpg").touch()
-            if index < MASKS:
-                (root / "masks" / f"{name}.png").hardlink_to(root / (first[index % len(first)].mask or ""))
+        write_links(root, NAMES, MASKS, empty=True)
         params = SplitParams.model_validate({"data": {"root": str(root)}})
 
         def against() -> None:
@@ -107,6 +103,39 @@ def many_names(repeats: int) -> Samples:
 
         ours_s, against_s = in_turn(lambda: split(params, data_root=root, out_dir=Path(folder) / "split"), against, repeats)
     return Samples(ours_s, against_s, note="masks of 500 x 375; the images are never opened")
+
+
+def many_files(repeats: int) -> Samples:
+    """``split`` and ``check`` of a part of as many images, as few of them with masks, against decoding every file once."""
+    keep_freed_memory()  # as every command does
+    with tempfile.TemporaryDirectory(prefix="cwbass-bench-") as folder:
+        root = Path(folder) / "data"
+        write_links(root, NAMES // PART, MASKS // PART, empty=False)
+        params = SplitParams.model_validate({"data": {"root": str(root)}})
+
+        def ours() -> None:
+            split(params, data_root=root, out_dir=Path(folder) / "split")
+            check(params, data_root=root)
+
+        def against() -> None:
+            for name in ("images", "masks"):
+                list(map_threads(decode, [root / name / file for file in scan(root, name)]))
+
+        ours_s, against_s = in_turn(ours, against, repeats)
+    return Samples(ours_s, against_s, note=f"{NAMES // PART:,} images of 500 x 375, {MASKS // PART} of them with masks")
+
+
+def write_links(root: Path, names: int, masks: int, *, empty: bool) -> None:
+    """Images of which the first have masks, all of 250 photographs by many names; or ``empty`` images but for these."""
+    first = write_photos(root, 250, VOC, CLASSES)
+    for index in range(len(first), names):
+        like, image, mask = first[index % len(first)], root / f"images/{index:06}.jpg", root / f"masks/{index:06}.png"
+        if empty:
+            image.touch()
+        else:
+            image.hardlink_to(root / like.image)
+        if index < masks:
+            mask.hardlink_to(root / (like.mask or ""))
 
 
 def decode(path: Path) -> None:
@@ -155,6 +184,14 @@ ROWS = (
         at_most(1.3),
         partial(split_and_check, 1),
         7,
+    ),
+    Row(
+        "tools.split_check_names",
+        f"split and check, {MASKS / NAMES:.0%} with masks",
+        "listing and decoding every file once",
+        at_most(1.3),
+        many_files,
+        1,
     ),
     Row("tools.names", "split of 1,000,000 names, 20,000 masks", "listing them and decoding the masks", None, many_names, 2),
 )

@@ -186,8 +186,14 @@ def read_raw_mask(path: Path) -> NDArray[np.uint8]:
 
 def count_values(raw: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Pixels of each value of an index mask. [H, W] -> [256]."""
-    # Pillow's loop takes a third of the time of np.bincount, which makes every pixel an int64 first.
-    return np.array(Image.fromarray(raw).histogram(), dtype=np.int64)
+    # Pillow's loop takes a third of the time of np.bincount, which makes every pixel an int64 first. Four pixels pass for
+    # the bands of one: neighbours are mostly equal, and an addition to one number has to wait for the one before.
+    fours = raw.size // 4 * 4
+    counts = np.bincount(raw.reshape(-1)[fours:], minlength=256).astype(np.int64)
+    if fours:
+        bands = Image.fromarray(raw.reshape(-1)[:fours].reshape(1, -1, 4)).histogram()
+        counts += np.array(bands, dtype=np.int64).reshape(4, 256).sum(axis=0)
+    return counts
 
 
 def map_mask(raw: NDArray[np.uint8], spec: DatasetSpec) -> NDArray[np.uint16]:

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
 
@@ -235,7 +236,7 @@ def _without(samples: Iterable[Sample], taken: Iterable[Sample]) -> tuple[Sample
 def _stripped(samples: Iterable[Sample]) -> tuple[Sample, ...]:
     """Sorted by id, without masks and pixels."""
     bare = (sample if sample.mask is None and sample.pixels is None else Sample(sample.id, sample.image) for sample in samples)
-    return tuple(sorted(bare, key=lambda sample: sample.id))
+    return tuple(sorted(bare, key=attrgetter("id")))
 
 
 def _sum_pixels(samples: Iterable[Sample], spec: DatasetSpec) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from cwbass.data.check import CheckReport, Finding, check_dataset, inspect_masks
 from cwbass.data.manifest import Manifest
 from cwbass.data.splits import draw_split, find_candidates
 from cwbass.errors import DataError
+from cwbass.memory import collector_paused
 from cwbass.methods import METHODS
 from cwbass.models import build_model
 from cwbass.params import Params
@@ -28,6 +29,7 @@ def check_model(params: Params) -> None:
     check_network(net, params, classes, unlabeled=METHODS[params.method.name].needs_unlabeled)
 
 
+@collector_paused()
 def check(params: SplitParams, *, data_root: Path) -> CheckReport:
     """Draw the split in memory and check the files it would use; nothing is written.
 

@@ -11,6 +11,7 @@ from typing import Any
 from cwbass.data import list_dataset
 from cwbass.data.manifest import ROLES
 from cwbass.data.splits import draw_roles
+from cwbass.memory import collector_paused
 from cwbass.params import SplitSections
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class SplitReport:
         }
 
 
+@collector_paused()
 def split(params: SplitParams, *, data_root: Path, out_dir: Path) -> SplitReport:
     """Draw the split of the dataset below ``data_root``.
 
@@ -56,7 +58,7 @@ def split(params: SplitParams, *, data_root: Path, out_dir: Path) -> SplitReport
     manifest = draw.manifest
     manifest.write(out_dir / "manifest.json")
     for role in ROLES:
-        lines = "".join(f"{sample.id}\n" for sample in manifest.samples(role))
+        lines = "".join([f"{sample.id}\n" for sample in manifest.samples(role)])
         (out_dir / f"{role}.txt").write_text(lines, encoding="utf-8", newline="\n")
     logger.info("split %s: %s", manifest.hash[:12], manifest.counts)
     for note in manifest.notes:

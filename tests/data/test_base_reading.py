@@ -170,6 +170,12 @@ def test_a_part_of_an_image_is_that_part_of_the_whole(tmp_path: Path) -> None:
     assert np.array_equal(read_image(tmp_path / "i.jpg", (3, 5, 14, 28)), whole[5:28, 3:14])
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 3), (1, 4), (3, 3), (40, 50), (41, 51)])
+def test_values_are_counted_as_if_one_by_one(size: tuple[int, int]) -> None:
+    raw = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+    assert np.array_equal(count_values(raw), np.bincount(raw.ravel(), minlength=256))
+
+
 def test_pixels_of_classes_are_counted_as_if_each_pixel_was_mapped() -> None:
     spec = DatasetSpec(("a", "b"), default_palette(2), ids={0: 1, 3: 0, 7: 1, 255: 255})
     raw = np.random.default_rng(0).choice([0, 3, 7, 9, 255], (40, 50)).astype(np.uint8)
