@@ -19,34 +19,36 @@ TINY = 1e-3  # below the least step of a channel, 1/255
 
 def adjust_brightness(image: Tensor, factor: float) -> Tensor:
     """Multiply every channel, as torchvision's does it. ``factor`` >= 0."""
-    return _blend(image, None, factor)
+    return _blend(image.float(), None, factor)
 
 
 def adjust_contrast(image: Tensor, factor: float) -> Tensor:
     """Move every channel from or to the mean brightness, as torchvision's does it. ``factor`` >= 0; 1 changes nothing."""
-    return _blend(image, _brightness(image).floor_().mean(dim=(0, 1), keepdim=True), factor)
+    values = image.float()
+    return _blend(values, _brightness(values).floor_().mean(dim=(0, 1), keepdim=True), factor)
 
 
 def adjust_saturation(image: Tensor, factor: float) -> Tensor:
     """Move every channel from or to the pixel's brightness, as torchvision's does it. ``factor`` >= 0; 1 changes nothing."""
-    return _blend(image, _brightness(image).floor_(), factor)
+    values = image.float()
+    return _blend(values, _brightness(values).floor_(), factor)
 
 
 def to_gray(image: Tensor) -> Tensor:
     """The brightness in all three channels, as torchvision's ``rgb_to_grayscale`` has it."""
-    return torch.from_numpy(_brightness(image).numpy().astype(np.uint8)).expand(image.shape)
+    return torch.from_numpy(_brightness(image.float()).numpy().astype(np.uint8)).expand(image.shape)
 
 
-def _brightness(image: Tensor) -> Tensor:
-    """[3, H, W] uint8 -> [H, W] float."""
-    red, green, blue = (plane.float() for plane in image)
-    brightness: Tensor = red.mul_(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)
+def _brightness(values: Tensor) -> Tensor:
+    """[3, H, W] float -> [H, W]."""
+    red, green, blue = values
+    brightness: Tensor = (red * 0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)
     return brightness
 
 
-def _blend(image: Tensor, other: Tensor | None, factor: float) -> Tensor:
-    """``factor * image + (1 - factor) * other``, rounded down."""
-    blended = image.float().mul_(factor)
+def _blend(values: Tensor, other: Tensor | None, factor: float) -> Tensor:
+    """``factor * values + (1 - factor) * other``, rounded down; the values are overwritten. [3, H, W] float -> uint8."""
+    blended = values.mul_(factor)
     if other is not None:
         blended.add_(other, alpha=1 - factor)
     return torch.from_numpy(blended.clamp_(0, 255).numpy().astype(np.uint8))
@@ -68,37 +70,41 @@ def shift_hue(image: Tensor, turns: float) -> Tensor:
     high, low = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
     is_red, is_green = _mask(high == red), _mask(high == green)
     first = _pick(is_red, blue, _pick(is_green, red, green))
-    second = _pick(is_red, green, _pick(is_green, blue, red))
+    second = red ^ green ^ blue ^ high ^ first  # of three values, the one that is left
     corner = (4 - (is_green & 2)) & ~is_red  # sixths of a turn: red at 0, green at 2, blue at 4
 
-    value, least, to_first, to_second = (_share(plane) for plane in (high, low, first, second))
-    chroma = value - least
+    value, chroma, to_first, to_second = (_share(plane) for plane in (high, low, first, second))
+    np.subtract(value, chroma, out=chroma)
     saturation = chroma / _clamp(value.copy(), low=TINY)  # of black, 0
     _clamp(chroma, low=TINY)  # of greys, whose hue is then 0
-    hue = (value - to_first) / chroma
-    hue += corner
-    hue -= (value - to_second) / chroma
+    for distance in (to_first, to_second):  # from the highest, negative
+        distance -= value
+        distance /= chroma
+    hue = corner.astype(np.float32)
+    hue -= to_first
+    hue += to_second
     hue *= np.float32(1 / 6)
     hue += 1
-    hue -= np.floor(hue)
+    torch.from_numpy(hue).frac_()  # above 0 it is less its floor, in one pass
     hue += np.float32(turns)
     hue -= np.floor(hue)
     hue *= 6
     sector = np.floor(hue)
     hue -= sector
     hue *= saturation
-    falling, rising = (_byte(share * value) for share in (1 - hue, hue + (1 - saturation)))
+    falling = 1 - hue
+    rising = np.subtract(1, saturation, out=saturation)
+    rising += hue
     sector = sector.astype(np.uint8)
     sector *= sector != 6
-    middle = _pick(_mask((sector & 1) == 1), falling, rising)
+    middle = _pick(np.negative(sector & 1), _byte(falling, value), _byte(rising, value))
 
-    at = [_mask(sector == number) for number in range(6)]
+    # Of the six sectors, a channel has the middle value in two that are opposite, and the lowest in the two between.
     shifted = np.empty_like(pixels)
-    swap = low ^ high
-    for channel, (one, two) in zip(shifted, ((1, 2), (3, 4), (5, 0)), strict=True):
-        # Of the six sectors, a channel is the middle one in two that are opposite, and the lowest in the two between.
-        kept = high ^ (swap & (at[two] | at[(two + 1) % 6]))
-        channel[...] = _pick(at[one] | at[(one + 3) % 6], middle, kept)
+    swap = high ^ low
+    shifted[0] = _pick(_mask((sector == 1) | (sector == 4)), middle, high ^ (swap & _mask(sector >> 1 == 1)))
+    shifted[1] = _pick(_mask((sector == 0) | (sector == 3)), middle, high ^ (swap & _mask(sector >= 4)))
+    shifted[2] = swap ^ middle ^ shifted[0] ^ shifted[1]  # what is left
     return torch.from_numpy(shifted)
 
 
@@ -120,15 +126,15 @@ def _share(plane: NDArray[np.uint8]) -> NDArray[np.float32]:
     return share
 
 
-def _byte(share: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """[0, 1] to [0, 255], as torchvision rounds it."""
-    _clamp(share, low=0, high=1)
+def _byte(share: NDArray[np.float32], value: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Of two in [0, 1], whose product overwrites the first, to [0, 255], as torchvision rounds it."""
+    share *= value
     share *= np.float32(255.999)
     return share.astype(np.uint8)
 
 
-def _clamp(values: NDArray[np.float32], low: float, high: float | None = None) -> NDArray[np.float32]:
-    torch.from_numpy(values).clamp_(low, high)
+def _clamp(values: NDArray[np.float32], low: float) -> NDArray[np.float32]:
+    torch.from_numpy(values).clamp_(low)
     return values
 
 
