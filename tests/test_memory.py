@@ -66,6 +66,7 @@ def test_the_collector_runs_again_whatever_happens() -> None:
         gc.enable()
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_files_that_are_looked_at_while_it_is_paused_leave_no_cycles(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned a quarter

@@ -244,9 +244,11 @@ def read_mask(path: Path, spec: DatasetSpec) -> NDArray[np.uint8]:
         raise DataError(f"{path}: {error}") from error
     if raw.ndim == 2:
         values = raw.tobytes()
-        if not values.translate(
-            None, delete=bytes(spec.ids)
-        ):  # every value is known; bytes are looked up twice as fast as arrays
+        # Bytes are looked up twice as fast as arrays.
+        if not values.translate(None, delete=bytes(spec.ids)):  # every value is known
+            if all(value == index for value, index in spec.ids.items()):
+                raw.flags.writeable = False
+                return raw
             mapped_values = values.translate(spec.lookup().astype(np.uint8).tobytes())
             return np.frombuffer(mapped_values, dtype=np.uint8).reshape(raw.shape)
     mapped = map_mask(raw, spec)

@@ -170,6 +170,21 @@ def test_a_part_of_an_image_is_that_part_of_the_whole(tmp_path: Path) -> None:
     assert np.array_equal(read_image(tmp_path / "i.jpg", (3, 5, 14, 28)), whole[5:28, 3:14])
 
 
+@pytest.mark.parametrize("ids", [{0: 0, 1: 1, 255: 255}, {0: 1, 1: 0, 255: 255}, {0: 0, 1: 1, 2: 1, 255: 255}])
+def test_a_mask_is_what_mapping_each_pixel_gives_and_cannot_be_written_to(tmp_path: Path, ids: dict[int, int]) -> None:
+    spec = DatasetSpec(("a", "b"), default_palette(2), ids=ids)
+    raw = np.random.default_rng(0).choice(list(ids), (40, 50)).astype(np.uint8)
+    Image.fromarray(raw).save(tmp_path / "m.png")
+    mask = read_mask(tmp_path / "m.png", spec)
+    assert mask.dtype == np.uint8
+    assert np.array_equal(mask, map_mask(raw, spec))
+    assert not mask.flags.writeable
+    raw[3, 4] = 9
+    Image.fromarray(raw).save(tmp_path / "m.png")
+    with pytest.raises(DataError, match=r"value 9 belongs to no class \(1 pixels, first at x=4, y=3\)"):
+        read_mask(tmp_path / "m.png", spec)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 3), (1, 4), (3, 3), (40, 50), (41, 51)])
 def test_values_are_counted_as_if_one_by_one(size: tuple[int, int]) -> None:
     raw = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
