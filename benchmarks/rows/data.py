@@ -121,11 +121,20 @@ def _rows() -> tuple[Row, ...]:
             what = f"batches of {size[1]} x {size[0]} {kind}, {'decoded once before' if cached else 'from files'}"
             against = "decoding them"
             run = partial(measure, size, kind, cached, "decode")
-            rows.append(Row(name, what, against, at_least(0.6), run, 15 if size == VOC else 7))
+            rows.append(Row(name, what, against, at_least(0.6), run, 31 if size == VOC else 7))
     for place, size in (("voc", VOC), ("city", CITY)):
         run = partial(measure, size, "jpg", False, "field")
         what = f"batches of {size[1]} x {size[0]} jpg, from files"
-        rows.append(Row(f"data.{place}_field", what, "a pipeline of Pillow as the field writes it", at_least(3), run, 7))
+        rows.append(
+            Row(
+                f"data.{place}_field",
+                what,
+                "a pipeline of Pillow as the field writes it",
+                at_least(3),
+                run,
+                15 if size == VOC else 7,
+            )
+        )
     return tuple(rows)
 
 

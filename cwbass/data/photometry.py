@@ -51,7 +51,9 @@ def _blend(values: Tensor, other: Tensor | None, factor: float) -> Tensor:
     blended = values.mul_(factor)
     if other is not None:
         blended.add_(other, alpha=1 - factor)
-    return torch.from_numpy(blended.clamp_(0, 255).numpy().astype(np.uint8))
+    if factor > 1:  # else it lies between two that are in range
+        blended.clamp_(0, 255)
+    return torch.from_numpy(blended.numpy().astype(np.uint8))
 
 
 def shift_hue(image: Tensor, turns: float) -> Tensor:
