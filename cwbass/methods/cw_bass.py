@@ -7,7 +7,7 @@ why the recipes part.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
@@ -24,6 +24,7 @@ from cwbass.methods.base import BuildModel, Method, MethodConfig, Retraining
 from cwbass.methods.consistency import draw_cutmix
 from cwbass.models.base import SegmentationNet
 from cwbass.models.ema import Buffers, ema_decay_at, make_ema_teacher, update_ema_
+from cwbass.models.features import drop_channels, join_features, rows_of
 from cwbass.models.norm import frozen_statistics
 from cwbass.pseudo_labels import (
     adaptive_floor,
@@ -83,7 +84,7 @@ class DecayConfig(Section):
 class EmaConfig(Section):
     """The teacher."""
 
-    decay: Fraction = Field(default=0.996, description="Share of itself that the teacher keeps at a step.")
+    decay: Fraction = Field(default=0.99, description="Share of itself that the teacher keeps at a step.")
     ramp: bool = Field(default=True, description="Whether early steps keep less: min(1 - 1/(t+1), decay).")
     buffers: Buffers = Field(default="average", description="Running statistics: averaged like weights, or copied as published.")
 
@@ -116,6 +117,12 @@ class CwBassTerms(Section):
         description="Probability that an unlabelled image gets objects of a labelled one, cut out along their outlines. A class is taken "
         "with the chance min(1, w / 2), w its weight of train.class_balance: half of them without it, rare ones nearly always with it.",
     )
+    feature_drop: Fraction = Field(
+        default=0.5,
+        lt=1,
+        description="Share of feature channels left out when a strong view is decoded a second time, for a loss that counts as much "
+        "as the first one's; 0: it is decoded once.",
+    )
     labels: Literal["hard", "soft"] = Field(
         default="soft",
         description="hard: the teacher's top class, as published. soft: its probabilities, so that a pixel of which it is not "
@@ -141,7 +148,7 @@ class CwBassTerms(Section):
     ignore_padding: bool = Field(default=True, description="Whether padding is left out of every statistic and loss.")
     second_stage: SecondStageConfig = SecondStageConfig()
     norm: Literal["joint", "separate", "labeled"] = Field(
-        default="labeled",
+        default="joint",
         description="Batch norm. joint: labelled and unlabelled images share a batch. separate: each its own, both remembered, as "
         "published. labeled: each its own, only the labelled ones' statistics are remembered.",
     )
@@ -152,6 +159,7 @@ PAPER = CwBassTerms(
     cutmix=0.0,
     cutmix_labeled=0.0,
     classmix=0.0,
+    feature_drop=0.0,
     labels="hard",
     gamma=1.0,
     threshold=ThresholdConfig(rule="logistic", base=0.6, beta=0.5, low=0.3, high=0.8),
@@ -278,12 +286,14 @@ class CwBass(Method):
             decay = decay_factor(terms.decay.rule, factor=terms.decay.factor, fraction=progress.stage_fraction)
             weight = pseudo.confidence * decay
 
-        logits = iter(self._student(labeled.image, strong))
+        logits = self._student(labeled.image, strong, progress)
         loss_sup = self.supervised_loss(next(logits), labeled.mask, world)
         if terms.norm != "joint":  # where the two are one batch, they are one graph
             loss_sup = progress.settle(loss_sup)
 
         pixel_loss = self._pixel_loss(next(logits), pseudo)
+        if terms.feature_drop > 0:
+            pixel_loss = (pixel_loss + self._pixel_loss(next(logits), pseudo)) / 2
         count = world.share((pseudo.valid if terms.divide_by == "valid" else pseudo.kept).sum())
         loss_weighted = confidence_weighted_mean(pixel_loss, weight, pseudo.kept, gamma=terms.gamma, count=count)
         loss_boundary = loss_weighted.new_zeros(())
@@ -410,15 +420,31 @@ class CwBass(Method):
         target = torch.where(pseudo.kept, pseudo.label, self.ignore_index)
         return pixel_cross_entropy(logits, target, ignore_index=self.ignore_index)
 
-    def _student(self, image: Tensor, strong: Tensor) -> Iterable[Tensor]:
-        """Logits of the labelled and then of the unlabelled images."""
+    def _student(self, image: Tensor, strong: Tensor, progress: Progress) -> Iterator[Tensor]:
+        """Logits of the labelled images, then of the unlabelled ones, and of these once more with channels left out."""
+        labeled, unlabeled = len(image), len(strong)
+        again = [unlabeled] if self.terms.feature_drop > 0 else []
         if self.terms.norm == "joint":
-            yield from self.student(torch.cat((image, strong))).split((len(image), len(strong)))
+            logits = self._decoded_twice(torch.cat((image, strong)), labeled, progress)
+            yield from torch.split(logits, [labeled, unlabeled, *again])
             return
         yield self.student(image)
         with frozen_statistics(self.student) if self.terms.norm == "labeled" else nullcontext():
-            logits = self.student(strong)
-        yield logits
+            logits = self._decoded_twice(strong, 0, progress)
+        yield from torch.split(logits, [unlabeled, *again])
+
+    def _decoded_twice(self, image: Tensor, first: int, progress: Progress) -> Tensor:
+        """Logits of all images, and then of those from ``first`` on with feature channels left out, where that is asked for.
+
+        Source:
+            Feature perturbation of UniMatch, arXiv:2208.09910, here of strong views.
+        """
+        rate, student = self.terms.feature_drop, self.student
+        if rate == 0:
+            logits: Tensor = student(image)
+            return logits
+        whole = student.encode(student.normalize(image))
+        return student.decode(join_features(whole, drop_channels(rows_of(whole, first), rate=rate, progress=progress)))
 
     def _ramp(self, progress: Progress) -> float:
         steps = self.terms.ramp_epochs * progress.pass_steps
