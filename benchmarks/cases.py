@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from cwbass.config import ModelConfig, OptimizerConfig
 from cwbass.methods.cw_bass import CwBass, CwBassConfig
 from cwbass.models import build_model
+from cwbass.models.features import join_features, rows_of
 from cwbass.models.norm import frozen_statistics
 from cwbass.params import Params, load_params, read_params
 from cwbass.training.device import place
@@ -116,6 +117,11 @@ def network_passes(case: Case, method: CwBass) -> Callable[[], None]:
     """The passes that the method asks of its networks, with the cheapest loss there is: a mean of the logits."""
     labeled, unlabeled = case.batches()
     joint, frozen = method.terms.norm == "joint", method.terms.norm == "labeled"
+    twice = method.terms.feature_drop > 0
+
+    def student(image: Tensor, first: int) -> Tensor:
+        whole = method.student.encode(method.student.normalize(image))
+        return method.student.decode(join_features(whole, rows_of(whole, first)) if twice else whole).mean()
 
     def passes() -> None:
         method.student.zero_grad(set_to_none=True)
@@ -123,11 +129,11 @@ def network_passes(case: Case, method: CwBass) -> Callable[[], None]:
             with torch.no_grad():
                 method.teacher(unlabeled.weak)
             if joint:
-                loss = method.student(torch.cat((labeled.image, unlabeled.strong))).mean()
+                loss = student(torch.cat((labeled.image, unlabeled.strong)), len(labeled.image))
             else:
                 loss = method.student(labeled.image).mean()
                 with frozen_statistics(method.student) if frozen else nullcontext():
-                    loss = loss + method.student(unlabeled.strong).mean()
+                    loss = loss + student(unlabeled.strong, 0)
         loss.backward()  # type: ignore[no-untyped-call]
 
     return passes

@@ -23,13 +23,14 @@ TERMS: Mapping[str, Sequence[str]] = {
     "strong-views": ["views=same"],
     "cutmix": ["cutmix=0.0"],
     "classmix": ["classmix=0.0"],
-    "own-statistics": ["norm=joint"],
+    "feature-drop": ["feature_drop=0.0"],
+    "shared-statistics": ["norm=labeled"],
     "fade": ["fade=0.0"],
 }
 # Other values of terms that cannot be switched off.
 CHANGES: Mapping[str, Sequence[str]] = {
     "hard-strict-0.95": ["labels=hard", "threshold.rule=strict", "threshold.strict=0.95"],
-    "ema-0.99": ["ema.decay=0.99"],
+    "ema-0.996": ["ema.decay=0.996"],
 }
 PLAIN = "plain"  # all terms off: a student that learns what a mean teacher says of the same view
 

@@ -18,7 +18,8 @@ OFF = {
     "strong-views": {"views": "same"},
     "cutmix": {"cutmix": 0.0},
     "classmix": {"classmix": 0.0},
-    "own-statistics": {"norm": "joint"},
+    "feature-drop": {"feature_drop": 0.0},
+    "shared-statistics": {"norm": "labeled"},
     "fade": {"fade": 0.0},
 }
 
