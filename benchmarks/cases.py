@@ -113,15 +113,16 @@ def whole_step(case: Case, method: CwBass) -> Callable[[], None]:
     return step
 
 
+def student_logits(method: CwBass, image: Tensor, first: int) -> Tensor:
+    """Logits of all images and, if the recipe decodes unlabelled ones twice, once more of those from ``first`` on."""
+    whole = method.student.encode(method.student.normalize(image))
+    return method.student.decode(join_features(whole, rows_of(whole, first)) if method.terms.feature_drop > 0 else whole)
+
+
 def network_passes(case: Case, method: CwBass) -> Callable[[], None]:
     """The passes that the method asks of its networks, with the cheapest loss there is: a mean of the logits."""
     labeled, unlabeled = case.batches()
     joint, frozen = method.terms.norm == "joint", method.terms.norm == "labeled"
-    twice = method.terms.feature_drop > 0
-
-    def student(image: Tensor, first: int) -> Tensor:
-        whole = method.student.encode(method.student.normalize(image))
-        return method.student.decode(join_features(whole, rows_of(whole, first)) if twice else whole).mean()
 
     def passes() -> None:
         method.student.zero_grad(set_to_none=True)
@@ -129,11 +130,11 @@ def network_passes(case: Case, method: CwBass) -> Callable[[], None]:
             with torch.no_grad():
                 method.teacher(unlabeled.weak)
             if joint:
-                loss = student(torch.cat((labeled.image, unlabeled.strong)), len(labeled.image))
+                loss = student_logits(method, torch.cat((labeled.image, unlabeled.strong)), len(labeled.image)).mean()
             else:
                 loss = method.student(labeled.image).mean()
                 with frozen_statistics(method.student) if frozen else nullcontext():
-                    loss = loss + student(unlabeled.strong, 0)
+                    loss = loss + student_logits(method, unlabeled.strong, 0).mean()
         loss.backward()  # type: ignore[no-untyped-call]
 
     return passes

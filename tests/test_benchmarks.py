@@ -1,11 +1,15 @@
-"""The table of costs: what its ratios mean. What the rows measure is not tested, but run."""
+"""The table of costs: what its ratios mean, and that the training step's rows have the right images in them."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from benchmarks.cases import lite0, network_passes
 from benchmarks.harness import Goal, Pair, Row, Samples, Unavailable, at_least, at_most, choose, line, run
 from benchmarks.rows import all_rows
+from benchmarks.rows.losses import step_without_networks
 
 
 def row(measured, goal: Goal | None = None, name: str = "a.b") -> Row:
@@ -74,3 +78,25 @@ def test_rows_are_chosen_by_their_names_or_the_beginnings_of_them():
 def test_the_names_of_all_rows_are_different():
     names = [found.name for found in all_rows()]
     assert len(set(names)) == len(names)
+
+
+def test_the_softmax_beside_the_losses_is_over_the_maps_that_the_step_reads():
+    step, softmax = step_without_networks(replace(lite0(), size=32, labeled=2, unlabeled=3))
+    assert step().isfinite()
+    teacher, student = softmax()
+    assert teacher.shape == (3, 11, 32, 32)
+    assert student.shape == (2 + 3 + 3, 11, 32, 32)  # unlabelled images are decoded twice
+
+
+def test_the_network_alone_sees_as_many_images_as_the_step():
+    case = replace(lite0(), size=32, labeled=2, unlabeled=3)
+    method, images = case.method(), {"teacher": [0, 0], "student": [0, 0]}
+    for name, net in method.networks().items():
+        for place, part in enumerate((net.net.encoder, net.net.segmentation_head)):
+
+            def count(_, args, seen=images[name], place=place):
+                seen[place] += args[0].shape[0]
+
+            part.register_forward_pre_hook(count)
+    network_passes(case, method)()
+    assert images == {"teacher": [3, 3], "student": [2 + 3, 2 + 3 + 3]}  # encoded, decoded
