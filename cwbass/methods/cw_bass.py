@@ -270,7 +270,7 @@ class CwBass(Method):
             pixels = histogram.sum(1)
             sure = sum_by_class(confidence, label, valid, self.num_classes)
             tau = self._threshold(pixels, sure, world)  # [] or [K]
-            kept = valid & (confidence > threshold_map(tau, label))
+            kept = valid & self.keeps(confidence, label, tau)
             sums = {
                 "seen": pixels,
                 "kept": count_by_class(label, kept, self.num_classes),
@@ -335,6 +335,9 @@ class CwBass(Method):
         ema = self.terms.ema
         decay = ema_decay_at(progress.step, decay=ema.decay, ramp=ema.ramp)
         update_ema_(self.teacher, self.student, decay=decay, buffers=ema.buffers)
+
+    def keeps(self, confidence: Tensor, label: Tensor, threshold: Tensor | None) -> Tensor:
+        return confidence > (0.0 if threshold is None else threshold_map(threshold, label))  # above tau, as published
 
     def networks(self) -> dict[str, SegmentationNet]:
         return {"student": self.student, "teacher": self.teacher}
