@@ -18,6 +18,7 @@ from markupsafe import Markup
 from cwbass.data.base import DatasetSpec
 from cwbass.evaluation.probes import VIRIDIS, ZONES, Frame, ProbeBook, frame_epochs
 from cwbass.evaluation.sweep import Suggestion, Sweep
+from cwbass.headline import points
 from cwbass.provenance import versions
 from cwbass.reporting.charts import Series, heat_strip, line_chart
 from cwbass.reporting.curves import Figure, Row, draw_classes, draw_lines, number, points_of
@@ -150,7 +151,7 @@ def _class_cells(row: Row, index: int, name: str) -> list[str | Markup]:
         percent(at("pseudo_label_share")),
         percent(at("labeled_share")),
         percent(at("selection_iou_per_class")),
-        NONE if gap is None else f"{gap * 100:+.1f}",
+        NONE if gap is None else points(gap),
         percent(at("disagreement_per_class")),
     ]
 
