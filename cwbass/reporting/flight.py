@@ -74,6 +74,7 @@ class Picture:
 def write_flight(
     path: Path,
     *,
+    name: str,
     history: Sequence[Row],
     probes: ProbeBook | None,
     sweep: Sweep | None,
@@ -83,6 +84,7 @@ def write_flight(
 
     Args:
         path: The HTML file; its folder is made.
+        name: Of the run, for the title.
         history: Rows of history.jsonl, in order.
         probes: Images that were looked at; None, or an empty book, where there were none.
         sweep: Over thresholds, after the warm-up; None where there is no selection slice.
@@ -92,6 +94,7 @@ def write_flight(
     shown = [rows[index] for index in sorted(frame_epochs(len(rows)))]
     script = files("cwbass.reporting").joinpath("flight.js").read_text(encoding="utf-8").strip()
     page = template("flight.html.j2").render(
+        name=name,
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         epochs=len(rows),
