@@ -43,6 +43,12 @@ Manifest = Annotated[Path, typer.Option("--manifest", help="Split, written by `c
 DataRoot = Annotated[
     Optional[Path], typer.Option("--data", help="Folder of the dataset, in place of data.root.", file_okay=False)
 ]
+WarmupFile = Annotated[Path, typer.Option("--warmup", help="Checkpoint to start from, written by `cwbass warmup`.")]
+CheckpointFolder = Annotated[Path, typer.Option("--out", help="Folder for checkpoints.")]
+Checkpoint = Annotated[
+    str, typer.Option("--checkpoint", help="Checkpoint, folder of a training, s3:// URI, name@1.4.0 or name@champion.")
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Store = Annotated[
     Optional[str], typer.Option("--store", metavar="FOLDER|s3://...", help="Registry, in place of registry.store of params.yaml.")
 ]
@@ -63,7 +69,6 @@ Alias = Annotated[str, typer.Option(help="Lower-case letters, digits and hyphens
 Reason = Annotated[str, typer.Option(help="For the history.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")]
 
-_CHECKPOINT = "Checkpoint, folder of a training, s3:// URI, name@1.4.0 or name@champion."
 Work = Annotated[
     Optional[Path],
     typer.Option("--work", help="Folder for the state of the run until it is done; default: OUT/state.", file_okay=False),
@@ -76,11 +81,9 @@ ResumeForce = Annotated[
 KeepState = Annotated[bool, typer.Option("--keep-state", help="Leave the last state behind when the run is done.")]
 
 PARAMS = Path("params.yaml")
-
-
 SPLIT_DIR, WARMUP_DIR, TRAIN_DIR = Path("artifacts/split"), Path("artifacts/warmup"), Path("artifacts/train")
 REPORTS, REGISTRATION = Path("reports"), Path("artifacts/registration")
-MANIFEST = SPLIT_DIR / "manifest.json"
+MANIFEST, WARMUP = SPLIT_DIR / "manifest.json", WARMUP_DIR / "warmup.pt"
 
 
 def _version(value: bool) -> None:
@@ -223,7 +226,7 @@ def warmup(
     overrides: Overrides = None,
     data: DataRoot = None,
     manifest: Manifest = MANIFEST,
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints.")] = WARMUP_DIR,
+    out: CheckpointFolder = WARMUP_DIR,
     metrics_port: MetricsPort = None,
     metrics_linger: MetricsLinger = None,
     metrics_textfile: MetricsTextfile = None,
@@ -265,9 +268,8 @@ def train(
     overrides: Overrides = None,
     data: DataRoot = None,
     manifest: Manifest = MANIFEST,
-    warmup: Annotated[Path, typer.Option(help="Checkpoint to start from, written by `cwbass warmup`.")] = WARMUP_DIR
-    / "warmup.pt",
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints.")] = TRAIN_DIR,
+    warmup: WarmupFile = WARMUP,
+    out: CheckpointFolder = TRAIN_DIR,
     metrics_port: MetricsPort = None,
     metrics_linger: MetricsLinger = None,
     metrics_textfile: MetricsTextfile = None,
@@ -315,8 +317,7 @@ def launch(
     overrides: Overrides = None,
     data: DataRoot = None,
     manifest: Manifest = MANIFEST,
-    warmup: Annotated[Path, typer.Option(help="Checkpoint to start from, written by `cwbass warmup`.")] = WARMUP_DIR
-    / "warmup.pt",
+    warmup: WarmupFile = WARMUP,
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, on the work volume.")] = TRAIN_DIR,
     namespace: Annotated[str, typer.Option(help="Of the job.")] = "cwbass",
     runtime: Annotated[str, typer.Option(help="TrainingRuntime of the namespace.")] = "cwbass-torch",
@@ -341,7 +342,7 @@ def launch(
 
 @app.command("eval")
 def eval_(
-    checkpoint: Annotated[str, typer.Option(help=_CHECKPOINT)],
+    checkpoint: Checkpoint,
     baseline: Annotated[
         Optional[str], typer.Option(help="What to compare with: the supervised baseline, or name@champion.")
     ] = None,
@@ -357,7 +358,7 @@ def eval_(
     ] = None,
     store: Store = None,
     out: Annotated[Optional[Path], typer.Option(help="Folder for metrics.json, the report and the plots.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     per_image: Annotated[bool, typer.Option("--per-image", help="Also write the confusion matrix of every image.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="All scores as JSON on stdout, not a table.")] = False,
 ) -> None:
@@ -399,14 +400,13 @@ def eval_(
 
 @app.command()
 def thresholds(
-    checkpoint: Annotated[Path, typer.Option(help="Checkpoint whose labels are judged.", dir_okay=False)] = WARMUP_DIR
-    / "warmup.pt",
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint whose labels are judged.", dir_okay=False)] = WARMUP,
     manifest: Annotated[
         Optional[Path], typer.Option(help="Measure now, on this split's selection slice, rather than read sweep.json.")
     ] = None,
     data: DataRoot = None,
     target: Annotated[Optional[float], typer.Option(min=0, max=1, help="Precision asked of the labels that are kept.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="The whole sweep as JSON on stdout, not a table.")] = False,
 ) -> None:
     """Suggest a threshold for each class, from how right its labels are on the selection slice."""
@@ -543,12 +543,12 @@ def _listed(texts: list[str] | None) -> list[str]:
 
 @app.command()
 def predict(
-    checkpoint: Annotated[str, typer.Option(help=_CHECKPOINT)],
+    checkpoint: Checkpoint,
     images: Annotated[Path, typer.Option(help="An image, or a folder of images.", exists=True)],
     out: Annotated[Path, typer.Option(help="Folder for masks/ and overlays/.")] = Path("predictions"),
     overlays: Annotated[bool, typer.Option(help="Whether to draw overlays.")] = True,
     store: Store = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Write masks and overlays for a folder of images."""
     from cwbass.steps.predict import predict
@@ -622,7 +622,7 @@ def doctor(
 
 @app.command()
 def export(
-    checkpoint: Annotated[str, typer.Option(help=_CHECKPOINT)],
+    checkpoint: Checkpoint,
     out: Annotated[Path, typer.Option(help="ONNX file to write.", dir_okay=False)] = Path("model.onnx"),
     weights: Annotated[str, typer.Option(help="auto, student or teacher.")] = "auto",
     store: Store = None,

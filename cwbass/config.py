@@ -212,6 +212,16 @@ class TrainConfig(Section):
     )
     guard: GuardConfig = GuardConfig()
 
+    @property
+    def labeled_a_step(self) -> int:
+        """Labelled crops of an optimiser step, over all processes and accumulated batches."""
+        return self.batch_labeled * self.accumulate
+
+    @property
+    def unlabeled_a_step(self) -> int:
+        """Unlabelled crops likewise."""
+        return self.batch_unlabeled * self.accumulate
+
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
         if (self.steps is None) == (self.epochs is None):

@@ -6,7 +6,6 @@ import os
 import platform
 import secrets
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -19,6 +18,7 @@ import cwbass
 from cwbass.config import TrainConfig
 from cwbass.errors import CwbassError
 from cwbass.params import Params
+from cwbass.provenance import REVISION, code_revision
 from cwbass.s3 import s3_client, s3_failures, split_uri
 from cwbass.training.device import resolve_device, resolve_precision
 
@@ -81,7 +81,7 @@ def diagnose(params: Params | None = None, *, data_root: Path | None = None, s3:
 
 def _software() -> Iterator[Check]:
     yield Check("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    revision = git_revision(Path(cwbass.__file__).parents[1]) or os.environ.get("CWBASS_REVISION")  # set in the image
+    revision = code_revision() or os.environ.get(REVISION)
     yield Check("cwbass", "ok", cwbass.__version__ + (f", git {revision}" if revision else ""))
     for name in REQUIRED:
         yield package(name)
@@ -102,17 +102,6 @@ def package(name: str, extra: str | None = None) -> Check:
         if extra is None:
             return Check(name, "error", "not installed", "pip install cwbass, in this environment")
         return Check(name, "ok", f"not installed; only needed for cwbass[{extra}]")
-
-
-def git_revision(root: Path) -> str | None:
-    """Commit of a checkout, ``-dirty`` with changes; None where ``root`` is none."""
-    if not (root / ".git").exists():  # a parent's repository is not ours
-        return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def _compute(train: TrainConfig) -> Iterator[Check]:

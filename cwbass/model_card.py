@@ -152,7 +152,6 @@ def _data(metrics: Values, params: Params) -> str:
 
 def _recipe(params: Params) -> dict[str, Any]:
     train, optimizer = params.train, params.train.optimizer
-    labeled, unlabeled = train.batch_labeled * train.accumulate, train.batch_unlabeled * train.accumulate
     recipe = params.method.model_dump().get("recipe")
     return {
         "Method": f"{params.method.name} ({recipe})" if recipe else params.method.name,
@@ -160,7 +159,7 @@ def _recipe(params: Params) -> dict[str, Any]:
         "Encoder's starting weights": params.model.weights or "random",
         "Length": f"{train.steps} steps" if train.steps else f"{train.epochs} epochs",
         "Warm-up, labelled images alone": f"{train.warmup_steps} steps",
-        "Batch": f"{labeled} labelled + {unlabeled} unlabelled crops",
+        "Batch": f"{train.labeled_a_step} labelled + {train.unlabeled_a_step} unlabelled crops",
         "Crop": f"{params.augment.crop_size} pixels square",
         "Optimiser": f"{optimizer.name}, learning rate {optimizer.lr:g}",
         "Seed": params.seed,

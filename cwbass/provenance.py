@@ -19,14 +19,26 @@ PACKAGES = ("torchvision", "segmentation-models-pytorch", "timm", "numpy")
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of the working folder, and whether tracked files differ from it; None outside a repository."""
-    try:
-        revision = _git("rev-parse", "HEAD")
-        changes = _git("status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
-        built = os.environ.get(REVISION)
-        return {"revision": built, "dirty": False} if built else None
-    return {"revision": revision, "dirty": bool(changes)}
+    """Commit of the working folder, and whether tracked files differ from it; in an image, that of the code; else None."""
+    if (found := _commit(Path())) is not None:
+        revision, dirty = found
+        return {"revision": revision, "dirty": dirty}
+    built = os.environ.get(REVISION)
+    return {"revision": built, "dirty": False} if built else None
+
+
+def code_revision(root: Path = Path(__file__).parents[1]) -> str | None:
+    """Commit of a checkout in twelve digits, ``-dirty`` with changes; None where ``root`` is none.
+
+    Args:
+        root: The checkout; by default, where this package lies.
+    """
+    if not (root / ".git").exists():  # a parent's repository is not ours
+        return None
+    if (found := _commit(root)) is None:
+        return None
+    revision, dirty = found
+    return f"{revision[:12]}{'-dirty' if dirty else ''}"
 
 
 def dvc_md5(data_root: str, folder: Path = Path()) -> str | None:
@@ -62,5 +74,15 @@ def _pins(path: Path, data_root: str) -> list[str]:
         return []
 
 
-def _git(*arguments: str) -> str:
-    return subprocess.run(("git", *arguments), capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+def _commit(folder: Path) -> tuple[str, bool] | None:
+    """The commit that a folder of a repository is at, and whether tracked files differ from it."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ("git", "-C", folder, *arguments), capture_output=True, text=True, check=True, timeout=30
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no") != ""
+    except (OSError, subprocess.SubprocessError):
+        return None

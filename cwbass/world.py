@@ -21,8 +21,8 @@ class World:
     """A single process, which holds the whole batch and asks nobody.
 
     :class:`cwbass.training.distributed.ProcessGroup` is the one of several processes. Everything
-    but :meth:`own` and :meth:`share` of nothing new is a collective there: all processes must call
-    it, in the same order.
+    but :meth:`part` and :meth:`own` is a collective there: all processes must call it, in the same
+    order.
     """
 
     rank: int = 0
@@ -34,10 +34,14 @@ class World:
         """Whether this process writes files and talks to people."""
         return self.rank == 0
 
+    def part(self, batch: int) -> slice:
+        """Which images of a whole batch of so many are this process's."""
+        count = batch // self.size
+        return slice(self.rank * count, (self.rank + 1) * count)
+
     def own(self, rows: Tensor) -> Tensor:
         """This process's part of something made for the whole batch. [B, ...] -> [B / size, ...]."""
-        count = rows.shape[0] // self.size
-        return rows[self.rank * count : (self.rank + 1) * count]
+        return rows[self.part(len(rows))]
 
     def total(self, value: Tensor) -> Tensor:
         """The sum of all processes' values, detached; any shape."""

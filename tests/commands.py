@@ -1,9 +1,10 @@
-"""The command line, called in this process."""
+"""Command lines, called in this process: torch takes seconds to load."""
 
 from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +26,21 @@ class Done:
 
 
 def call(*arguments: str | Path) -> Done:
-    """The command line as a user has it, through ``main``, in this process: torch takes seconds to load."""
+    """`cwbass` as a user has it, in the checkout."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(TOP)
+        return Done(*run(main, "cwbass", *arguments))
+
+
+def run(program: Callable[[], None], *argv: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a program's ``main``; ``argv`` begins with its name."""
     out, err = io.StringIO(), io.StringIO()
     code: object = 0
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.chdir(TOP)
-        patch.setattr(sys, "argv", ["cwbass", *map(str, arguments)])
+        patch.setattr(sys, "argv", [*map(str, argv)])
         try:
-            main()
+            program()
         except SystemExit as stop:
             code = stop.code or 0
     assert isinstance(code, int)
-    return Done(code, out.getvalue(), err.getvalue())
+    return code, out.getvalue(), err.getvalue()

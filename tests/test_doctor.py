@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import platform
 import socket
-import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from cwbass.doctor import (
     data,
     diagnose,
     disk,
-    git_revision,
     gpu,
     memory,
     package,
@@ -135,25 +133,6 @@ def test_data_must_be_there_unless_it_is_generated(tmp_path: Path) -> None:
     assert data(root, generated=False) == Check("data", "ok", str(root))
 
 
-def test_revision_is_that_of_the_checkout_itself(tmp_path: Path) -> None:
-    def git(*arguments: str) -> str:
-        identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
-        command = ["git", "-C", str(tmp_path), *identity, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-    assert git_revision(tmp_path) is None
-    git("init", "-q")
-    assert git_revision(tmp_path) is None  # no commit yet
-    (tmp_path / "file").write_text("1")
-    (tmp_path / "package").mkdir()
-    git("add", "file")
-    git("commit", "-qm", "first")
-    assert git_revision(tmp_path) == git("rev-parse", "--short=12", "HEAD")
-    (tmp_path / "file").write_text("2")
-    assert git_revision(tmp_path) == git("rev-parse", "--short=12", "HEAD") + "-dirty"
-    assert git_revision(tmp_path / "package") is None
-
-
 def test_s3_round_trip_leaves_nothing_behind(s3: Any) -> None:
     assert s3_round_trip("s3://models/team/") == Check("s3", "ok", "s3://models/team/: wrote, read and deleted an object")
     assert s3.objects == {}
@@ -253,6 +232,6 @@ def test_without_a_plan_no_data_is_looked_for() -> None:
 
 
 def test_the_image_says_which_commit_it_was_built_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cwbass.doctor.git_revision", lambda root: None)  # there is no checkout in it
+    monkeypatch.setattr("cwbass.doctor.code_revision", lambda: None)  # there is no checkout in it
     monkeypatch.setenv("CWBASS_REVISION", "0123abc")
     assert next(check.value for check in diagnose().checks if check.name == "cwbass").endswith(", git 0123abc")

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from cwbass.provenance import dvc_md5, git_state, versions
+from cwbass.provenance import code_revision, dvc_md5, git_state, versions
 
 LOCK = """
 schema: '2.0'
@@ -49,6 +50,25 @@ def test_outside_a_repository_the_revision_is_the_one_the_image_was_built_from(
     assert git_state() is None
     monkeypatch.setenv("CWBASS_REVISION", "c0ffee")
     assert git_state() == {"revision": "c0ffee", "dirty": False}
+
+
+def test_revision_is_that_of_the_checkout_itself(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        command = ["git", "-C", str(tmp_path), *identity, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    assert code_revision(tmp_path) is None
+    git("init", "-q")
+    assert code_revision(tmp_path) is None  # no commit yet
+    (tmp_path / "file").write_text("1")
+    (tmp_path / "package").mkdir()
+    git("add", "file")
+    git("commit", "-qm", "first")
+    assert code_revision(tmp_path) == git("rev-parse", "--short=12", "HEAD")
+    (tmp_path / "file").write_text("2")
+    assert code_revision(tmp_path) == git("rev-parse", "--short=12", "HEAD") + "-dirty"
+    assert code_revision(tmp_path / "package") is None
 
 
 def test_the_versions_are_those_that_are_installed() -> None:

@@ -20,7 +20,7 @@ from cwbass.jsonfile import read_object
 from cwbass.methods.base import MethodConfig
 from cwbass.params import Params, flatten, load_params
 from cwbass.training.checkpoint import write_whole
-from cwbass.training.resume import NEUTRAL, differences
+from cwbass.training.resume import decisive, differences
 
 SCHEMA = 1
 PLAN, COSTS = "plan.json", "costs"
@@ -103,8 +103,7 @@ class Plan:
 
     def cost_file(self, variant: str) -> Path:
         """Where it is written: a name of its own for other parameters."""
-        values = flatten(self.cost_params(variant).model_dump(mode="json"))
-        plain = json.dumps({key: value for key, value in values.items() if key not in NEUTRAL}, sort_keys=True)
+        plain = json.dumps(decisive(self.cost_params(variant).model_dump(mode="json")), sort_keys=True)
         return self.out / COSTS / f"{variant}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}.json"
 
     def cost_params(self, variant: str) -> Params:
@@ -268,9 +267,8 @@ def _claims(plan: Plan, other: Plan) -> dict[str, Any]:
     values = plan.to_dict()
     for name, theirs in (("variants", other.variants), ("labels", other.labels)):
         values[name] = {key: value for key, value in values[name].items() if key in theirs}
-    values["params"] = {key: value for key, value in flatten(values["params"]).items() if key not in NEUTRAL}
     values["params"] = {
-        key: value for key, value in values["params"].items() if not key.startswith(("method.", "seed", "registry."))
+        key: value for key, value in decisive(values["params"]).items() if not key.startswith(("method.", "seed", "registry."))
     }
     return flatten({key: value for key, value in values.items() if key != "seeds"})
 

@@ -15,8 +15,8 @@ from cwbass.comparison.variants import SUPERVISED
 from cwbass.errors import DataError
 from cwbass.evaluation.per_image import CONFUSIONS, PerImage
 from cwbass.jsonfile import read_object, read_rows
-from cwbass.params import Params, TrainingSections, flatten, load_params, read_params
-from cwbass.training.resume import NEUTRAL, RUN, differences
+from cwbass.params import Params, TrainingSections, load_params, read_params
+from cwbass.training.resume import RUN, decisive, differences
 from cwbass.training.stage import TIMINGS
 
 
@@ -119,8 +119,7 @@ def _check_params(plan: Plan, cell: Cell, path: Path) -> None:
 
 
 def _claims(params: Params, sections: set[str]) -> dict[str, Any]:
-    values = flatten(params.model_dump(mode="json", include=sections))
-    return {key: value for key, value in values.items() if key not in NEUTRAL}
+    return decisive(params.model_dump(mode="json", include=sections))
 
 
 def _check_comparable(one: Result, other: Result) -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cwbass.comparison.table import SCORES
+from cwbass.headline import DASH, percent, points
 from cwbass.markdown import markdown_table
 
-DASH = "-"
 Numbers = Mapping[str, Any]  # of ``tabulate``, or a part of it
 
 
@@ -72,7 +72,7 @@ def sheets(found: Numbers, table: Numbers) -> list[Sheet]:
                     name,
                     str(len(row["seeds"])),
                     spread(row["miou"]),
-                    ", ".join(f"{100 * gain:+.1f}" for gain in row["gain"].values()) or DASH,
+                    ", ".join(points(gain) for gain in row["gain"].values()) or DASH,
                     difference(row["against_supervised"]),
                     difference(row["against_reference"]),
                 ]
@@ -92,7 +92,7 @@ def sheets(found: Numbers, table: Numbers) -> list[Sheet]:
         Sheet(
             "IoU of each class",
             ["method", *table["class_names"]],
-            [[name, *(number(iou, 100, 1) for iou in row["per_class"].values())] for name, row in rows.items()],
+            [[name, *(percent(iou) for iou in row["per_class"].values())] for name, row in rows.items()],
         ),
         Sheet(
             "Cost",
@@ -121,18 +121,21 @@ def spread(found: Numbers | None) -> str:
     """A mean over seeds and half its interval: ``48.4 ± 1.7``."""
     if found is None:
         return DASH
-    half = "" if found["high"] is None else f" ± {100 * (found['high'] - found['value']):.1f}"
-    return f"{100 * found['value']:.1f}{half}"
+    half = "" if found["high"] is None else f" ± {percent(found['high'] - found['value'])}"
+    return f"{percent(found['value'])}{half}"
 
 
 def difference(found: Numbers | None) -> str:
     """A difference in points with its interval: ``+1.2 (+0.3 to +2.0)``."""
-    return DASH if found is None else f"{100 * found['value']:+.1f} ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
+    if found is None:
+        return DASH
+    value, low, high = (points(found[key]) for key in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
 
 
-def number(value: float | None, factor: float, digits: int) -> str:
-    """A number times a factor, or a dash."""
-    return DASH if value is None else f"{factor * value:.{digits}f}"
+def number(value: float | None, factor: float = 1.0) -> str:
+    """A number times a factor, without decimals, or a dash."""
+    return DASH if value is None else f"{factor * value:.0f}"
 
 
 def _costs(row: Numbers, cost: Numbers) -> list[str]:
@@ -140,9 +143,9 @@ def _costs(row: Numbers, cost: Numbers) -> list[str]:
     return [
         str(row["steps"]),
         str(row["warmup_steps"]),
-        number(row["step_seconds"], 1000, 0),
-        number(row["train_seconds"], 1, 0),
-        number(row["peak_mb"], 1, 0),
-        number(step.get("passes"), 1, 0),
-        number(step.get("passes_no_grad"), 1, 0),
+        number(row["step_seconds"], 1000),
+        number(row["train_seconds"]),
+        number(row["peak_mb"]),
+        number(step.get("passes")),
+        number(step.get("passes_no_grad")),
     ]

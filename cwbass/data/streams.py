@@ -113,16 +113,14 @@ class _Positions:
 
     def __init__(self, start: int, stop: int, batch_size: int, world: World) -> None:
         self.batches, self.batch_size = range(start, stop), batch_size
-        self.part = batch_size // world.size
-        self.first = world.rank * self.part
+        self.own = range(batch_size)[world.part(batch_size)]
 
     def __iter__(self) -> Iterator[int]:
         for batch in self.batches:
-            position = batch * self.batch_size + self.first
-            yield from range(position, position + self.part)
+            yield from (batch * self.batch_size + place for place in self.own)
 
     def __len__(self) -> int:
-        return len(self.batches) * self.part
+        return len(self.batches) * len(self.own)
 
 
 def make_loader(

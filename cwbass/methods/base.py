@@ -108,7 +108,7 @@ class Method(nn.Module, ABC):
         """Update what follows the student (an EMA teacher)."""
 
     def keeps(self, confidence: Tensor, label: Tensor, threshold: Tensor | None) -> Tensor:
-        """Which of its network's labels the method would let teach, for the record; who chooses otherwise says so here.
+        """Which of its network's labels would teach, for the record: those of confidence tau or more; another rule says so here.
 
         Args:
             confidence: Of whole images. [B, H, W] float.

@@ -62,10 +62,9 @@ def say_all(logits: Tensor, valid: Tensor) -> Targets:
 
 def draw_cutmix(image: Tensor, *, probability: float, progress: Progress) -> list[Box | None]:
     """A box for each image, drawn for the whole batch: this process's. [B, 3, H, W] -> [B]."""
-    count, rank, (height, width) = image.shape[0], progress.world.rank, image.shape[-2:]
-    batch, generator = count * progress.world.size, progress.generator
-    boxes = draw_boxes(batch, height, width, probability=probability, area=BOX_AREA, generator=generator)
-    return boxes[rank * count : (rank + 1) * count]
+    batch, (height, width) = image.shape[0] * progress.world.size, image.shape[-2:]
+    boxes = draw_boxes(batch, height, width, probability=probability, area=BOX_AREA, generator=progress.generator)
+    return boxes[progress.world.part(batch)]
 
 
 def draw_odd_boxes(image: Tensor, *, count: int, area: tuple[float, float], progress: Progress) -> Tensor:

@@ -270,7 +270,7 @@ class CwBass(Method):
             pixels = histogram.sum(1)
             sure = sum_by_class(confidence, label, valid, self.num_classes)
             tau = self._threshold(pixels, sure, world)  # [] or [K]
-            kept = valid & (confidence > threshold_map(tau, label))
+            kept = valid & self.keeps(confidence, label, tau)
             sums = {
                 "seen": pixels,
                 "kept": count_by_class(label, kept, self.num_classes),
@@ -336,6 +336,9 @@ class CwBass(Method):
         decay = ema_decay_at(progress.step, decay=ema.decay, ramp=ema.ramp)
         update_ema_(self.teacher, self.student, decay=decay, buffers=ema.buffers)
 
+    def keeps(self, confidence: Tensor, label: Tensor, threshold: Tensor | None) -> Tensor:
+        return confidence > (0.0 if threshold is None else threshold_map(threshold, label))  # above tau, as published
+
     def networks(self) -> dict[str, SegmentationNet]:
         return {"student": self.student, "teacher": self.teacher}
 
@@ -370,8 +373,9 @@ class CwBass(Method):
         """Inside a box, the image and all that is said of it become another image's."""
         if self.terms.cutmix == 0:
             return
-        batch, own = self._whole(strong, progress.world)
         world, generator = progress.world, progress.generator
+        batch = len(strong) * world.size
+        own = world.part(batch)
         boxes = draw_cutmix(strong, probability=self.terms.cutmix, progress=progress)
         known: dict[int, list[Tensor]] = {}
         if self.terms.cutmix_labeled > 0:
@@ -387,8 +391,9 @@ class CwBass(Method):
         """Objects of a labelled image are pasted, with their true labels, where they lie in it."""
         if self.terms.classmix == 0:
             return
-        batch, own = self._whole(strong, progress.world)
         world, generator = progress.world, progress.generator
+        batch = len(strong) * world.size
+        own = world.part(batch)
         drawn = draw_classes(batch, self.object_chance, probability=self.terms.classmix, generator=generator)
         images, masks = world.gather(labeled.image), world.gather(labeled.mask)
         for row, classes in enumerate(sent(drawn[own], strong)):
@@ -397,12 +402,6 @@ class CwBass(Method):
             pieces = [images[pick], *self._truth(masks[pick], pseudo).parts]
             for rows, piece in zip([strong, *pseudo.parts], pieces, strict=True):
                 rows[row] = torch.where(where, piece, rows[row])
-
-    @staticmethod
-    def _whole(image: Tensor, world: World) -> tuple[int, slice]:
-        """Images of the whole batch, for which every process draws, and which of them are this process's."""
-        count = len(image)
-        return count * world.size, slice(world.rank * count, (world.rank + 1) * count)
 
     def _truth(self, mask: Tensor, like: _Pseudo) -> _Pseudo:
         """Ground truth as a label that is sure of itself. [H, W] uint8 -> the same of one image."""

@@ -16,7 +16,7 @@ from cwbass.config import Fraction, NonNegative
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.methods.consistency import Targets, consistency_loss, cutmix, draw_cutmix, report
 from cwbass.models.base import SegmentationNet
-from cwbass.models.ema import ema_decay_at, make_ema_teacher, update_ema_
+from cwbass.models.ema import follow_, make_ema_teacher
 from cwbass.models.features import drop_channels, join_features, rows_of
 from cwbass.pseudo_labels import class_aware_thresholds, confidence_and_label
 from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
@@ -85,8 +85,7 @@ class Dssn(Method):
         return report(loss, loss_sup=loss_sup, loss_unsup=loss_unsup, sums=taught.counts(self.num_classes))
 
     def after_optimizer_step(self, progress: Progress) -> None:
-        decay = ema_decay_at(progress.step, decay=self.config.ema_decay, ramp=True)
-        update_ema_(self.teacher, self.student, decay=decay, buffers="average")
+        follow_(self.teacher, self.student, updates=progress.step, decay=self.config.ema_decay)
 
     def networks(self) -> dict[str, SegmentationNet]:
         return {"student": self.student, "teacher": self.teacher}

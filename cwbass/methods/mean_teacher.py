@@ -12,7 +12,7 @@ from cwbass.config import Fraction, NonNegative
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.methods.consistency import report, say_all
 from cwbass.models.base import SegmentationNet
-from cwbass.models.ema import ema_decay_at, make_ema_teacher, update_ema_
+from cwbass.models.ema import follow_, make_ema_teacher
 from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
 from cwbass.world import World
 
@@ -54,8 +54,7 @@ class MeanTeacher(Method):
         return report(loss, loss_sup=loss_sup, loss_unsup=loss_unsup, sums=said.counts(self.num_classes))
 
     def after_optimizer_step(self, progress: Progress) -> None:
-        decay = ema_decay_at(progress.step, decay=self.config.ema_decay, ramp=True)
-        update_ema_(self.teacher, self.student, decay=decay, buffers="average")
+        follow_(self.teacher, self.student, updates=progress.step, decay=self.config.ema_decay)
 
     def networks(self) -> dict[str, SegmentationNet]:
         return {"student": self.student, "teacher": self.teacher}

@@ -9,7 +9,7 @@ from pydantic import Field
 from cwbass.config import Fraction
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.models.base import SegmentationNet
-from cwbass.models.ema import ema_decay_at, make_ema_teacher, update_ema_
+from cwbass.models.ema import follow_, make_ema_teacher
 from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
 
 
@@ -37,8 +37,7 @@ class Supervised(Method):
         return StepOutput(loss, means={"loss": loss.detach(), "loss_sup": loss.detach()})
 
     def after_optimizer_step(self, progress: Progress) -> None:
-        decay = ema_decay_at(progress.step, decay=self.config.ema_decay, ramp=True)
-        update_ema_(self.teacher, self.student, decay=decay, buffers="average")
+        follow_(self.teacher, self.student, updates=progress.step, decay=self.config.ema_decay)
 
     def networks(self) -> dict[str, SegmentationNet]:
         return {"student": self.student, "teacher": self.teacher}

@@ -17,7 +17,7 @@ from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.methods.consistency import consistency_loss, cutmix, draw_cutmix, report
 from cwbass.methods.selection import Selection, SelectionConfig
 from cwbass.models.base import SegmentationNet
-from cwbass.models.ema import ema_decay_at, make_ema_teacher, update_ema_
+from cwbass.models.ema import follow_, make_ema_teacher
 from cwbass.models.features import complementary_channels, join_features, rows_of
 from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
 
@@ -76,8 +76,7 @@ class UniMatchV2(Method):
         )
 
     def after_optimizer_step(self, progress: Progress) -> None:
-        decay = ema_decay_at(progress.step, decay=self.config.ema_decay, ramp=True)
-        update_ema_(self.teacher, self.student, decay=decay, buffers="average")
+        follow_(self.teacher, self.student, updates=progress.step, decay=self.config.ema_decay)
 
     def networks(self) -> dict[str, SegmentationNet]:
         return {"student": self.student, "teacher": self.teacher}

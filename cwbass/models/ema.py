@@ -37,6 +37,11 @@ def ema_decay_at(updates: int, *, decay: float, ramp: bool) -> float:
     return min(1 - 1 / (updates + 1), decay) if ramp else decay
 
 
+def follow_(teacher: SegmentationNet, student: SegmentationNet, *, updates: int, decay: float) -> None:
+    """An update with the ramp, running statistics averaged like weights; see :func:`ema_decay_at` and :func:`update_ema_`."""
+    update_ema_(teacher, student, decay=ema_decay_at(updates, decay=decay, ramp=True), buffers="average")
+
+
 @torch.no_grad()
 def update_ema_(teacher: SegmentationNet, student: SegmentationNet, *, decay: float, buffers: Buffers) -> None:
     """Move the teacher towards the student: ``teacher <- decay * teacher + (1 - decay) * student``.

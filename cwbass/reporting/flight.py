@@ -18,6 +18,7 @@ from markupsafe import Markup
 from cwbass.data.base import DatasetSpec
 from cwbass.evaluation.probes import VIRIDIS, ZONES, Frame, ProbeBook, frame_epochs
 from cwbass.evaluation.sweep import Suggestion, Sweep
+from cwbass.headline import points
 from cwbass.provenance import versions
 from cwbass.reporting.charts import Series, heat_strip, line_chart
 from cwbass.reporting.curves import Figure, Row, draw_classes, draw_lines, number, points_of
@@ -73,6 +74,7 @@ class Picture:
 def write_flight(
     path: Path,
     *,
+    name: str,
     history: Sequence[Row],
     probes: ProbeBook | None,
     sweep: Sweep | None,
@@ -82,6 +84,7 @@ def write_flight(
 
     Args:
         path: The HTML file; its folder is made.
+        name: Of the run, for the title.
         history: Rows of history.jsonl, in order.
         probes: Images that were looked at; None, or an empty book, where there were none.
         sweep: Over thresholds, after the warm-up; None where there is no selection slice.
@@ -91,6 +94,7 @@ def write_flight(
     shown = [rows[index] for index in sorted(frame_epochs(len(rows)))]
     script = files("cwbass.reporting").joinpath("flight.js").read_text(encoding="utf-8").strip()
     page = template("flight.html.j2").render(
+        name=name,
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         epochs=len(rows),
@@ -150,7 +154,7 @@ def _class_cells(row: Row, index: int, name: str) -> list[str | Markup]:
         percent(at("pseudo_label_share")),
         percent(at("labeled_share")),
         percent(at("selection_iou_per_class")),
-        NONE if gap is None else f"{gap * 100:+.1f}",
+        NONE if gap is None else points(gap),
         percent(at("disagreement_per_class")),
     ]
 

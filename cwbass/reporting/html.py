@@ -35,6 +35,7 @@ SHARES = {"selection_miou", "retention", "precision", "mean_confidence", "data_w
 def write_report(
     path: Path,
     *,
+    name: str,
     metrics: Mapping[str, Any],
     history: Sequence[Row],
     gallery: Sequence[GalleryItem],
@@ -47,6 +48,7 @@ def write_report(
 
     Args:
         path: The HTML file; its folder is made.
+        name: Of the run, for the title.
         metrics: Content of metrics.json; every key is optional, scores are fractions.
         history: Rows of history.jsonl, in order; empty where nothing was trained.
         gallery: Images to show, at most about 100 KB each.
@@ -62,6 +64,7 @@ def write_report(
     has_baseline = number(metrics.get("baseline_miou")) is not None
     score_names, checkpoints = scores.checkpoint_table(metrics)
     page = template("report.html.j2").render(
+        name=name,
         ours=ours if has_baseline else "model",
         theirs=theirs,
         verdict=scores.verdict(metrics),

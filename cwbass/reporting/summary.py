@@ -34,7 +34,7 @@ def headline(reports: Path) -> dict[str, float]:
         values["pseudo_label_retention"] = kept[-1]["retention"]
         if seconds := kept[-1].get("step_seconds"):
             train = load_params(read_params(reports / "params.yaml"), Params).train
-            values["images_per_second"] = (train.batch_labeled + train.batch_unlabeled) * train.accumulate / seconds
+            values["images_per_second"] = (train.labeled_a_step + train.unlabeled_a_step) / seconds
     return {key: value for key, value in values.items() if value is not None}
 
 

@@ -72,7 +72,7 @@ def _measure(run: Run, params: TrainParams, folder: Path) -> MethodCost:
     build = network_factory(params.model, spec.num_classes, folder / "weights")
 
     def make(*, offline: bool = False) -> Method:
-        method = build_method(
+        return build_method(
             params.method,
             build,
             num_classes=spec.num_classes,
@@ -80,26 +80,26 @@ def _measure(run: Run, params: TrainParams, folder: Path) -> MethodCost:
             class_weight=run.class_weight,
             offline=offline,
         )
-        return place(method, run.device)
 
     method = make()
     check_network(method.student, params, spec.num_classes, unlabeled=method.needs_unlabeled)
+    place(method, run.device)
     step = _step_cost(run, params, method, folder)
     if (retraining := params.method.retraining) is None:
         return MethodCost(step)
     labelling, offline = _label(run, retraining, method.student, folder)
-    return MethodCost(step, _step_cost(run, params, make(offline=True), folder, offline), labelling)
+    retrained = place(make(offline=True), run.device)
+    return MethodCost(step, _step_cost(run, params, retrained, folder, offline), labelling)
 
 
 def _step_cost(run: Run, params: TrainParams, method: Method, folder: Path, offline: OfflineStream | None = None) -> Cost:
     """Of a step of training."""
     plan = plan_steps(run.train, run.manifest)
     settings: dict[str, Any] = {"out_dir": folder, "history": [], "timings": [], "offline": offline}
-    batch = run.train.batch_labeled * run.train.accumulate
     name = "measure" if offline is None else "measure-offline"
 
     def stage(run: Run, kind: str) -> Stage:
-        optimizer = build_optimizer(method.trainable(), params.train.optimizer, batch_size=batch)
+        optimizer = build_optimizer(method.trainable(), params.train.optimizer, batch_size=run.train.labeled_a_step)
         return Stage(run, f"{name}-{kind}", method, params.method.name, optimizer, **settings)
 
     plain = replace(run, train=run.train.model_copy(update={"compile": False}))  # compiled code counts nothing

@@ -17,6 +17,8 @@ from cwbass.data.base import DatasetSpec
 from cwbass.errors import DataError
 from cwbass.evaluation.probes import ProbeBook
 from cwbass.evaluation.sweep import Sweep
+from cwbass.params import parse_yaml
+from cwbass.reporting import scores
 from cwbass.reporting.flight import write_flight
 from cwbass.reporting.gallery import GalleryItem
 from cwbass.reporting.html import write_report
@@ -51,6 +53,14 @@ class RunFiles:
     params_text: str
     probes: ProbeBook | None = None
     sweep: Sweep | None = None
+
+    @property
+    def name(self) -> str:
+        """For a title: method, folder of the data, seed."""
+        values = parse_yaml(self.params_text, "params.yaml")  # of any version: they are shown, not run
+        data = Path((values.get("data") or {}).get("root") or "").name
+        trained = f" trained on {data}" if data else ""
+        return f"{scores.ours(self.metrics)}{trained}, seed {self.metrics['seed']}"
 
 
 def write_run_files(files: RunFiles, out_dir: Path) -> Path:
@@ -118,7 +128,14 @@ def _broken_files_named(out_dir: Path) -> Iterator[None]:
 
 def draw(files: RunFiles, out_dir: Path) -> Path:
     """Write report.html and flight.html; returns the path of the report."""
-    write_flight(out_dir / FLIGHT, history=files.history, probes=files.probes, sweep=files.sweep, spec=files.spec)
+    write_flight(
+        out_dir / FLIGHT,
+        name=files.name,
+        history=files.history,
+        probes=files.probes,
+        sweep=files.sweep,
+        spec=files.spec,
+    )
     _draw_report(files, out_dir / REPORT, flight=FLIGHT)
     return out_dir / REPORT
 
@@ -126,6 +143,7 @@ def draw(files: RunFiles, out_dir: Path) -> Path:
 def _draw_report(files: RunFiles, path: Path, *, flight: str | None) -> None:
     write_report(
         path,
+        name=files.name,
         metrics=files.metrics,
         history=files.history,
         gallery=files.gallery,

@@ -206,8 +206,7 @@ class SecondStage:
         )
         method.calibrate_labels(_pooled(done))
         place(method, run.device)
-        batch = run.train.batch_labeled * run.train.accumulate
-        optimizer = build_optimizer(method.trainable(), run.train.optimizer, batch_size=batch)
+        optimizer = build_optimizer(method.trainable(), run.train.optimizer, batch_size=run.train.labeled_a_step)
         chosen = sorted(index for labelling in done for index in labelling.chosen)
         labels = PseudoLabels(source, chosen, self._ids(chosen), self.folder)
         stream = OfflineStream(labels, run.augment, ignore_index=spec.ignore_index, seed=run.seed)

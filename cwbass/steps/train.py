@@ -112,9 +112,7 @@ def train(
     method.start_from({name: start.network(name) for name in start.networks})
     check_network(method.student, params, spec.num_classes, unlabeled=method.needs_unlabeled)
     place(method, run.device)
-    optimizer = build_optimizer(
-        method.trainable(), params.train.optimizer, batch_size=params.train.batch_labeled * params.train.accumulate
-    )
+    optimizer = build_optimizer(method.trainable(), params.train.optimizer, batch_size=params.train.labeled_a_step)
     if start.step:
         load_moments_(optimizer, start.optimizer)
     if run.loss_scale is not None and start.loss_scale:

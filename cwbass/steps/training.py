@@ -101,7 +101,7 @@ def start_run(
     check_same(world, "the digest of the parameters", hashlib.sha256(dump_params(full).encode()).hexdigest())
     device = resolve_device(train.device)
     dtype = resolve_precision(train.precision, device)
-    batch = train.batch_labeled * train.accumulate
+    batch = train.labeled_a_step
     reference = train.optimizer.reference_batch
     logger.info(
         "split %s: %s; %s in %s%s; batch %d labelled + %d unlabelled; lr %g%s",
@@ -111,7 +111,7 @@ def start_run(
         str(dtype or "float32").removeprefix("torch."),
         f", {world.size} processes" if world.size > 1 else "",
         batch,
-        train.batch_unlabeled * train.accumulate,
+        train.unlabeled_a_step,
         train.optimizer.lr * (batch / reference if reference else 1),
         f" (scaled by {batch}/{reference})" if reference else "",
     )

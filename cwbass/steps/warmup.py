@@ -83,9 +83,7 @@ def warmup(
     )
     check_network(method.student, params, spec.num_classes, unlabeled=False)
     place(method, run.device)
-    optimizer = build_optimizer(
-        method.trainable(), params.train.optimizer, batch_size=params.train.batch_labeled * params.train.accumulate
-    )
+    optimizer = build_optimizer(method.trainable(), params.train.optimizer, batch_size=params.train.labeled_a_step)
 
     out_dir.mkdir(parents=True, exist_ok=True)
     steps = params.train.warmup_steps

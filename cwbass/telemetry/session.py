@@ -165,11 +165,11 @@ def _textfile(settings: TelemetrySettings, stage: str, out_dir: Path | None) -> 
 def _build(revision: str) -> dict[str, str]:
     import torch
 
-    from cwbass.doctor import git_revision
+    from cwbass.provenance import code_revision
 
     return {
         "version": cwbass.__version__,
-        "revision": revision or git_revision(Path(cwbass.__file__).parents[1]) or "unknown",
+        "revision": revision or code_revision() or "unknown",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda or "none",

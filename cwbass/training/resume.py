@@ -112,15 +112,20 @@ def run_identity(step: str, params: Section, split_hash: str, **inputs: str) -> 
 
     Args:
         step: ``warmup`` or ``train``.
-        params: Its parameters; those that change no number are left out.
+        params: Its parameters.
         split_hash: Of the manifest.
         inputs: Name and SHA-256 of what else the step starts from.
 
     Returns:
         Dotted keys, and values that JSON can say.
     """
-    values = {key: value for key, value in flatten(params.model_dump(mode="json")).items() if key not in NEUTRAL}
+    values = decisive(params.model_dump(mode="json"))
     return {"step": step, "split_hash": split_hash, "code": code_version(), **inputs, **values}
+
+
+def decisive(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters, or sections of them, by dotted key; those that change no number are left out."""
+    return {key: value for key, value in flatten(params).items() if key not in NEUTRAL}
 
 
 def differing(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -122,10 +122,10 @@ def plan_steps(train: TrainConfig, manifest: Manifest) -> Plan:
 
     A pass is over the unlabelled images, or over the labelled ones where there are none.
     """
-    images, batch = len(manifest.unlabeled), train.batch_unlabeled
+    images, batch = len(manifest.unlabeled), train.unlabeled_a_step
     if not images:
-        images, batch = len(manifest.labeled), train.batch_labeled
-    pass_steps = math.ceil(images / (batch * train.accumulate))
+        images, batch = len(manifest.labeled), train.labeled_a_step
+    pass_steps = math.ceil(images / batch)
     total = train.steps if train.steps is not None else (train.epochs or 1) * pass_steps
     return Plan(total, train.epoch_steps or pass_steps, pass_steps, train.snapshots)
 
@@ -341,11 +341,11 @@ class Stage:
         """Ids of a step's labelled and unlabelled images."""
         manifest, train = self.run.manifest, self.run.train
         sources: dict[Stream, tuple[list[str], int]] = {
-            "labeled": ([sample.id for sample in manifest.labeled], train.batch_labeled * train.accumulate)
+            "labeled": ([sample.id for sample in manifest.labeled], train.labeled_a_step)
         }
         if self.method.needs_unlabeled:
             ids = [sample.id for sample in manifest.unlabeled] if self.offline is None else list(self.offline.labels.ids)
-            sources["unlabeled"] = ids, train.batch_unlabeled * train.accumulate
+            sources["unlabeled"] = ids, train.unlabeled_a_step
         return {
             stream: [
                 ids[index_at(position, len(ids), seed=self.run.seed, stream=stream)]

@@ -12,7 +12,7 @@ from cwbass.comparison.budget import Budget, Cost, MethodCost
 from cwbass.comparison.page import draw_page
 from cwbass.comparison.plan import Cell, Plan
 from cwbass.comparison.results import Result
-from cwbass.comparison.sheets import markdown
+from cwbass.comparison.sheets import difference, markdown
 from cwbass.comparison.table import tabulate
 from cwbass.comparison.variants import method_variants
 from cwbass.evaluation.per_image import PerImage
@@ -81,8 +81,8 @@ Splits by seed: 0: 000000000000, 1: 111111111111.
 
 | method | seeds | mIoU | gain of each seed | against supervised | against cw_bass |
 | --- | --- | --- | --- | --- | --- |
-| supervised | 2 | 46.7 ± 169.4 | - | - | -33.3 (-50.0 to +0.0) |
-| cw\\_bass | 2 | 80.0 ± 254.1 | +40.0, +26.7 | +33.3 (+0.0 to +50.0) | - |
+| supervised | 2 | 46.7 ± 169.4 | - | - | -33.3 (-50.0 to 0.0) |
+| cw\\_bass | 2 | 80.0 ± 254.1 | +40.0, +26.7 | +33.3 (0.0 to +50.0) | - |
 
 | method | last | selected | oracle | student last |
 | --- | --- | --- | --- | --- |
@@ -111,6 +111,10 @@ Fewer than three seeds say little.
     )
 
 
+def test_a_difference_that_rounds_to_nothing_has_no_sign() -> None:
+    assert difference({"value": -0.0001, "low": -0.0004, "high": 0.0006}) == "0.0 (0.0 to +0.1)"
+
+
 def test_a_curve_begins_with_the_warm_up_that_is_shared(table: dict[str, Any]) -> None:
     rows = table["labels"]["1-4"]["rows"]
     assert rows["supervised"]["curve"] == [(100, pytest.approx(0.3)), (200, pytest.approx(0.325)), (300, 0.5)]
@@ -119,7 +123,7 @@ def test_a_curve_begins_with_the_warm_up_that_is_shared(table: dict[str, Any]) -
 
 def test_the_page_shows_each_number_and_takes_no_name_for_markup(table: dict[str, Any]) -> None:
     page = draw_page(table)
-    for cell in ("46.7 ± 169.4", "+33.3 (+0.0 to +50.0)", "82.5 ± 222.4"):
+    for cell in ("46.7 ± 169.4", "+33.3 (0.0 to +50.0)", "82.5 ± 222.4"):
         assert f"<td>{cell}</td>" in page
     assert '<th scope="col">&lt;b&gt;|sky</th>' in page
     assert "<b>" not in page

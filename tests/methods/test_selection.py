@@ -88,8 +88,9 @@ def kept(name: str, net: type[SegmentationNet], threshold: Tensor | None, **sett
 
 
 def test_whole_images_are_judged_by_the_rule_of_training(pixel_net: type[SegmentationNet]) -> None:
-    assert kept("cw_bass", pixel_net, torch.tensor([0.6, 0.7])) == [True, False, True, False]
-    assert kept("fixmatch", pixel_net, torch.tensor(0.6)) == [True, False, True, True]
+    assert kept("cw_bass", pixel_net, torch.tensor([0.6, 0.69])) == [True, False, True, False]  # above tau
+    assert kept("fixmatch", pixel_net, torch.tensor([0.6, 0.69])) == [True, False, True, True]  # tau or more
+    assert kept("cw_bass", pixel_net, None) == [True] * 4
     assert kept("mean_teacher", pixel_net, None) == [True] * 4
     # 0.891 and 0.693: of the highest confidence of each class.
     assert kept("dssn", pixel_net, None, rule="class_aware", scale=0.99, floor=0.5) == [True, False, True, False]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cwbass.models.base import SegmentationNet
-from cwbass.models.ema import ema_decay_at, make_ema_teacher, update_ema_
+from cwbass.models.ema import ema_decay_at, follow_, make_ema_teacher, update_ema_
 
 
 class SmallNet(SegmentationNet):
@@ -90,7 +90,7 @@ def test_with_a_ramp_the_first_update_copies_and_the_early_ones_are_a_plain_mean
     for t in range(5):
         train_a_bit_(student, t)
         seen.append(student.conv.weight.detach().clone())
-        update_ema_(teacher, student, decay=ema_decay_at(t, decay=0.99, ramp=True), buffers="average")
+        follow_(teacher, student, updates=t, decay=0.99)
         torch.testing.assert_close(teacher.get_parameter("conv.weight"), torch.stack(seen).mean(0))
         if t == 0:
             assert torch.equal(teacher.get_parameter("conv.weight"), student.conv.weight)

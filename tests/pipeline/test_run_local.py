@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import re
 import shutil
-import sys
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import run
 from html_page import Page
 from tiny import TinyRun
 
@@ -54,18 +52,10 @@ class Done:
 
 
 def run_local(root: Path, *arguments: object) -> Done:
-    out, err = io.StringIO(), io.StringIO()
-    code: object = 0
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", ["pipeline", "run-local", "--out", str(root), *map(str, arguments)])
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logging.getLogger(), "handlers", [])
         patch.setenv("COLUMNS", "200")
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-    assert isinstance(code, int)
-    return Done(code, out.getvalue(), err.getvalue(), root)
+        return Done(*run(main, "pipeline", "run-local", "--out", root, *arguments), root)
 
 
 @pytest.fixture(scope="session")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import socket
-import sys
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from commands import run
 from fake_kfp import RUN_ID, TOKEN, KfpApi, kfp_api
 
 pytest.importorskip("kfp", reason="needs kfp: pip install -c constraints.txt -e '.[pipeline]'")
@@ -50,17 +48,9 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpApi]:
 
 
 def submit(*arguments: object) -> Done:
-    out, err = io.StringIO(), io.StringIO()
-    code: object = 0
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", ["pipeline", "submit", "--params", "configs/smoke.yaml", *map(str, arguments)])
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logging.getLogger(), "handlers", [])
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-    assert isinstance(code, int)
-    return Done(code, out.getvalue(), err.getvalue())
+        return Done(*run(main, "pipeline", "submit", "--params", "configs/smoke.yaml", *arguments))
 
 
 def test_a_run_is_posted_with_both_documents_its_parameters_and_the_service_account(api: KfpApi) -> None:

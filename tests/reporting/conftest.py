@@ -31,6 +31,7 @@ def run(spec: DatasetSpec) -> dict[str, Any]:
     """Arguments of write_report, all parts filled."""
     rng = np.random.default_rng(0)
     return {
+        "name": "CW-BASS trained on camvid, seed 0",
         "metrics": _metrics(rng),
         "history": _history(rng),
         "gallery": [_item(rng, f"0016E5_{index:05d}") for index in range(6)],
@@ -75,7 +76,7 @@ def flight(run: dict[str, Any], spec: DatasetSpec) -> dict[str, Any]:
     )
     total = torch.full((classes, 100), 10.0, dtype=torch.float64)
     sweep = Sweep(spec.class_names, Reliability(total * 0.95, total), {"network": "teacher", "step": 400, "images": 8})
-    return {"history": history, "probes": book, "sweep": sweep, "spec": spec}
+    return {"name": run["name"], "history": history, "probes": book, "sweep": sweep, "spec": spec}
 
 
 def _metrics(rng: np.random.Generator) -> dict[str, Any]:

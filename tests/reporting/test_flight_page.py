@@ -75,7 +75,7 @@ def test_names_of_users_are_escaped(flight: dict[str, Any], tmp_path: Path) -> N
     names = (EVIL, *flight["spec"].class_names[1:])
     spec, sweep = replace(flight["spec"], class_names=names), replace(flight["sweep"], class_names=names)
     book = ProbeBook([replace(probe, id=EVIL) for probe in flight["probes"].probes], flight["probes"].frames)
-    write_flight(tmp_path / "flight.html", history=flight["history"], probes=book, sweep=sweep, spec=spec)
+    write_flight(tmp_path / "flight.html", name=EVIL, history=flight["history"], probes=book, sweep=sweep, spec=spec)
     page = Page(tmp_path / "flight.html")
     assert sum(tag == "script" for tag, _ in page.tags) == 1
     assert page.text.count(EVIL) > 20
@@ -83,14 +83,14 @@ def test_names_of_users_are_escaped(flight: dict[str, Any], tmp_path: Path) -> N
 
 def test_what_was_not_recorded_is_said(flight: dict[str, Any], tmp_path: Path) -> None:
     supervised = [row for row in flight["history"] if row["stage"] != "train"]
-    write_flight(tmp_path / "a.html", history=supervised, probes=None, sweep=None, spec=flight["spec"])
+    write_flight(tmp_path / "a.html", name="run", history=supervised, probes=None, sweep=None, spec=flight["spec"])
     text = Page(tmp_path / "a.html").text
     assert "No epoch made any" in text
     assert "Not measured: there was no warm-up" in text
     measured = ("precision", "interior_precision", "boundary_precision", "selection_iou_per_class", "student_gap_per_class")
     history = [{key: value for key, value in row.items() if key.removesuffix("_per_class") not in measured and key not in measured}
                for row in flight["history"]]  # fmt: skip
-    write_flight(tmp_path / "b.html", history=history, probes=ProbeBook(), sweep=None, spec=flight["spec"])
+    write_flight(tmp_path / "b.html", name="run", history=history, probes=ProbeBook(), sweep=None, spec=flight["spec"])
     text = Page(tmp_path / "b.html").text
     assert "No images were looked at" in text
     assert "There is no selection slice" in text
@@ -103,7 +103,7 @@ def test_a_long_run_of_many_classes_stays_small(flight: dict[str, Any], tmp_path
     keys = [key for key, value in row.items() if isinstance(value, list)]
     wide = {**row, **{key: (row[key] * 150)[:150] for key in keys}}
     history = [{**wide, "epoch": index, "step": 100 * (index + 1)} for index in range(200)]
-    write_flight(tmp_path / "flight.html", history=history, probes=None, sweep=None, spec=spec)
+    write_flight(tmp_path / "flight.html", name="run", history=history, probes=None, sweep=None, spec=spec)
     assert (tmp_path / "flight.html").stat().st_size < 5_000_000
     page = Page(tmp_path / "flight.html")
     assert sum(tag == "tbody" for tag, _ in page.tags) == MAX_FRAMES

@@ -25,6 +25,7 @@ def full(run: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_full_run_fills_every_section(full: Path) -> None:
     page = Page(full)
     assert page.headings == SECTIONS
+    assert page.text.split()[:7] == ["CW-BASS", "trained", "on", "camvid,", "seed", "0:", "report"]
     for words in ("74.3%", "71.7%", "+2.6", "58.3%", "68.8%", "4.3%", "3fa1c09be2d4", "recipe: cwbass"):
         assert words in page.text
     assert "not measured" not in page.text
@@ -67,6 +68,7 @@ def test_user_text_is_escaped_everywhere(run: dict[str, Any], tmp_path: Path) ->
     }  # fmt: skip
     write_report(
         tmp_path / "report.html",
+        name=evil,
         metrics=metrics,
         history=[{**row, "retention_per_class": [0.0] * 7} for row in run["history"]],
         gallery=[replace(run["gallery"][0], title=evil)],
@@ -96,6 +98,7 @@ def test_a_lone_evaluation_says_what_it_lacks(run: dict[str, Any], tmp_path: Pat
     path = tmp_path / "report.html"
     write_report(
         path,
+        name="lone",
         metrics={"miou": 0.5, "per_class": {"sky": {"iou": 0.5}}},
         history=[],
         gallery=[],
@@ -121,7 +124,7 @@ def test_a_lone_evaluation_says_what_it_lacks(run: dict[str, Any], tmp_path: Pat
 
 def test_nothing_at_all_still_gives_a_page(run: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "report.html"
-    write_report(path, metrics={}, history=[], gallery=[], spec=run["spec"], params_text="", split={})
+    write_report(path, name="lone", metrics={}, history=[], gallery=[], spec=run["spec"], params_text="", split={})
     assert "No score was measured." in Page(path).text
 
 
@@ -152,6 +155,7 @@ def test_many_classes_leave_out_the_wall_of_numbers(run: dict[str, Any], tmp_pat
     path = tmp_path / "report.html"
     write_report(
         path,
+        name="lone",
         metrics={
             "per_class": {name: {"iou": 0.4} for name in names},
             "confusion": {"class_names": names, "matrix": matrix},

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import shutil
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from commands import run
 from killing import Killed
 from tiny import TinyRun, sections
 
@@ -186,14 +185,7 @@ def test_the_command_line_refuses_a_run_of_other_parameters_and_takes_a_forced_o
 
 def call(*arguments: object) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a command line."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", ["cwbass", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as stop:
-            return int(stop.code or 0), out.getvalue(), err.getvalue()
-    return 0, out.getvalue(), err.getvalue()
+    return run(main, "cwbass", *arguments)
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_its_images_are_kept(

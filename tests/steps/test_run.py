@@ -225,6 +225,11 @@ def test_the_pages_are_drawn_again_from_their_files_to_the_same_bytes(tiny_run: 
     assert [page.read_bytes() for page in pages] == before
 
 
+def test_the_pages_say_in_their_titles_which_run_they_are_of(tiny_run: TinyRun) -> None:
+    for page, kind in (("report.html", "report"), ("flight.html", "flight recorder")):
+        assert f"<title>CW-BASS trained on data, seed 0: {kind}</title>" in (tiny_run.reports / page).read_text()
+
+
 def test_beside_another_model_a_report_has_the_curves_of_its_own_run_alone(tiny_run: TinyRun, tmp_path: Path) -> None:
     places = {"manifest": tiny_run.manifest, "data_root": tiny_run.data, "out_dir": tmp_path}
     found = evaluate(None, checkpoint=tiny_run.train, baseline=tiny_run.train / "last.pt", **places)

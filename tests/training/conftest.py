@@ -32,6 +32,14 @@ class TinyNet(SegmentationNet):
         return list(self.encoder.parameters())
 
 
+class NormedNet(TinyNet):
+    """With a batch norm in place of the group norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder[1] = nn.BatchNorm2d(4)
+
+
 class Scripted(Method):
     """Step k's loss is ``weight * script[k]``, with weight starting at 1; it records what it is told."""
 
@@ -66,6 +74,11 @@ class Scripted(Method):
 @pytest.fixture
 def tiny_net() -> type[SegmentationNet]:
     return TinyNet
+
+
+@pytest.fixture
+def normed_net() -> type[SegmentationNet]:
+    return NormedNet
 
 
 @pytest.fixture

@@ -20,25 +20,6 @@ from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
 MakeBatches = Callable[..., tuple[list[LabeledBatch], list[UnlabeledBatch]]]
 
 
-class Normed(SegmentationNet):
-    """A convolution, a batch norm and a head."""
-
-    def __init__(self) -> None:
-        super().__init__((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-        self.encoder = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
-        self.head = nn.Conv2d(4, 3, 1)
-
-    def encode(self, image: Tensor) -> list[Tensor]:
-        return [self.encoder(image)]
-
-    def decode(self, features: list[Tensor]) -> Tensor:
-        logits: Tensor = self.head(features[0])
-        return logits
-
-    def encoder_parameters(self) -> list[nn.Parameter]:
-        return list(self.encoder.parameters())
-
-
 class Poisoned(nn.Conv2d):
     """Once switched on, its answer is not finite."""
 
@@ -48,16 +29,18 @@ class Poisoned(nn.Conv2d):
         return super().forward(input) * (math.nan if self.on else 1.0)
 
 
-def make(name: str) -> Method:
+def make(name: str, net: type[SegmentationNet]) -> Method:
     torch.manual_seed(0)
     if name == "supervised":
-        return Supervised(SupervisedConfig(), Normed, num_classes=3, ignore_index=255)
+        return Supervised(SupervisedConfig(), net, num_classes=3, ignore_index=255)
     config = CwBassConfig.model_validate({"cwbass": {"threshold": {"rule": "floor"}}})
-    return CwBass(config, Normed, num_classes=3, ignore_index=255)
+    return CwBass(config, net, num_classes=3, ignore_index=255)
 
 
 @pytest.mark.parametrize("name", ["supervised", "cw_bass"])
-def test_weights_statistics_and_thresholds_are_those_of_a_run_without_the_step(name: str, make_batches: MakeBatches) -> None:
+def test_weights_statistics_and_thresholds_are_those_of_a_run_without_the_step(
+    name: str, normed_net: type[SegmentationNet], make_batches: MakeBatches
+) -> None:
     labeled, unlabeled = make_batches(3)
 
     def run(method: Method, steps: list[tuple[int, int]], bad: int | None = None) -> dict[str, Tensor]:
@@ -80,7 +63,7 @@ def test_weights_statistics_and_thresholds_are_those_of_a_run_without_the_step(n
             )
         return method.state_dict()
 
-    skipped, without = run(make(name), [(0, 3)], bad=1), run(make(name), [(0, 1), (2, 3)])
+    skipped, without = run(make(name, normed_net), [(0, 3)], bad=1), run(make(name, normed_net), [(0, 1), (2, 3)])
     assert any("running_var" in key for key in without)
     for key, value in without.items():
         assert torch.equal(skipped[key], value), key
