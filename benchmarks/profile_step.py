@@ -45,7 +45,8 @@ def main() -> None:
 def name_parts(method: CwBass) -> None:
     """Let the profile see which part of a step an operation belongs to."""
     method.teacher.forward = named("teacher forward", method.teacher.forward)  # type: ignore[method-assign]
-    method.student.forward = named(STUDENT, method.student.forward)  # type: ignore[method-assign]
+    for part_of_network in ("encode", "decode"):  # a method may call them apart
+        setattr(method.student, part_of_network, named(STUDENT, getattr(method.student, part_of_network)))
     method.training_step = named("pseudo-labels and losses", method.training_step)  # type: ignore[method-assign]
     method.after_optimizer_step = named("teacher's update", method.after_optimizer_step)  # type: ignore[method-assign]
     loop.seed_everything = named("seeding", loop.seed_everything)
