@@ -1,16 +1,19 @@
-"""The command line, called in this process."""
+"""The command lines, called in this process."""
 
 from __future__ import annotations
 
 import io
+import logging
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from cwbass.cli import main
+import cwbass.cli
+import pipeline.__main__
 
 TOP = Path(__file__).parents[1]
 
@@ -24,13 +27,25 @@ class Done:
     stderr: str
 
 
-def call(*arguments: str | Path) -> Done:
-    """The command line as a user has it, through ``main``, in this process: torch takes seconds to load."""
+def call(*arguments: object) -> Done:
+    """``cwbass``, as a user has it, through ``main``, in this process: torch takes seconds to load."""
+    return _call(cwbass.cli.main, "cwbass", *arguments)
+
+
+def call_pipeline(*arguments: object) -> Done:
+    """``python -m pipeline``, likewise, on a wide terminal."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logging.getLogger(), "handlers", [])  # those of this process would keep the talk
+        patch.setenv("COLUMNS", "200")
+        return _call(pipeline.__main__.main, "pipeline", *arguments)
+
+
+def _call(main: Callable[[], None], *words: object) -> Done:
     out, err = io.StringIO(), io.StringIO()
     code: object = 0
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(TOP)
-        patch.setattr(sys, "argv", ["cwbass", *map(str, arguments)])
+        patch.setattr(sys, "argv", [str(word) for word in words])
         try:
             main()
         except SystemExit as stop:

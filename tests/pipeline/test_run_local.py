@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
-import logging
 import re
 import shutil
-import sys
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import call_pipeline
 from html_page import Page
 from tiny import TinyRun
 
@@ -24,7 +21,6 @@ from kfp import dsl
 import components
 from cwbass.errors import CwbassError, DataError, GateError
 from cwbass.params import dump_params
-from pipeline.__main__ import main
 from pipeline.arguments import STEPS
 from pipeline.dag import build
 from pipeline.local import check_all_ran, failure_of
@@ -54,18 +50,8 @@ class Done:
 
 
 def run_local(root: Path, *arguments: object) -> Done:
-    out, err = io.StringIO(), io.StringIO()
-    code: object = 0
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", ["pipeline", "run-local", "--out", str(root), *map(str, arguments)])
-        patch.setattr(logging.getLogger(), "handlers", [])
-        patch.setenv("COLUMNS", "200")
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-    assert isinstance(code, int)
-    return Done(code, out.getvalue(), err.getvalue(), root)
+    done = call_pipeline("run-local", "--out", root, *arguments)
+    return Done(done.returncode, done.stdout, done.stderr, root)
 
 
 @pytest.fixture(scope="session")
@@ -161,6 +147,11 @@ def test_a_task_that_fails_stops_the_run_with_its_error_in_one_line_and_its_exit
     [
         ("    cwbass.errors.GateError: shapes is not registered.", GateError, "verdict failed: shapes is not registered."),
         ("cwbass.errors.DataError: a\ncwbass.errors.GateError: b", GateError, "verdict failed: b"),
+        (
+            "    cwbass.steps.compare.CellsFailed: 1 failed:\n      a/b: x\n    c",
+            CwbassError,
+            "verdict failed: 1 failed: a/b: x (All",
+        ),
         ("KeyError: 'x'", CwbassError, "verdict failed; its output is in"),
     ],
 )
