@@ -77,10 +77,20 @@ class Budget:
         return cls(kind, amount)  # type: ignore[arg-type]
 
     def price(self, cost: Cost | None, *, steps: float = 1) -> float:
-        """What work costs in this budget's unit; ``steps`` is how many optimiser steps it is."""
-        if self.kind == "steps" or cost is None:
+        """What work costs in this budget's unit; ``steps`` is how many optimiser steps it is.
+
+        Raises:
+            DataError: The unit is none that steps can tell, and the cost was not measured.
+        """
+        if self.kind == "steps":
             return steps
-        return cost.seconds / 60 if self.kind == "minutes" else cost.passes + cost.passes_no_grad
+        if cost is not None and self.kind == "passes":
+            return cost.passes + cost.passes_no_grad
+        if cost is not None and cost.seconds is not None:
+            return cost.seconds / 60
+        raise DataError(
+            f"a budget of {self} asks what a step takes, and that was not measured. Run `cwbass compare`: it does so."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +141,7 @@ def longest(budget: Budget, name: str, **settings: Any) -> Length:
 
     Raises:
         ParamsError: It pays for no run at all; ``name`` says of what.
+        DataError: A cost was not measured.
     """
     steps = bisect_right(range(1, MOST_STEPS), budget.amount * (1 + 1e-9), key=lambda count: spent(count, budget, **settings))
     if steps < 2:

@@ -94,7 +94,7 @@ def prepare(
         DataError: The folder holds another comparison.
         Interrupted: A signal came while methods were timed.
     """
-    plan = Plan(
+    asked = Plan(
         out=out_dir,
         params=params,
         budget=Budget("steps", params.train.steps or 0) if budget is None else Budget.parse(budget),
@@ -102,13 +102,13 @@ def prepare(
         seeds=whole_numbers(seeds) or [params.seed],
         labels=label_sets(labels),
     )
-    comparison = Comparison(plan, plan.join())
+    plan = asked.join()
     with Worker() as worker:
-        for job in measure_jobs(plan, comparison.plan.unmeasured()):
+        for job in measure_jobs(plan, plan.unmeasured()):
             worker.run(job)
     for name in plan.variants:
         plan.length(name)  # refuses a budget that is too small
-    return comparison
+    return Comparison(asked, plan)
 
 
 def run_cells(plan: Plan, cells: Iterable[Cell]) -> None:

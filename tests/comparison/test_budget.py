@@ -68,6 +68,12 @@ def test_a_budget_that_pays_for_nothing_says_what_two_steps_would_take() -> None
         run("minutes=1", TWO_STAGES, retraining=True)  # the labels alone take it
 
 
+@pytest.mark.parametrize("cost", [None, MethodCost(Cost(None, 8, 4))])
+def test_steps_that_were_not_timed_have_no_price_in_minutes(cost: MethodCost | None) -> None:
+    with pytest.raises(DataError, match=r"minutes=1 asks what a step takes, and that was not measured\. Run `cwbass compare`"):
+        run("minutes=1", cost)
+
+
 @pytest.mark.parametrize("text", ["1500", "hours=1", "steps=0", "steps=1.5", "minutes=nan", "passes=inf", "steps="])
 def test_what_is_no_budget_is_refused(text: str) -> None:
     with pytest.raises(ParamsError, match="write steps=1500, minutes=20 or passes=48000"):
