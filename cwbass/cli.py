@@ -442,11 +442,15 @@ Labels = Annotated[
 ]
 BudgetOption = Annotated[
     Optional[str],
-    typer.Option(metavar="KIND=N", help="steps=N, minutes=N or passes=N of every run, warm-up included; default: train.steps."),
+    typer.Option(
+        metavar="KIND=N",
+        help="steps=N, minutes=N or passes=N of every run, warm-up included; default: train.steps. For the last two, steps of each "
+        "method are measured before the plan is written.",
+    ),
 ]
 Grid = Annotated[Path, typer.Option(help="Folder of the comparison; the same command goes on where it was.", file_okay=False)]
 OneCell = Annotated[Optional[str], typer.Option("--cell", metavar="ID", help="Run this cell alone, and make no table.")]
-ListCells = Annotated[bool, typer.Option("--list", help="Print the cells as JSON, and run none.")]
+ListCells = Annotated[bool, typer.Option("--list", help="Write the plan, print its cells as JSON, and run none; see --budget.")]
 TableOnly = Annotated[bool, typer.Option("--table", help="Make the table of what is there, and run nothing.")]
 
 

@@ -25,7 +25,7 @@ from cwbass.comparison.plan import Cell, Plan, read_json
 from cwbass.comparison.variants import SUPERVISED
 from cwbass.errors import CwbassError, Interrupted
 from cwbass.evaluation.per_image import CONFUSIONS
-from cwbass.params import dump_params
+from cwbass.params import Params, dump_params
 from cwbass.training.checkpoint import write_whole
 from cwbass.training.interrupt import SIGNALS
 from cwbass.training.resume import RUN
@@ -150,21 +150,22 @@ class Worker:
 
 def measure_jobs(plan: Plan, variants: Sequence[str]) -> Iterator[Job]:
     """What it takes to know the costs of variants."""
-    first = next(plan.cells())
     for name in variants:
-        yield _split_job(plan, first)
+        split = _split_job(plan.group_params(next(plan.cells())), plan.cost_split_folder)
+        yield split
         result = plan.cost_file(name)
         file = _write_params(result.with_suffix(".yaml"), dump_params(plan.cost_params(name)))
-        arguments = ["measure", "--params", file, "--manifest", str(_manifest(plan, first))]
+        arguments = ["measure", "--params", file, "--manifest", str(split.result)]
         yield Job("measure", result.parent, result, arguments, stdout=result)
 
 
 def cell_jobs(plan: Plan, cell: Cell) -> Iterator[Job]:
     """What it takes to know a cell's scores: split, warm-up, training, evaluation. The baseline is trained in the warm-up."""
-    yield _split_job(plan, cell)
+    split = _split_job(plan.group_params(cell), plan.split_folder(cell))
+    yield split
     if plan.cost(cell.variant) is None:
         yield from measure_jobs(plan, [cell.variant])
-    warmup, folder, manifest = plan.warmup_folder(cell), plan.folder(cell), str(_manifest(plan, cell))
+    warmup, folder, manifest = plan.warmup_folder(cell), plan.folder(cell), str(split.result)
     file = _write_params(warmup / PARAMS, dump_params(plan.warmup_params(cell)))
     arguments = ["warmup", "--params", file, "--manifest", manifest, "--out", str(warmup)]
     yield Job("warmup", warmup, warmup / RUN, [*arguments, "--work", str(plan.out / UNFINISHED / warmup.relative_to(plan.out))])
@@ -194,14 +195,9 @@ def cell_jobs(plan: Plan, cell: Cell) -> Iterator[Job]:
         snapshot.with_name(f"{snapshot.name}.sha256").unlink(missing_ok=True)
 
 
-def _split_job(plan: Plan, cell: Cell) -> Job:
-    folder = plan.split_folder(cell)
-    file = _write_params(folder / PARAMS, dump_params(plan.group_params(cell)))
-    return Job("split", folder, _manifest(plan, cell), ["split", "--params", file, "--out", str(folder)])
-
-
-def _manifest(plan: Plan, cell: Cell) -> Path:
-    return plan.split_folder(cell) / "manifest.json"
+def _split_job(params: Params, folder: Path) -> Job:
+    file = _write_params(folder / PARAMS, dump_params(params))
+    return Job("split", folder, folder / "manifest.json", ["split", "--params", file, "--out", str(folder)])
 
 
 def _write_params(path: Path, text: str) -> str:

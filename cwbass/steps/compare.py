@@ -79,7 +79,9 @@ def prepare(
     budget: str | None,
     out_dir: Path,
 ) -> Comparison:
-    """Write the plan of a comparison; where methods have to be timed for it, do that.
+    """Write the plan of a comparison; where it must be known what a step of a method costs, measure that first.
+
+    A request that is refused leaves no plan behind.
 
     Args:
         params: Of every cell.
@@ -91,8 +93,9 @@ def prepare(
 
     Raises:
         ParamsError: A parameter is wrong, or the budget is too small.
-        DataError: The folder holds another comparison.
-        Interrupted: A signal came while methods were timed.
+        DataError: The folder holds another comparison, or the dataset or a list is wrong.
+        JobFailed: Something else prevents that a method is measured.
+        Interrupted: A signal came while methods were measured.
     """
     asked = Plan(
         out=out_dir,
@@ -102,12 +105,14 @@ def prepare(
         seeds=whole_numbers(seeds) or [params.seed],
         labels=label_sets(labels),
     )
-    plan = asked.join()
+    asked.check_data()
+    plan = asked.joined()
     with Worker() as worker:
         for job in measure_jobs(plan, plan.unmeasured()):
             worker.run(job)
     for name in plan.variants:
         plan.length(name)  # refuses a budget that is too small
+    plan.write()
     return Comparison(asked, plan)
 
 

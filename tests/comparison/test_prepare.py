@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from tiny import smoke_params
 
 from cwbass.comparison.variants import method_variants
+from cwbass.errors import CwbassError, DataError
 from cwbass.params import Params
 from cwbass.steps.compare import Comparison, prepare
 
@@ -22,6 +24,37 @@ def ask(
     base = params(data)
     variants = method_variants(methods.split(","), base)
     return prepare(base, variants, seeds=seeds.split(","), labels=labels.split(","), budget=budget, out_dir=out)
+
+
+def ids(folder: Path, *names: str) -> str:
+    """A list of labelled images as ``--labels`` takes it."""
+    (folder / "ids.txt").write_text("".join(f"{name}\n" for name in names))
+    return f"A={folder / 'ids.txt'}"
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"budget": "steps=1"}, "steps=1 is too small for supervised: two steps of it take 2 steps"),
+        ({"labels": "x=missing.txt"}, r"split\.labeled_list: no file missing\.txt"),
+        ({"labels": "5/4"}, r"split\.labeled: is 1\.25"),
+        ({"labels": "999"}, r"split\.labeled is 999, but beside the test set only 12 images have masks"),
+        ({"labels": "A=ids.txt,A=other.txt"}, "--labels names A twice"),
+    ],
+)
+def test_what_is_refused_leaves_no_plan_and_the_next_call_goes(
+    shapes: Path, tmp_path: Path, asked: dict[str, str], message: str
+) -> None:
+    with pytest.raises(CwbassError, match=message):
+        ask(shapes, tmp_path, **asked)
+    assert not (tmp_path / "plan.json").exists()
+    assert [cell.id for cell in ask(shapes, tmp_path).plan.cells()] == ["4/seed0/supervised", "4/seed0/fixmatch"]
+
+
+def test_a_list_that_was_mended_after_it_was_refused_is_taken(shapes: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="test_00000"):
+        ask(shapes, tmp_path / "out", labels=ids(tmp_path, "test_00000"))
+    assert ask(shapes, tmp_path / "out", labels=ids(tmp_path, "train_00000")).plan.labels.keys() == {"A"}
 
 
 def test_a_method_that_joins_a_budget_of_passes_with_another_seed_is_measured_beside_the_others(

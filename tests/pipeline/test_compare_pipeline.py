@@ -99,8 +99,8 @@ def test_a_wrong_grid_is_refused_before_anything_is_sent(wrong: dict[str, str], 
         compare_arguments(VALUES, **{**GRID, **wrong})
 
 
-def test_the_first_component_gives_what_the_loops_go_over(tmp_path: Path) -> None:
-    values = compare_arguments(VALUES, **{**GRID, "labels": "1/4,5"})
+def test_the_first_component_gives_what_the_loops_go_over(shapes: Path, tmp_path: Path) -> None:
+    values = {**compare_arguments(VALUES, **{**GRID, "labels": "1/4,5"}), "data": str(shapes)}
     groups, variants = components.plan.python_func(**values, runs=str(tmp_path), run_id="run-1")
     assert groups == ["1-4/seed0", "1-4/seed1", "5/seed0", "5/seed1"]
     assert variants == ["cw_bass", "fixmatch"]
