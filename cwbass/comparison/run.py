@@ -85,8 +85,7 @@ class Worker:
             return
         if job.result in self._failed:
             raise self._failed[job.result]
-        job.folder.mkdir(parents=True, exist_ok=True)
-        with self._locked(job.folder) as lock:
+        with self.locked(job.folder) as lock:
             if not job.result.exists():
                 self._run(job, lock)
 
@@ -128,8 +127,13 @@ class Worker:
             raise Interrupted(f"stopped by {self._received.name}. Run the same command again: it goes on from there.")
 
     @contextmanager
-    def _locked(self, folder: Path) -> Iterator[int]:
-        """Hold the folder's lock; commands inherit it."""
+    def locked(self, folder: Path) -> Iterator[int]:
+        """Hold the lock of a folder, which is made; commands may inherit it.
+
+        Raises:
+            Interrupted: A signal came while another process held it.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             waiting = False

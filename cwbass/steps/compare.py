@@ -95,7 +95,7 @@ def prepare(
         ParamsError: A parameter is wrong, or the budget is too small.
         DataError: The folder holds another comparison, or the dataset or a list is wrong.
         JobFailed: Something else prevents that a method is measured.
-        Interrupted: A signal came while methods were measured.
+        Interrupted: A signal came while methods were measured, or another process wrote the plan.
     """
     asked = Plan(
         out=out_dir,
@@ -106,13 +106,13 @@ def prepare(
         labels=label_sets(labels),
     )
     asked.check_data()
-    plan = asked.joined()
-    with Worker() as worker:
+    with Worker() as worker, worker.locked(out_dir):
+        plan = asked.joined()
         for job in measure_jobs(plan, plan.unmeasured()):
             worker.run(job)
-    for name in plan.variants:
-        plan.length(name)  # refuses a budget that is too small
-    plan.write()
+        for name in plan.variants:
+            plan.length(name)  # refuses a budget that is too small
+        plan.write()
     return Comparison(asked, plan)
 
 

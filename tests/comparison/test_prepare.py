@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -73,3 +78,20 @@ def test_a_method_that_joins_a_budget_of_passes_with_another_seed_is_measured_be
     }
     assert steps == {"supervised": 60, "fixmatch": 30, "mean_teacher": 24}
     assert [cell.id for cell in found.asked.cells()] == ["4/seed1/supervised", "4/seed1/mean_teacher"]
+
+
+def test_a_plan_that_another_process_writes_is_waited_for_and_joined(
+    shapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ask(shapes, tmp_path / "other", "unimatch")
+    (tmp_path / "out").mkdir()
+    code = (
+        "import fcntl, os, subprocess; lock = os.open('lock', os.O_RDWR | os.O_CREAT); fcntl.flock(lock, fcntl.LOCK_EX); "
+        "subprocess.Popen(['sleep', '1.5'], pass_fds=(lock,))"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "out", check=True)
+    threading.Timer(1.0, shutil.copy, (tmp_path / "other" / "plan.json", tmp_path / "out")).start()
+    ask(shapes, tmp_path / "out", "fixmatch")
+    assert "another process is at work" in caplog.text
+    planned = json.loads((tmp_path / "out" / "plan.json").read_text())
+    assert list(planned["variants"]) == ["supervised", "unimatch", "fixmatch"]
