@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -59,6 +59,8 @@ class Plan:
     variants: Mapping[str, MethodConfig]  # ``supervised`` among them
     seeds: Sequence[int]
     labels: Mapping[str, Mapping[str, Any]]  # name -> keys of ``split``
+    listing_sha256: str | None = None  # of the names of the dataset's files and classes; see ``looked_up``
+    lists_sha256: Mapping[str, str] = field(default_factory=dict)  # of the ids in the lists of a set of labels, by its name
 
     def __post_init__(self) -> None:
         train = self.params.train
@@ -191,10 +193,12 @@ class Plan:
             "variants": {name: method.model_dump(mode="json") for name, method in self.variants.items()},
             "seeds": list(self.seeds),
             "labels": {name: dict(keys) for name, keys in self.labels.items()},
+            "listing_sha256": self.listing_sha256,
+            "lists_sha256": dict(self.lists_sha256),
         }
 
-    def check_data(self) -> None:
-        """Look for what is wrong with the dataset, the lists and the labels; no image is opened.
+    def looked_up(self) -> Plan:
+        """The plan with the digests of what the dataset and the lists name; no image is opened.
 
         Raises:
             ParamsError: A set of labels is out of range, or larger than the images with masks.
@@ -202,17 +206,22 @@ class Plan:
         """
         root = Path(self.params.data.root)
         listing = list_dataset(self.params.data, self.params.split, root)
+        lists = {}
         for name in self.labels:
             split = self.group_params(Cell(name, self.seeds[0], SUPERVISED)).split
             found = find_candidates(listing, split, root)
             if split.labeled_list is None:
                 check_pool(found.masked, split)
+            if named := [*found.named, *(found.bare if split.unlabeled_list is not None else ())]:
+                lists[name] = _sha256([sample.id for sample in named])
+        files = [[(sample.id, sample.image, sample.mask) for sample in role] for role in (listing.train, listing.test)]
+        return replace(self, listing_sha256=_sha256([listing.spec.to_dict(), *files]), lists_sha256=lists)
 
     def joined(self) -> Plan:
         """What is planned in the folder when this plan has joined the one there, if there is one.
 
         Raises:
-            DataError: The folder holds a comparison of other parameters, or on another budget.
+            DataError: The folder holds a comparison of other parameters or data, or on another budget.
         """
         path = self.out / PLAN
         if not path.is_file():
@@ -228,6 +237,8 @@ class Plan:
             variants={**there.variants, **self.variants},
             seeds=[*there.seeds, *(seed for seed in self.seeds if seed not in there.seeds)],
             labels={**there.labels, **self.labels},
+            listing_sha256=self.listing_sha256 or there.listing_sha256,
+            lists_sha256={**there.lists_sha256, **self.lists_sha256},
         )
 
     def write(self) -> None:
@@ -254,6 +265,8 @@ class Plan:
                 variants,
                 values["seeds"],
                 values["labels"],
+                values.get("listing_sha256"),
+                values.get("lists_sha256", {}),
             )
         except (KeyError, TypeError, AttributeError, ParamsError) as error:
             raise DataError(f"{path} is no plan of this version ({error}). Use that version, or another --out.") from error
@@ -286,8 +299,11 @@ def label_sets(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
 def _claims(plan: Plan, other: Plan) -> dict[str, Any]:
     """What two plans of one folder must have in common; of variants and labels, those that both have."""
     values = plan.to_dict()
-    for name, theirs in (("variants", other.variants), ("labels", other.labels)):
+    for name in ("variants", "labels", "lists_sha256"):
+        theirs = getattr(other, name)
         values[name] = {key: value for key, value in values[name].items() if key in theirs}
+    if other.listing_sha256 is None:  # a plan of before there were digests
+        values["listing_sha256"] = None
     values["params"] = {
         key: value for key, value in decisive(values["params"]).items() if not key.startswith(("method.", "seed", "registry."))
     }

@@ -104,8 +104,7 @@ def prepare(
         variants=variants,
         seeds=whole_numbers(seeds) or [params.seed],
         labels=label_sets(labels),
-    )
-    asked.check_data()
+    ).looked_up()
     with Worker() as worker, worker.locked(out_dir):
         plan = asked.joined()
         for job in measure_jobs(plan, plan.unmeasured()):

@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tiny import smoke_params
 
+from cwbass.comparison.plan import Plan
 from cwbass.comparison.variants import method_variants
 from cwbass.errors import CwbassError, DataError
 from cwbass.params import Params
@@ -59,7 +61,32 @@ def test_what_is_refused_leaves_no_plan_and_the_next_call_goes(
 def test_a_list_that_was_mended_after_it_was_refused_is_taken(shapes: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="test_00000"):
         ask(shapes, tmp_path / "out", labels=ids(tmp_path, "test_00000"))
-    assert ask(shapes, tmp_path / "out", labels=ids(tmp_path, "train_00000")).plan.labels.keys() == {"A"}
+    assert ask(shapes, tmp_path / "out", labels=ids(tmp_path, "train_00000")).plan.lists_sha256.keys() == {"A"}
+
+
+def test_a_list_that_was_edited_is_refused_for_more_seeds_and_another_order_of_it_is_not(shapes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ask(shapes, out, labels=ids(tmp_path, "train_00000", "train_00001"))
+    ask(shapes, out, labels=ids(tmp_path, "train_00001", "# a comment", "train_00000"), seeds="1")
+    with pytest.raises(DataError, match=r"lists_sha256\.A: .* there, .* now"):
+        ask(shapes, out, labels=ids(tmp_path, "train_00000"), seeds="2")
+    assert list(Plan.read(out).seeds) == [0, 1]
+
+
+def test_images_that_were_added_are_noticed(shapes: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(shapes, data)
+    ask(data, out)
+    shutil.copy(data / "unlabeled/unlabeled_00000.jpg", data / "unlabeled/more.jpg")
+    with pytest.raises(DataError, match=r"listing_sha256: .* there, .* now"):
+        ask(data, out, seeds="1")
+
+
+def test_a_folder_that_was_planned_before_there_were_digests_is_joined(shapes: Path, tmp_path: Path) -> None:
+    ask(shapes, tmp_path)
+    replace(Plan.read(tmp_path), listing_sha256=None, lists_sha256={}).write()
+    digest = ask(shapes, tmp_path, seeds="1").plan.listing_sha256
+    assert digest is not None and Plan.read(tmp_path).listing_sha256 == digest
 
 
 def test_a_method_that_joins_a_budget_of_passes_with_another_seed_is_measured_beside_the_others(

@@ -198,3 +198,14 @@ def test_a_folder_without_cells_says_what_to_run(tmp_path: Path, grid: Grid) -> 
     shutil.copy(grid.out / "plan.json", tmp_path)
     with pytest.raises(DataError, match="holds no finished cell"):
         write_table(tmp_path)
+
+
+def test_seeds_with_other_numbers_of_labelled_images_are_refused_with_both(copy: Path) -> None:
+    edit(copy / "plan.json", seeds=[0, 1])
+    other = copy / "as-given/seed1"
+    shutil.copytree(copy / "as-given/seed0", other)
+    for reports in (other / "supervised/reports", other / "cw_bass/reports"):
+        edit(reports / "metrics.json", split={"counts": {"labeled": 7, "selection": 4}})
+        path = reports / "params.yaml"
+        path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
+    assert_refused(copy, r"seed0/cw_bass has another number of labelled images than .*seed1/supervised: 12 there, 11 here")
