@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,8 @@ from typing import Any, Self
 
 from cwbass.comparison.plan import Cell, Plan, read_json
 from cwbass.comparison.variants import SUPERVISED
-from cwbass.errors import CwbassError, Interrupted
-from cwbass.evaluation.per_image import CONFUSIONS
+from cwbass.errors import CwbassError, DataError, Interrupted
+from cwbass.evaluation.per_image import CONFUSIONS, PerImage
 from cwbass.params import Params, dump_params
 from cwbass.training.checkpoint import write_whole
 from cwbass.training.interrupt import SIGNALS
@@ -46,6 +46,17 @@ class Job:
     result: Path
     arguments: Sequence[str]
     stdout: Path | None = None  # the command's result is what it prints
+    read: Callable[[Path], object] | None = None  # raises a DataError where the result cannot be used
+
+    def done(self) -> bool:
+        """Whether the result is there, and whole where that can be told."""
+        try:
+            if self.read is not None and self.result.exists():
+                self.read(self.result)
+        except DataError as error:
+            logger.warning("%s", error)
+            return False
+        return self.result.exists()
 
 
 class JobFailed(CwbassError):
@@ -81,12 +92,12 @@ class Worker:
             JobFailed: It failed.
         """
         self._check()
-        if job.result.exists():
+        if job.done():
             return
         if job.result in self._failed:
             raise self._failed[job.result]
         with self.locked(job.folder) as lock:
-            if not job.result.exists():
+            if not job.done():
                 self._run(job, lock)
 
     def _run(self, job: Job, lock: int) -> None:
@@ -181,19 +192,9 @@ def cell_jobs(plan: Plan, cell: Cell) -> Iterator[Job]:
         arguments += ["--out", str(folder), "--work", str(plan.out / UNFINISHED / cell.id)]
         yield Job("train", folder, folder / RUN, arguments)
     reports = folder / REPORTS
-    arguments = [
-        "eval",
-        "--per-image",
-        "--params",
-        file,
-        "--manifest",
-        manifest,
-        "--checkpoint",
-        str(trained),
-        "--out",
-        str(reports),
-    ]
-    yield Job("eval", folder, reports / CONFUSIONS, arguments)
+    arguments = ["eval", "--per-image", "--params", file, "--manifest", manifest]
+    arguments += ["--checkpoint", str(trained), "--out", str(reports)]
+    yield Job("eval", folder, reports / CONFUSIONS, arguments, read=PerImage.read)
     for snapshot in trained.glob(SNAPSHOTS):  # they are scored now, and as large as checkpoints
         snapshot.unlink()
         snapshot.with_name(f"{snapshot.name}.sha256").unlink(missing_ok=True)

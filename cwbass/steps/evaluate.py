@@ -38,7 +38,7 @@ from cwbass.steps.thresholds import SWEEP
 from cwbass.steps.train import BEST, LAST
 from cwbass.steps.warmup import BASELINE_BEST, BASELINE_LAST
 from cwbass.telemetry.base import SILENT, Telemetry
-from cwbass.training.checkpoint import Checkpoint, load_checkpoint
+from cwbass.training.checkpoint import Checkpoint, load_checkpoint, write_whole
 from cwbass.training.device import place, resolve_device, resolve_precision
 from cwbass.training.flight import PROBES
 from cwbass.training.stage import SNAPSHOTS, TIMINGS
@@ -185,7 +185,8 @@ def evaluate(
     report = write_run_files(files, out_dir)
     if per_image:
         ids = tuple(sample.id for sample in data.samples)
-        PerImage(ids, data.spec.class_names, np.stack(confusions.matrices)).write(out_dir / CONFUSIONS)
+        images = PerImage(ids, data.spec.class_names, np.stack(confusions.matrices))
+        write_whole(out_dir / CONFUSIONS, images.serialize())  # the last file: a comparison takes it for the end
     return EvalReport(metrics, report)
 
 
