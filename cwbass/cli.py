@@ -23,6 +23,8 @@ from cwbass.errors import CwbassError, DataError, ParamsError
 if TYPE_CHECKING:
     from cwbass.telemetry import Telemetry
 
+logger = logging.getLogger(__name__)
+
 app = typer.Typer(
     name="cwbass",
     help="Semi-supervised semantic segmentation with CW-BASS.",
@@ -527,9 +529,19 @@ def _compare(
     else:
         try:
             run_cells(comparison.plan, comparison.asked.cells())
-        finally:
-            if list(out.glob("*/*/*/reports/confusions.npz")):
-                _table(out)
+        except CwbassError:
+            _table_so_far(out)
+            raise
+        _table(out)
+
+
+def _table_so_far(out: Path) -> None:
+    """Of what is done, while an error is on its way that counts for more than one of the table."""
+    try:
+        if list(out.glob("*/*/*/reports/confusions.npz")):
+            _table(out)
+    except Exception as error:
+        logger.warning("there is no table: %s", error)
 
 
 def _table(out: Path) -> None:

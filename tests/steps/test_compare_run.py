@@ -223,3 +223,13 @@ def test_seeds_with_other_numbers_of_labelled_images_are_refused_with_both(copy:
         path = reports / "params.yaml"
         path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
     assert_refused(copy, r"seed0/cw_bass has another number of labelled images than .*seed1/supervised: 12 there, 11 here")
+
+
+def test_a_signal_counts_for_more_than_a_table_that_cannot_be_made(copy: Path, shapes: Path) -> None:
+    edit(copy / "as-given/seed0/cw_bass/reports/metrics.json", protocol="whole scale:1 flip")
+    called = subprocess.Popen(command(shapes, copy, "--seeds", "1"), stderr=subprocess.PIPE, text=True)
+    wait_for((copy / "as-given/seed1/split/lock").exists)
+    called.send_signal(signal.SIGTERM)
+    _, said = called.communicate(timeout=60)
+    assert called.returncode == 75, said
+    assert "there is no table: " in said and "error: stopped by SIGTERM" in said
