@@ -348,6 +348,12 @@ def eval_(
     baseline: Annotated[
         Optional[str], typer.Option(help="What to compare with: the supervised baseline, or name@champion.")
     ] = None,
+    sweep: Annotated[
+        Optional[Path],
+        typer.Option(
+            dir_okay=False, help="sweep.json of the warm-up, for the report; default: beside --baseline or --checkpoint."
+        ),
+    ] = None,
     params: Annotated[
         Optional[Path], typer.Option("--params", help="Takes the eval section from here, not from the checkpoint.")
     ] = None,
@@ -385,6 +391,7 @@ def eval_(
             loaded,
             checkpoint=path,
             baseline=other,
+            sweep=sweep,
             manifest=manifest,
             data_root=data,
             out_dir=out,

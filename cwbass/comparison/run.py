@@ -25,6 +25,7 @@ from cwbass.comparison.plan import Cell, Plan, read_json
 from cwbass.comparison.variants import SUPERVISED
 from cwbass.errors import CwbassError, DataError, Interrupted
 from cwbass.evaluation.per_image import CONFUSIONS, PerImage
+from cwbass.evaluation.sweep import SWEEP
 from cwbass.params import Params, dump_params
 from cwbass.training.checkpoint import write_whole
 from cwbass.training.interrupt import SIGNALS
@@ -194,6 +195,8 @@ def cell_jobs(plan: Plan, cell: Cell) -> Iterator[Job]:
     reports = folder / REPORTS
     arguments = ["eval", "--per-image", "--params", file, "--manifest", manifest]
     arguments += ["--checkpoint", str(trained), "--out", str(reports)]
+    if (sweep := warmup / SWEEP).is_file():
+        arguments += ["--sweep", str(sweep)]
     yield Job("eval", folder, reports / CONFUSIONS, arguments, read=PerImage.read)
     for snapshot in trained.glob(SNAPSHOTS):  # they are scored now, and as large as checkpoints
         snapshot.unlink()

@@ -121,6 +121,14 @@ def test_confusions_of_the_images_add_up_to_the_scored_matrix(grid: Grid) -> Non
     assert list(images.ids) == [sample["id"] for sample in manifest["test"]]
 
 
+def test_the_reports_of_every_cell_have_the_sweep_of_their_warm_up(grid: Grid) -> None:
+    swept = json.loads((grid.group / "warmup-60" / "sweep.json").read_text())
+    assert swept["step"] == 30
+    for name in ("supervised", "cw_bass"):
+        assert json.loads((grid.group / name / "reports" / "sweep.json").read_text()) == swept
+        assert "after 30 steps would be worth at any threshold" in (grid.group / name / "reports" / "flight.html").read_text()
+
+
 def test_a_torn_result_is_made_again(grid: Grid, shapes: Path, tmp_path: Path) -> None:
     shutil.copytree(grid.out, tmp_path / "out")
     path = tmp_path / "out/as-given/seed0/cw_bass/reports/confusions.npz"
