@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self, get_args
 
 from cwbass.errors import DataError, ParamsError
+from cwbass.methods.base import FIRST_STAGE_STEPS
 
 Kind = Literal["steps", "minutes", "passes"]
 MOST_STEPS = 10**9
@@ -140,7 +141,7 @@ def longest(budget: Budget, name: str, **settings: Any) -> Length:
     """The longest run that the budget pays for; see :func:`spent` for the settings.
 
     Raises:
-        ParamsError: It pays for no run at all; ``name`` says of what.
+        ParamsError: It pays for no run at all, or not for one that a second stage can follow; ``name`` says of what.
         DataError: A cost was not measured.
     """
     steps = bisect_right(range(1, MOST_STEPS), budget.amount * (1 + 1e-9), key=lambda count: spent(count, budget, **settings))
@@ -149,4 +150,10 @@ def longest(budget: Budget, name: str, **settings: Any) -> Length:
         raise ParamsError(
             f"a budget of {budget} is too small for {name}: two steps of it take {least:.3g} {budget.kind}. Raise it."
         )
-    return Length(steps, warmup_steps(steps, settings["share"]))
+    found = Length(steps, warmup_steps(steps, settings["share"]))
+    if settings["retraining"] and found.steps - found.warmup < FIRST_STAGE_STEPS:
+        raise ParamsError(
+            f"a budget of {budget} is too small for {name}: of steps between warm-up and second stage it pays for "
+            f"{found.steps - found.warmup}, and {FIRST_STAGE_STEPS} are needed. Raise it."
+        )
+    return found

@@ -16,7 +16,7 @@ from cwbass.comparison.results import read_results
 from cwbass.comparison.run import JobFailed, Worker, cell_jobs, measure_jobs
 from cwbass.comparison.sheets import markdown
 from cwbass.comparison.table import tabulate
-from cwbass.errors import CwbassError, ParamsError
+from cwbass.errors import PERMANENT, CwbassError, ParamsError
 from cwbass.methods.base import MethodConfig
 from cwbass.params import Params
 from cwbass.training.checkpoint import write_whole
@@ -31,8 +31,9 @@ class CellsFailed(CwbassError):
 
     def __init__(self, failed: Mapping[str, JobFailed]) -> None:
         lines = [f"  {cell}: {error}" for cell, error in failed.items()]
-        super().__init__("\n".join([f"{len(failed)} cells failed; run the same command again to try them again:", *lines]))
         codes = {error.exit_code for error in failed.values()}
+        again = "would again: mend what the logs say" if codes <= PERMANENT else "run the same command again to try them again"
+        super().__init__("\n".join([f"cells failed: {len(failed)}; {again}:", *lines]))
         self.exit_code = codes.pop() if len(codes) == 1 else CwbassError.exit_code
 
 

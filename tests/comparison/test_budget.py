@@ -68,6 +68,13 @@ def test_a_budget_that_pays_for_nothing_says_what_two_steps_would_take() -> None
         run("minutes=1", TWO_STAGES, retraining=True)  # the labels alone take it
 
 
+@pytest.mark.parametrize(("budget", "left"), [("steps=6", 1), ("steps=14", 2)])
+def test_a_second_stage_needs_three_steps_after_the_warm_up(budget: str, left: int) -> None:
+    with pytest.raises(ParamsError, match=f"between warm-up and second stage it pays for {left}, and 3 are needed"):
+        run(budget, None, share=0.5, retraining=True)
+    assert run("steps=15", None, share=0.5, retraining=True) == Length(5, 2)
+
+
 @pytest.mark.parametrize("cost", [None, MethodCost(Cost(None, 8, 4))])
 def test_steps_that_were_not_timed_have_no_price_in_minutes(cost: MethodCost | None) -> None:
     with pytest.raises(DataError, match=r"minutes=1 asks what a step takes, and that was not measured\. Run `cwbass compare`"):

@@ -43,6 +43,10 @@ def ids(folder: Path, *names: str) -> str:
     ("asked", "message"),
     [
         ({"budget": "steps=1"}, "steps=1 is too small for supervised: two steps of it take 2 steps"),
+        (
+            {"methods": "st_plus_plus", "budget": "steps=6"},
+            "steps=6 is too small for st_plus_plus: .* pays for 1, and 3 are needed",
+        ),
         ({"labels": "x=missing.txt"}, r"split\.labeled_list: no file missing\.txt"),
         ({"labels": "5/4"}, r"split\.labeled: is 1\.25"),
         ({"labels": "999"}, r"split\.labeled is 999, but beside the test set only 12 images have masks"),

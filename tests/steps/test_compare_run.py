@@ -17,9 +17,10 @@ import pytest
 from tiny import SMOKE
 
 from cwbass.comparison.plan import Plan
+from cwbass.comparison.run import Job, JobFailed
 from cwbass.errors import DataError
 from cwbass.evaluation.per_image import PerImage
-from cwbass.steps.compare import write_table
+from cwbass.steps.compare import CellsFailed, write_table
 from cwbass.training.checkpoint import load_checkpoint
 
 STEPS = 60
@@ -241,3 +242,18 @@ def test_a_signal_counts_for_more_than_a_table_that_cannot_be_made(copy: Path, s
     _, said = called.communicate(timeout=60)
     assert called.returncode == 75, said
     assert "there is no table: " in said and "error: stopped by SIGTERM" in said
+
+
+@pytest.mark.parametrize(
+    ("codes", "said", "code"),
+    [
+        ([3], "would again: mend what the logs say", 3),
+        ([3, 4], "would again: mend what the logs say", 1),
+        ([3, 6], "run the same command again to try them again", 1),
+        ([-9], "run the same command again to try them again", 1),
+    ],
+)
+def test_a_retry_is_advised_where_it_can_help(tmp_path: Path, codes: list[int], said: str, code: int) -> None:
+    job = Job("train", tmp_path, tmp_path / "run.json", [])
+    error = CellsFailed({f"cell{place}": JobFailed(job, each, tmp_path / "train.log") for place, each in enumerate(codes)})
+    assert (str(error).splitlines()[0], error.exit_code) == (f"cells failed: {len(codes)}; {said}:", code)
