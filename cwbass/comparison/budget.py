@@ -59,7 +59,8 @@ class Budget:
     amount: float
 
     def __str__(self) -> str:
-        return f"{self.kind}={self.amount:g}" if self.amount < 1e6 else f"{self.kind}={self.amount:.0f}"
+        whole = float(self.amount).is_integer()
+        return f"{self.kind}={self.amount:.0f}" if whole else f"{self.kind}={self.amount!r}"  # which reads back to the same
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -148,7 +149,7 @@ def longest(budget: Budget, name: str, **settings: Any) -> Length:
     if steps < 2:
         least = spent(2, budget, **settings)
         raise ParamsError(
-            f"a budget of {budget} is too small for {name}: two steps of it take {least:.3g} {budget.kind}. Raise it."
+            f"a budget of {budget} is too small for {name}: two steps of it take {_text(least)} {budget.kind}. Raise it."
         )
     found = Length(steps, warmup_steps(steps, settings["share"]))
     if settings["retraining"] and found.steps - found.warmup < FIRST_STAGE_STEPS:
@@ -157,3 +158,7 @@ def longest(budget: Budget, name: str, **settings: Any) -> Length:
             f"{found.steps - found.warmup}, and {FIRST_STAGE_STEPS} are needed. Raise it."
         )
     return found
+
+
+def _text(amount: float) -> str:
+    return f"{amount:.3g}" if amount < 1000 else f"{amount:,.0f}"

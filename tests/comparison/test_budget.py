@@ -68,6 +68,11 @@ def test_a_budget_that_pays_for_nothing_says_what_two_steps_would_take() -> None
         run("minutes=1", TWO_STAGES, retraining=True)  # the labels alone take it
 
 
+def test_a_budget_too_small_says_large_numbers_in_full() -> None:
+    with pytest.raises(ParamsError, match="two steps of it take 2,469,134 passes"):
+        run("passes=1234567", MethodCost(Cost(1.0, 1234567, 0)))
+
+
 @pytest.mark.parametrize(("budget", "left"), [("steps=6", 1), ("steps=14", 2)])
 def test_a_second_stage_needs_three_steps_after_the_warm_up(budget: str, left: int) -> None:
     with pytest.raises(ParamsError, match=f"between warm-up and second stage it pays for {left}, and 3 are needed"):
@@ -87,7 +92,7 @@ def test_what_is_no_budget_is_refused(text: str) -> None:
         Budget.parse(text)
 
 
-@pytest.mark.parametrize("text", ["steps=1500", "minutes=0.1", "passes=48000000", "passes=123456789"])
+@pytest.mark.parametrize("text", ["steps=1500", "minutes=0.1", "minutes=12.3456789", "passes=48000000", "passes=1234567.5"])
 def test_a_budget_reads_back_what_it_says(text: str) -> None:
     assert str(Budget.parse(text)) == text
 
