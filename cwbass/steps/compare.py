@@ -61,14 +61,14 @@ def listed(text: str) -> list[str]:
 
 
 def whole_numbers(texts: Sequence[str]) -> list[int]:
-    """Seeds as numbers.
+    """Seeds as numbers, each once.
 
     Raises:
         ParamsError: One is something else.
     """
     if wrong := [text for text in texts if not text.isdecimal()]:
         raise ParamsError(f"--seeds has {', '.join(wrong)}; write whole numbers, as 0,1,2.")
-    return [int(text) for text in texts]
+    return list(dict.fromkeys(map(int, texts)))
 
 
 def prepare(

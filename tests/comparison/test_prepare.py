@@ -93,6 +93,11 @@ def test_a_folder_that_was_planned_before_there_were_digests_is_joined(shapes: P
     assert digest is not None and Plan.read(tmp_path).listing_sha256 == digest
 
 
+def test_a_seed_counts_once(shapes: Path, tmp_path: Path) -> None:
+    found = ask(shapes, tmp_path, seeds="0,00,1,0")
+    assert [cell["seed"] for cell in found.listing()] == [0, 0, 1, 1]
+
+
 def test_a_method_that_joins_a_budget_of_passes_with_another_seed_is_measured_beside_the_others(
     shapes: Path, tmp_path: Path
 ) -> None:
