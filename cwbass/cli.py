@@ -432,14 +432,18 @@ def thresholds(
 
 @app.command()
 def measure(
-    params: ParamsFile = PARAMS, overrides: Overrides = None, data: DataRoot = None, manifest: Manifest = MANIFEST
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+    data: DataRoot = None,
+    manifest: Manifest = MANIFEST,
+    timed: Annotated[bool, typer.Option("--time/--no-time", help="Whether to time steps, or only count images at one.")] = True,
 ) -> None:
     """Take a few steps of the method, and say what one costs: seconds, images through the encoder."""
     from cwbass.steps.measure import measure
     from cwbass.steps.train import TrainParams
 
     loaded = _load(TrainParams, params, overrides)
-    _print(measure(loaded, manifest=manifest, data_root=data or Path(loaded.data.root)).to_dict())
+    _print(measure(loaded, manifest=manifest, data_root=data or Path(loaded.data.root), timed=timed).to_dict())
 
 
 Seeds = Annotated[Optional[list[str]], typer.Option(metavar="0,1,2", help="Seeds; default: the one of the parameters.")]

@@ -19,7 +19,7 @@ MOST_STEPS = 10**9
 class Cost:
     """What a piece of work takes on one machine."""
 
-    seconds: float
+    seconds: float | None  # None where no step was timed
     passes: float  # images through an encoder whose gradient is taken
     passes_no_grad: float  # images through an encoder without it: a teacher's, or labels made offline
     device_mb: float | None = None  # peak of the accelerator's memory, 10^6 bytes; None on a CPU

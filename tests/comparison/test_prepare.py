@@ -114,6 +114,7 @@ def test_a_method_that_joins_a_budget_of_passes_with_another_seed_is_measured_be
     }
     assert steps == {"supervised": 60, "fixmatch": 30, "mean_teacher": 24}
     assert [cell.id for cell in found.asked.cells()] == ["4/seed1/supervised", "4/seed1/mean_teacher"]
+    assert all(cost is not None and cost.step.seconds is None for cost in costs.values())  # no step was timed
 
 
 def test_a_plan_that_another_process_writes_is_waited_for_and_joined(
