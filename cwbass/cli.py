@@ -23,6 +23,8 @@ from cwbass.errors import CwbassError, DataError, ParamsError
 if TYPE_CHECKING:
     from cwbass.telemetry import Telemetry
 
+logger = logging.getLogger(__name__)
+
 app = typer.Typer(
     name="cwbass",
     help="Semi-supervised semantic segmentation with CW-BASS.",
@@ -346,6 +348,12 @@ def eval_(
     baseline: Annotated[
         Optional[str], typer.Option(help="What to compare with: the supervised baseline, or name@champion.")
     ] = None,
+    sweep: Annotated[
+        Optional[Path],
+        typer.Option(
+            dir_okay=False, help="sweep.json of the warm-up, for the report; default: beside --baseline or --checkpoint."
+        ),
+    ] = None,
     params: Annotated[
         Optional[Path], typer.Option("--params", help="Takes the eval section from here, not from the checkpoint.")
     ] = None,
@@ -383,6 +391,7 @@ def eval_(
             loaded,
             checkpoint=path,
             baseline=other,
+            sweep=sweep,
             manifest=manifest,
             data_root=data,
             out_dir=out,
@@ -423,14 +432,18 @@ def thresholds(
 
 @app.command()
 def measure(
-    params: ParamsFile = PARAMS, overrides: Overrides = None, data: DataRoot = None, manifest: Manifest = MANIFEST
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+    data: DataRoot = None,
+    manifest: Manifest = MANIFEST,
+    timed: Annotated[bool, typer.Option("--time/--no-time", help="Whether to time steps, or only count images at one.")] = True,
 ) -> None:
     """Take a few steps of the method, and say what one costs: seconds, images through the encoder."""
     from cwbass.steps.measure import measure
     from cwbass.steps.train import TrainParams
 
     loaded = _load(TrainParams, params, overrides)
-    _print(measure(loaded, manifest=manifest, data_root=data or Path(loaded.data.root)).to_dict())
+    _print(measure(loaded, manifest=manifest, data_root=data or Path(loaded.data.root), timed=timed).to_dict())
 
 
 Seeds = Annotated[Optional[list[str]], typer.Option(metavar="0,1,2", help="Seeds; default: the one of the parameters.")]
@@ -442,11 +455,15 @@ Labels = Annotated[
 ]
 BudgetOption = Annotated[
     Optional[str],
-    typer.Option(metavar="KIND=N", help="steps=N, minutes=N or passes=N of every run, warm-up included; default: train.steps."),
+    typer.Option(
+        metavar="KIND=N",
+        help="steps=N, minutes=N or passes=N of every run, warm-up included; default: train.steps. For the last two, steps of each "
+        "method are measured before the plan is written.",
+    ),
 ]
 Grid = Annotated[Path, typer.Option(help="Folder of the comparison; the same command goes on where it was.", file_okay=False)]
 OneCell = Annotated[Optional[str], typer.Option("--cell", metavar="ID", help="Run this cell alone, and make no table.")]
-ListCells = Annotated[bool, typer.Option("--list", help="Print the cells as JSON, and run none.")]
+ListCells = Annotated[bool, typer.Option("--list", help="Write the plan, print its cells as JSON, and run none; see --budget.")]
 TableOnly = Annotated[bool, typer.Option("--table", help="Make the table of what is there, and run nothing.")]
 
 
@@ -523,9 +540,19 @@ def _compare(
     else:
         try:
             run_cells(comparison.plan, comparison.asked.cells())
-        finally:
-            if list(out.glob("*/*/*/reports/confusions.npz")):
-                _table(out)
+        except CwbassError:
+            _table_so_far(out)
+            raise
+        _table(out)
+
+
+def _table_so_far(out: Path) -> None:
+    """Of what is done, while an error is on its way that counts for more than one of the table."""
+    try:
+        if list(out.glob("*/*/*/reports/confusions.npz")):
+            _table(out)
+    except Exception as error:
+        logger.warning("there is no table: %s", error)
 
 
 def _table(out: Path) -> None:

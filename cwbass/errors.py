@@ -53,6 +53,9 @@ class GateError(CwbassError):
     exit_code = 5
 
 
+PERMANENT = frozenset(kind.exit_code for kind in (ParamsError, DataError, GateError))
+
+
 class ServiceError(CwbassError):
     """A service outside this process failed after retries."""
 

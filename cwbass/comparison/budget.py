@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self, get_args
 
 from cwbass.errors import DataError, ParamsError
+from cwbass.methods.base import FIRST_STAGE_STEPS
 
 Kind = Literal["steps", "minutes", "passes"]
 MOST_STEPS = 10**9
@@ -18,7 +19,7 @@ MOST_STEPS = 10**9
 class Cost:
     """What a piece of work takes on one machine."""
 
-    seconds: float
+    seconds: float | None  # None where no step was timed
     passes: float  # images through an encoder whose gradient is taken
     passes_no_grad: float  # images through an encoder without it: a teacher's, or labels made offline
     device_mb: float | None = None  # peak of the accelerator's memory, 10^6 bytes; None on a CPU
@@ -58,7 +59,8 @@ class Budget:
     amount: float
 
     def __str__(self) -> str:
-        return f"{self.kind}={self.amount:g}" if self.amount < 1e6 else f"{self.kind}={self.amount:.0f}"
+        whole = float(self.amount).is_integer()
+        return f"{self.kind}={self.amount:.0f}" if whole else f"{self.kind}={self.amount!r}"  # which reads back to the same
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -77,10 +79,20 @@ class Budget:
         return cls(kind, amount)  # type: ignore[arg-type]
 
     def price(self, cost: Cost | None, *, steps: float = 1) -> float:
-        """What work costs in this budget's unit; ``steps`` is how many optimiser steps it is."""
-        if self.kind == "steps" or cost is None:
+        """What work costs in this budget's unit; ``steps`` is how many optimiser steps it is.
+
+        Raises:
+            DataError: The unit is none that steps can tell, and the cost was not measured.
+        """
+        if self.kind == "steps":
             return steps
-        return cost.seconds / 60 if self.kind == "minutes" else cost.passes + cost.passes_no_grad
+        if cost is not None and self.kind == "passes":
+            return cost.passes + cost.passes_no_grad
+        if cost is not None and cost.seconds is not None:
+            return cost.seconds / 60
+        raise DataError(
+            f"a budget of {self} asks what a step takes, and that was not measured. Run `cwbass compare`: it does so."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +142,23 @@ def longest(budget: Budget, name: str, **settings: Any) -> Length:
     """The longest run that the budget pays for; see :func:`spent` for the settings.
 
     Raises:
-        ParamsError: It pays for no run at all; ``name`` says of what.
+        ParamsError: It pays for no run at all, or not for one that a second stage can follow; ``name`` says of what.
+        DataError: A cost was not measured.
     """
     steps = bisect_right(range(1, MOST_STEPS), budget.amount * (1 + 1e-9), key=lambda count: spent(count, budget, **settings))
     if steps < 2:
         least = spent(2, budget, **settings)
         raise ParamsError(
-            f"a budget of {budget} is too small for {name}: two steps of it take {least:.3g} {budget.kind}. Raise it."
+            f"a budget of {budget} is too small for {name}: two steps of it take {_text(least)} {budget.kind}. Raise it."
         )
-    return Length(steps, warmup_steps(steps, settings["share"]))
+    found = Length(steps, warmup_steps(steps, settings["share"]))
+    if settings["retraining"] and found.steps - found.warmup < FIRST_STAGE_STEPS:
+        raise ParamsError(
+            f"a budget of {budget} is too small for {name}: of steps between warm-up and second stage it pays for "
+            f"{found.steps - found.warmup}, and {FIRST_STAGE_STEPS} are needed. Raise it."
+        )
+    return found
+
+
+def _text(amount: float) -> str:
+    return f"{amount:.3g}" if amount < 1000 else f"{amount:,.0f}"

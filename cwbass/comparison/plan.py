@@ -9,12 +9,14 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 from cwbass.comparison.budget import Budget, Length, MethodCost, longest
 from cwbass.comparison.variants import SUPERVISED
+from cwbass.data import list_dataset
+from cwbass.data.splits import check_pool, find_candidates
 from cwbass.errors import DataError, ParamsError
 from cwbass.jsonfile import read_object
 from cwbass.methods.base import MethodConfig
@@ -57,6 +59,8 @@ class Plan:
     variants: Mapping[str, MethodConfig]  # ``supervised`` among them
     seeds: Sequence[int]
     labels: Mapping[str, Mapping[str, Any]]  # name -> keys of ``split``
+    listing_sha256: str | None = None  # of the names of the dataset's files and classes; see ``looked_up``
+    lists_sha256: Mapping[str, str] = field(default_factory=dict)  # of the ids in the lists of a set of labels, by its name
 
     def __post_init__(self) -> None:
         train = self.params.train
@@ -103,12 +107,16 @@ class Plan:
 
     def cost_file(self, variant: str) -> Path:
         """Where it is written: a name of its own for other parameters."""
-        plain = json.dumps(decisive(self.cost_params(variant).model_dump(mode="json")), sort_keys=True)
-        return self.out / COSTS / f"{variant}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}.json"
+        return self.out / COSTS / f"{variant}-{_params_sha256(self.cost_params(variant))[:8]}.json"
 
     def cost_params(self, variant: str) -> Params:
         """With which it is measured: on the split of the first cell, for seeds and labels do not change a step."""
         return self.group_params(next(self.cells())).model_copy(update={"method": self.variants[variant]})
+
+    @property
+    def cost_split_folder(self) -> Path:
+        """Where the split lies on which costs are measured. No cell trains on it: the budget may yet be refused."""
+        return self.out / COSTS / f"split-{_params_sha256(self.group_params(next(self.cells())))[:8]}"
 
     def unmeasured(self) -> list[str]:
         """Variants whose cost must be known before their steps are."""
@@ -185,34 +193,57 @@ class Plan:
             "variants": {name: method.model_dump(mode="json") for name, method in self.variants.items()},
             "seeds": list(self.seeds),
             "labels": {name: dict(keys) for name, keys in self.labels.items()},
+            "listing_sha256": self.listing_sha256,
+            "lists_sha256": dict(self.lists_sha256),
         }
 
-    def join(self) -> Plan:
-        """Write the plan, or let it join the one in its folder; returns what is planned there now.
+    def looked_up(self) -> Plan:
+        """The plan with the digests of what the dataset and the lists name; no image is opened.
 
         Raises:
-            DataError: The folder holds a comparison of other parameters, or on another budget.
+            ParamsError: A set of labels is out of range, or larger than the images with masks.
+            DataError: A file of the dataset or a list is missing or wrong.
+        """
+        root = Path(self.params.data.root)
+        listing = list_dataset(self.params.data, self.params.split, root)
+        lists = {}
+        for name in self.labels:
+            split = self.group_params(Cell(name, self.seeds[0], SUPERVISED)).split
+            found = find_candidates(listing, split, root)
+            if split.labeled_list is None:
+                check_pool(found.masked, split)
+            if named := [*found.named, *(found.bare if split.unlabeled_list is not None else ())]:
+                lists[name] = _sha256([sample.id for sample in named])
+        files = [[(sample.id, sample.image, sample.mask) for sample in role] for role in (listing.train, listing.test)]
+        return replace(self, listing_sha256=_sha256([listing.spec.to_dict(), *files]), lists_sha256=lists)
+
+    def joined(self) -> Plan:
+        """What is planned in the folder when this plan has joined the one there, if there is one.
+
+        Raises:
+            DataError: The folder holds a comparison of other parameters or data, or on another budget.
         """
         path = self.out / PLAN
-        whole = self
-        if path.is_file():
-            there = Plan.read(self.out)
-            if lines := differences(_claims(there, self), _claims(self, there)):
-                heading = (
-                    f"{path} plans another comparison than these parameters do, and numbers of the two cannot stand side by side:"
-                )
-                raise DataError("\n".join([heading, *lines, "Use another --out, or the values that are there."]))
-            whole = Plan(
-                self.out,
-                self.params,
-                self.budget,
-                {**there.variants, **self.variants},
-                [*there.seeds, *(seed for seed in self.seeds if seed not in there.seeds)],
-                {**there.labels, **self.labels},
+        if not path.is_file():
+            return self
+        there = Plan.read(self.out)
+        if lines := differences(_claims(there, self), _claims(self, there)):
+            heading = (
+                f"{path} plans another comparison than these parameters do, and numbers of the two cannot stand side by side:"
             )
-        self.out.mkdir(parents=True, exist_ok=True)
-        write_whole(path, f"{json.dumps(whole.to_dict(), indent=1)}\n".encode())
-        return whole
+            raise DataError("\n".join([heading, *lines, "Use another --out, or the values that are there."]))
+        return replace(
+            self,
+            variants={**there.variants, **self.variants},
+            seeds=[*there.seeds, *(seed for seed in self.seeds if seed not in there.seeds)],
+            labels={**there.labels, **self.labels},
+            listing_sha256=self.listing_sha256 or there.listing_sha256,
+            lists_sha256={**there.lists_sha256, **self.lists_sha256},
+        )
+
+    def write(self) -> None:
+        """Write the file that names the comparison; whoever joined the one there holds its lock."""
+        write_whole(self.out / PLAN, f"{json.dumps(self.to_dict(), indent=1)}\n".encode())
 
     @classmethod
     def read(cls, out: Path) -> Self:
@@ -234,6 +265,8 @@ class Plan:
                 variants,
                 values["seeds"],
                 values["labels"],
+                values.get("listing_sha256"),
+                values.get("lists_sha256", {}),
             )
         except (KeyError, TypeError, AttributeError, ParamsError) as error:
             raise DataError(f"{path} is no plan of this version ({error}). Use that version, or another --out.") from error
@@ -251,7 +284,8 @@ def label_sets(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
     for text in texts:
         name, equals, path = text.partition("=")
         if equals:
-            sets[name] = {"labeled": None, "labeled_list": path}
+            if sets.setdefault(name, {"labeled": None, "labeled_list": path})["labeled_list"] != path:
+                raise ParamsError(f"--labels names {name} twice, with different lists. Give each a name of its own.")
             continue
         top, slash, bottom = text.partition("/")
         try:
@@ -265,12 +299,24 @@ def label_sets(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
 def _claims(plan: Plan, other: Plan) -> dict[str, Any]:
     """What two plans of one folder must have in common; of variants and labels, those that both have."""
     values = plan.to_dict()
-    for name, theirs in (("variants", other.variants), ("labels", other.labels)):
+    for name in ("variants", "labels", "lists_sha256"):
+        theirs = getattr(other, name)
         values[name] = {key: value for key, value in values[name].items() if key in theirs}
+    if other.listing_sha256 is None:  # a plan of before there were digests
+        values["listing_sha256"] = None
     values["params"] = {
         key: value for key, value in decisive(values["params"]).items() if not key.startswith(("method.", "seed", "registry."))
     }
     return flatten({key: value for key, value in values.items() if key != "seeds"})
+
+
+def _params_sha256(params: Params) -> str:
+    return _sha256(decisive(params.model_dump(mode="json")))
+
+
+def _sha256(value: Any) -> str:
+    """Of JSON values. Hex."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _method(values: Mapping[str, Any], params: Mapping[str, Any]) -> MethodConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +18,8 @@ from cwbass.jsonfile import read_object, read_rows
 from cwbass.params import Params, TrainingSections, load_params, read_params
 from cwbass.training.resume import RUN, decisive, differences
 from cwbass.training.stage import TIMINGS
+
+OWN_TEST_IMAGES = "Where each seed draws its own test images, name them in split.test_list."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,16 +75,19 @@ def read_results(plan: Plan) -> list[Result]:
         raise DataError(f"{plan.out} holds no finished cell. Run `cwbass compare` without --table first.")
     for one, other in pairwise(results):
         _check_comparable(one, other)
-    for group in groups(results):
-        for one, other in pairwise(group):
-            _same("split", (one, one.metrics["split_hash"]), (other, other.metrics["split_hash"]))
+    for one, other in _neighbours(results, lambda cell: cell.group):
+        _same("split", (one, one.metrics["split_hash"]), (other, other.metrics["split_hash"]))
+    for one, other in _neighbours(results, lambda cell: cell.labels):
+        _same(
+            "number of labelled images", (one, one.labeled), (other, other.labeled), "The dataset or a list changed between them."
+        )
     return results
 
 
-def groups(results: Sequence[Result]) -> Iterator[list[Result]]:
-    """Results that share labels and seed."""
-    for name in dict.fromkeys(result.cell.group for result in results):
-        yield [result for result in results if result.cell.group == name]
+def _neighbours(results: Sequence[Result], key: Callable[[Cell], str]) -> Iterator[tuple[Result, Result]]:
+    """Each result, and the one after it among those of the same key."""
+    for name in dict.fromkeys(key(result.cell) for result in results):
+        yield from pairwise(result for result in results if key(result.cell) == name)
 
 
 def _read(plan: Plan, cell: Cell) -> Result:
@@ -130,9 +135,9 @@ def _check_comparable(one: Result, other: Result) -> None:
         _same("test image", (one, ours), (other, theirs))
 
 
-def _same(what: str, one: tuple[Result, object], other: tuple[Result, object]) -> None:
+def _same(what: str, one: tuple[Result, object], other: tuple[Result, object], mend: str = OWN_TEST_IMAGES) -> None:
     if one[1] != other[1]:
         raise DataError(
             f"{one[0].folder} has another {what} than {other[0].folder}: {one[1]} there, {other[1]} here. Their numbers cannot stand "
-            "side by side. Where each seed draws its own test images, name them in split.test_list."
+            f"side by side. {mend}"
         )

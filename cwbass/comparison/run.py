@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,10 @@ from typing import Any, Self
 
 from cwbass.comparison.plan import Cell, Plan, read_json
 from cwbass.comparison.variants import SUPERVISED
-from cwbass.errors import CwbassError, Interrupted
-from cwbass.evaluation.per_image import CONFUSIONS
-from cwbass.params import dump_params
+from cwbass.errors import CwbassError, DataError, Interrupted
+from cwbass.evaluation.per_image import CONFUSIONS, PerImage
+from cwbass.evaluation.sweep import SWEEP
+from cwbass.params import Params, dump_params
 from cwbass.training.checkpoint import write_whole
 from cwbass.training.interrupt import SIGNALS
 from cwbass.training.resume import RUN
@@ -46,6 +47,17 @@ class Job:
     result: Path
     arguments: Sequence[str]
     stdout: Path | None = None  # the command's result is what it prints
+    read: Callable[[Path], object] | None = None  # raises a DataError where the result cannot be used
+
+    def done(self) -> bool:
+        """Whether the result is there, and whole where that can be told."""
+        try:
+            if self.read is not None and self.result.exists():
+                self.read(self.result)
+        except DataError as error:
+            logger.warning("%s", error)
+            return False
+        return self.result.exists()
 
 
 class JobFailed(CwbassError):
@@ -81,13 +93,12 @@ class Worker:
             JobFailed: It failed.
         """
         self._check()
-        if job.result.exists():
+        if job.done():
             return
         if job.result in self._failed:
             raise self._failed[job.result]
-        job.folder.mkdir(parents=True, exist_ok=True)
-        with self._locked(job.folder) as lock:
-            if not job.result.exists():
+        with self.locked(job.folder) as lock:
+            if not job.done():
                 self._run(job, lock)
 
     def _run(self, job: Job, lock: int) -> None:
@@ -128,8 +139,13 @@ class Worker:
             raise Interrupted(f"stopped by {self._received.name}. Run the same command again: it goes on from there.")
 
     @contextmanager
-    def _locked(self, folder: Path) -> Iterator[int]:
-        """Hold the folder's lock; commands inherit it."""
+    def locked(self, folder: Path) -> Iterator[int]:
+        """Hold the lock of a folder, which is made; commands may inherit it.
+
+        Raises:
+            Interrupted: A signal came while another process held it.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             waiting = False
@@ -149,22 +165,24 @@ class Worker:
 
 
 def measure_jobs(plan: Plan, variants: Sequence[str]) -> Iterator[Job]:
-    """What it takes to know the costs of variants."""
-    first = next(plan.cells())
+    """What it takes to know the costs of variants. Where minutes do not count no step is timed: trainings say what theirs took."""
     for name in variants:
-        yield _split_job(plan, first)
+        split = _split_job(plan.group_params(next(plan.cells())), plan.cost_split_folder)
+        yield split
         result = plan.cost_file(name)
         file = _write_params(result.with_suffix(".yaml"), dump_params(plan.cost_params(name)))
-        arguments = ["measure", "--params", file, "--manifest", str(_manifest(plan, first))]
+        arguments = ["measure", "--params", file, "--manifest", str(split.result)]
+        arguments += [] if plan.budget.kind == "minutes" else ["--no-time"]
         yield Job("measure", result.parent, result, arguments, stdout=result)
 
 
 def cell_jobs(plan: Plan, cell: Cell) -> Iterator[Job]:
     """What it takes to know a cell's scores: split, warm-up, training, evaluation. The baseline is trained in the warm-up."""
-    yield _split_job(plan, cell)
+    split = _split_job(plan.group_params(cell), plan.split_folder(cell))
+    yield split
     if plan.cost(cell.variant) is None:
         yield from measure_jobs(plan, [cell.variant])
-    warmup, folder, manifest = plan.warmup_folder(cell), plan.folder(cell), str(_manifest(plan, cell))
+    warmup, folder, manifest = plan.warmup_folder(cell), plan.folder(cell), str(split.result)
     file = _write_params(warmup / PARAMS, dump_params(plan.warmup_params(cell)))
     arguments = ["warmup", "--params", file, "--manifest", manifest, "--out", str(warmup)]
     yield Job("warmup", warmup, warmup / RUN, [*arguments, "--work", str(plan.out / UNFINISHED / warmup.relative_to(plan.out))])
@@ -176,32 +194,19 @@ def cell_jobs(plan: Plan, cell: Cell) -> Iterator[Job]:
         arguments += ["--out", str(folder), "--work", str(plan.out / UNFINISHED / cell.id)]
         yield Job("train", folder, folder / RUN, arguments)
     reports = folder / REPORTS
-    arguments = [
-        "eval",
-        "--per-image",
-        "--params",
-        file,
-        "--manifest",
-        manifest,
-        "--checkpoint",
-        str(trained),
-        "--out",
-        str(reports),
-    ]
-    yield Job("eval", folder, reports / CONFUSIONS, arguments)
+    arguments = ["eval", "--per-image", "--params", file, "--manifest", manifest]
+    arguments += ["--checkpoint", str(trained), "--out", str(reports)]
+    if (sweep := warmup / SWEEP).is_file():
+        arguments += ["--sweep", str(sweep)]
+    yield Job("eval", folder, reports / CONFUSIONS, arguments, read=PerImage.read)
     for snapshot in trained.glob(SNAPSHOTS):  # they are scored now, and as large as checkpoints
         snapshot.unlink()
         snapshot.with_name(f"{snapshot.name}.sha256").unlink(missing_ok=True)
 
 
-def _split_job(plan: Plan, cell: Cell) -> Job:
-    folder = plan.split_folder(cell)
-    file = _write_params(folder / PARAMS, dump_params(plan.group_params(cell)))
-    return Job("split", folder, _manifest(plan, cell), ["split", "--params", file, "--out", str(folder)])
-
-
-def _manifest(plan: Plan, cell: Cell) -> Path:
-    return plan.split_folder(cell) / "manifest.json"
+def _split_job(params: Params, folder: Path) -> Job:
+    file = _write_params(folder / PARAMS, dump_params(params))
+    return Job("split", folder, folder / "manifest.json", ["split", "--params", file, "--out", str(folder)])
 
 
 def _write_params(path: Path, text: str) -> str:

@@ -209,13 +209,18 @@ def _carve_test(pool: Sequence[Sample], config: SplitConfig, seed: int, pattern:
     return test
 
 
-def _draw_labeled(pool: Sequence[Sample], config: SplitConfig, seed: int, pattern: re.Pattern[str] | None) -> tuple[Sample, ...]:
+def check_pool(pool: Sequence[Sample], config: SplitConfig) -> None:
+    """Raise a DataError or ParamsError unless as many labelled images as ``config`` asks for can be drawn from the pool."""
     if not pool:
         raise DataError("no image with a mask is left to be labelled. Add masks, or check that they are named as the images.")
+    if config.labeled is not None and config.labeled > len(pool):
+        raise ParamsError(f"split.labeled is {config.labeled}, but beside the test set only {len(pool)} images have masks.")
+
+
+def _draw_labeled(pool: Sequence[Sample], config: SplitConfig, seed: int, pattern: re.Pattern[str] | None) -> tuple[Sample, ...]:
+    check_pool(pool, config)
     if config.labeled is None:
         return tuple(pool)
-    if config.labeled > len(pool):
-        raise ParamsError(f"split.labeled is {config.labeled}, but beside the test set only {len(pool)} images have masks.")
     count = config.labeled if isinstance(config.labeled, int) else max(1, round(config.labeled * len(pool)))
     return draw(pool, count, seed=seed, pattern=pattern, hold_out=False)
 

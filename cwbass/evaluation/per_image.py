@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +23,15 @@ class PerImage:
     class_names: tuple[str, ...]  # [C]
     matrices: NDArray[np.int64]  # [N, C, C] pixels, a row per true class
 
-    def write(self, path: Path) -> None:
-        """Write as a compressed .npz."""
-        np.savez_compressed(path, ids=np.array(self.ids), class_names=np.array(self.class_names), matrices=self.matrices)
+    def serialize(self) -> bytes:
+        """A compressed .npz."""
+        file = io.BytesIO()
+        np.savez_compressed(file, ids=np.array(self.ids), class_names=np.array(self.class_names), matrices=self.matrices)
+        return file.getvalue()
 
     @classmethod
     def read(cls, path: Path) -> PerImage:
-        """Read a file of :meth:`write`.
+        """Read a file that :meth:`serialize` made.
 
         Raises:
             DataError: It is missing or damaged.
@@ -38,7 +41,9 @@ class PerImage:
                 ids, names = (tuple(map(str, file[key])) for key in ("ids", "class_names"))
                 matrices = np.asarray(file["matrices"], dtype=np.int64)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path} holds no confusion matrices ({error}). Run `cwbass eval --per-image` again.") from error
+            raise DataError(
+                f"{path} holds no confusion matrices ({error}). Run `cwbass eval --per-image` again; `cwbass compare` does."
+            ) from error
         if matrices.shape != (len(ids), len(names), len(names)):
             raise DataError(f"{path} holds matrices of shape {matrices.shape} for {len(ids)} images and {len(names)} classes.")
         return cls(ids, names, matrices)

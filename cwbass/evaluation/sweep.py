@@ -19,6 +19,7 @@ from cwbass.pseudo_labels import at_or_above, precision_curve, retained, thresho
 from cwbass.types import Reliability
 
 SCHEMA = 1
+SWEEP = "sweep.json"  # beside the warm-up, and of a folder of reports
 
 
 @dataclass(frozen=True, slots=True)

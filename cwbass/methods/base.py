@@ -21,6 +21,8 @@ from cwbass.pseudo_labels import threshold_map
 from cwbass.types import LabeledBatch, Progress, Reliability, StepOutput, UnlabeledBatch
 from cwbass.world import World
 
+FIRST_STAGE_STEPS = 3  # after the warm-up, at least: a second stage looks at its thirds
+
 
 @dataclass(frozen=True, slots=True)
 class Retraining:

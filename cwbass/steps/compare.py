@@ -16,7 +16,7 @@ from cwbass.comparison.results import read_results
 from cwbass.comparison.run import JobFailed, Worker, cell_jobs, measure_jobs
 from cwbass.comparison.sheets import markdown
 from cwbass.comparison.table import tabulate
-from cwbass.errors import CwbassError, ParamsError
+from cwbass.errors import PERMANENT, CwbassError, ParamsError
 from cwbass.methods.base import MethodConfig
 from cwbass.params import Params
 from cwbass.training.checkpoint import write_whole
@@ -31,8 +31,9 @@ class CellsFailed(CwbassError):
 
     def __init__(self, failed: Mapping[str, JobFailed]) -> None:
         lines = [f"  {cell}: {error}" for cell, error in failed.items()]
-        super().__init__("\n".join([f"{len(failed)} cells failed; run the same command again to try them again:", *lines]))
         codes = {error.exit_code for error in failed.values()}
+        again = "would again: mend what the logs say" if codes <= PERMANENT else "run the same command again to try them again"
+        super().__init__("\n".join([f"cells failed: {len(failed)}; {again}:", *lines]))
         self.exit_code = codes.pop() if len(codes) == 1 else CwbassError.exit_code
 
 
@@ -60,14 +61,14 @@ def listed(text: str) -> list[str]:
 
 
 def whole_numbers(texts: Sequence[str]) -> list[int]:
-    """Seeds as numbers.
+    """Seeds as numbers, each once.
 
     Raises:
         ParamsError: One is something else.
     """
     if wrong := [text for text in texts if not text.isdecimal()]:
         raise ParamsError(f"--seeds has {', '.join(wrong)}; write whole numbers, as 0,1,2.")
-    return [int(text) for text in texts]
+    return list(dict.fromkeys(map(int, texts)))
 
 
 def prepare(
@@ -79,7 +80,9 @@ def prepare(
     budget: str | None,
     out_dir: Path,
 ) -> Comparison:
-    """Write the plan of a comparison; where methods have to be timed for it, do that.
+    """Write the plan of a comparison; where it must be known what a step of a method costs, measure that first.
+
+    A request that is refused leaves no plan behind.
 
     Args:
         params: Of every cell.
@@ -91,24 +94,26 @@ def prepare(
 
     Raises:
         ParamsError: A parameter is wrong, or the budget is too small.
-        DataError: The folder holds another comparison.
-        Interrupted: A signal came while methods were timed.
+        DataError: The folder holds another comparison, or the dataset or a list is wrong.
+        JobFailed: Something else prevents that a method is measured.
+        Interrupted: A signal came while methods were measured, or another process wrote the plan.
     """
-    plan = Plan(
+    asked = Plan(
         out=out_dir,
         params=params,
         budget=Budget("steps", params.train.steps or 0) if budget is None else Budget.parse(budget),
         variants=variants,
         seeds=whole_numbers(seeds) or [params.seed],
         labels=label_sets(labels),
-    )
-    comparison = Comparison(plan, plan.join())
-    with Worker() as worker:
-        for job in measure_jobs(plan, comparison.plan.unmeasured()):
+    ).looked_up()
+    with Worker() as worker, worker.locked(out_dir):
+        plan = asked.joined()
+        for job in measure_jobs(plan, plan.unmeasured()):
             worker.run(job)
-    for name in plan.variants:
-        plan.length(name)  # refuses a budget that is too small
-    return comparison
+        for name in plan.variants:
+            plan.length(name)  # refuses a budget that is too small
+        plan.write()
+    return Comparison(asked, plan)
 
 
 def run_cells(plan: Plan, cells: Iterable[Cell]) -> None:

@@ -28,17 +28,16 @@ from cwbass.evaluation.metrics import EvalResult
 from cwbass.evaluation.per_image import CONFUSIONS, PerImage
 from cwbass.evaluation.probes import ProbeBook
 from cwbass.evaluation.selection import ImageConfusions
-from cwbass.evaluation.sweep import read_sweep
+from cwbass.evaluation.sweep import SWEEP, read_sweep
 from cwbass.jsonfile import read_object, read_rows
 from cwbass.pseudo_labels import threshold_map
 from cwbass.reporting.gallery import GalleryItem
 from cwbass.resolve import describe, is_version, open_checkpoint
 from cwbass.steps.report import RunFiles, write_run_files
-from cwbass.steps.thresholds import SWEEP
 from cwbass.steps.train import BEST, LAST
 from cwbass.steps.warmup import BASELINE_BEST, BASELINE_LAST
 from cwbass.telemetry.base import SILENT, Telemetry
-from cwbass.training.checkpoint import Checkpoint, load_checkpoint
+from cwbass.training.checkpoint import Checkpoint, load_checkpoint, write_whole
 from cwbass.training.device import place, resolve_device, resolve_precision
 from cwbass.training.flight import PROBES
 from cwbass.training.stage import SNAPSHOTS, TIMINGS
@@ -84,6 +83,7 @@ def evaluate(
     *,
     checkpoint: Path,
     baseline: Path | None = None,
+    sweep: Path | None = None,
     manifest: Path | None = None,
     data_root: Path | None = None,
     out_dir: Path | None = None,
@@ -98,6 +98,7 @@ def evaluate(
         checkpoint: A file, the folder of a registered version, or a training folder (of the baseline: the warm-up's): its
             selected checkpoint counts where there is one, else the last, and all are listed, snapshots too.
         baseline: Likewise, of the supervised baseline, or of any other model; None compares with nothing.
+        sweep: ``sweep.json`` of the warm-up, for the report; None takes the one beside the baseline or the checkpoint.
         manifest: The split; None scores all images with masks below ``data_root``.
         data_root: Folder of the dataset; None takes the checkpoint's.
         out_dir: Where metrics.json, the report and the plots go; None writes nothing.
@@ -107,7 +108,7 @@ def evaluate(
 
     Raises:
         CheckpointError: A checkpoint is broken, or belongs to another split than the manifest.
-        DataError: The data cannot be read, or has other classes than the checkpoint.
+        DataError: The data or the sweep cannot be read, or the data has other classes than the checkpoint.
     """
     ours = _candidates(checkpoint)
     theirs = {} if baseline is None else _candidates(baseline)
@@ -180,12 +181,13 @@ def evaluate(
         spec=data.spec,
         params_text=chosen.params,
         probes=ProbeBook.read(drawn) if (drawn := _beside(PROBES, checkpoint)) else None,
-        sweep=read_sweep(swept) if (swept := _beside(SWEEP, baseline, checkpoint)) else None,
+        sweep=read_sweep(swept) if (swept := sweep or _beside(SWEEP, baseline, checkpoint)) else None,
     )
     report = write_run_files(files, out_dir)
     if per_image:
         ids = tuple(sample.id for sample in data.samples)
-        PerImage(ids, data.spec.class_names, np.stack(confusions.matrices)).write(out_dir / CONFUSIONS)
+        images = PerImage(ids, data.spec.class_names, np.stack(confusions.matrices))
+        write_whole(out_dir / CONFUSIONS, images.serialize())  # the last file: a comparison takes it for the end
     return EvalReport(metrics, report)
 
 

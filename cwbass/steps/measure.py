@@ -42,10 +42,10 @@ class EncodedImages:
     without: int = 0
 
 
-def measure(params: TrainParams, *, manifest: Path, data_root: Path) -> MethodCost:
+def measure(params: TrainParams, *, manifest: Path, data_root: Path, timed: bool = True) -> MethodCost:
     """Take a few real steps of ``params.method``, batches included, and leave nothing behind.
 
-    Seconds are the median over epochs; images through encoders are counted at one step. What is measured between epochs
+    Images through encoders are counted at one step; seconds are the median over epochs of others. What is measured between epochs
     of a training, on the selection slice, is no part of a step and not counted. Of the labels of a second stage a few are
     made, and stand for all.
 
@@ -53,6 +53,7 @@ def measure(params: TrainParams, *, manifest: Path, data_root: Path) -> MethodCo
         params: Sections of a training.
         manifest: File of ``cwbass split``.
         data_root: Folder of the dataset.
+        timed: Whether to take the steps for the seconds, which are None otherwise.
 
     Raises:
         ParamsError: A parameter, the weights or the device is wrong.
@@ -62,12 +63,12 @@ def measure(params: TrainParams, *, manifest: Path, data_root: Path) -> MethodCo
         folder = Path(name)
         alone = params.model_copy(update={"train": params.train.model_copy(update={"checkpoint_uri": None, "probes": 0})})
         run = start_run("train", alone, manifest=manifest, data_root=data_root, out_dir=folder, work_dir=None, resume=Resume())
-        cost = _measure(replace(run, manifest=replace(run.manifest, selection=())), params, folder)  # nothing is scored
+        cost = _measure(replace(run, manifest=replace(run.manifest, selection=())), params, folder, timed)  # nothing is scored
         run.keeper.finish({})  # waits for what is being written
         return cost
 
 
-def _measure(run: Run, params: TrainParams, folder: Path) -> MethodCost:
+def _measure(run: Run, params: TrainParams, folder: Path, timed: bool) -> MethodCost:
     spec = run.manifest.spec
     build = network_factory(params.model, spec.num_classes, folder / "weights")
 
@@ -84,36 +85,41 @@ def _measure(run: Run, params: TrainParams, folder: Path) -> MethodCost:
     method = make()
     check_network(method.student, params, spec.num_classes, unlabeled=method.needs_unlabeled)
     place(method, run.device)
-    step = _step_cost(run, params, method, folder)
+    step = _step_cost(run, params, method, folder, timed)
     if (retraining := params.method.retraining) is None:
         return MethodCost(step)
     labelling, offline = _label(run, retraining, method.student, folder)
     retrained = place(make(offline=True), run.device)
-    return MethodCost(step, _step_cost(run, params, retrained, folder, offline), labelling)
+    return MethodCost(step, _step_cost(run, params, retrained, folder, timed, offline), labelling)
 
 
-def _step_cost(run: Run, params: TrainParams, method: Method, folder: Path, offline: OfflineStream | None = None) -> Cost:
+def _step_cost(
+    run: Run, params: TrainParams, method: Method, folder: Path, timed: bool, offline: OfflineStream | None = None
+) -> Cost:
     """Of a step of training."""
     plan = plan_steps(run.train, run.manifest)
     settings: dict[str, Any] = {"out_dir": folder, "history": [], "timings": [], "offline": offline}
     name = "measure" if offline is None else "measure-offline"
 
-    def stage(run: Run, kind: str) -> Stage:
+    on_gpu = run.device.type == "cuda"
+
+    def take(run: Run, kind: str, steps: int, epoch_steps: int) -> list[dict[str, Any]]:
+        """Some steps; returns the timings of their epochs."""
+        settings["timings"].clear()
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(run.device)
         optimizer = build_optimizer(method.trainable(), params.train.optimizer, batch_size=run.train.labeled_a_step)
-        return Stage(run, f"{name}-{kind}", method, params.method.name, optimizer, **settings)
+        stage = Stage(run, f"{name}-{kind}", method, params.method.name, optimizer, **settings)
+        schedule = Schedule(0, steps, max(steps, plan.total), epoch_steps, 0, plan.pass_steps)
+        stage.train(schedule, checkpoint="measured.pt", best=None)
+        return stage.timings
 
     plain = replace(run, train=run.train.model_copy(update={"compile": False}))  # compiled code counts nothing
     with counting_encoders(method) as images:
-        stage(plain, "images").train(Schedule(0, 1, plan.total, 1, 0, plan.pass_steps), checkpoint="measured.pt", best=None)
-    settings["timings"].clear()
-    on_gpu = run.device.type == "cuda"
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats(run.device)
-    timed = stage(run, "time")
-    steps = TIMED * (TIMED + 1)
-    timed.train(Schedule(0, steps, max(steps, plan.total), TIMED, 0, plan.pass_steps), checkpoint="measured.pt", best=None)
+        take(plain, "images", 1, 1)
+    epochs = take(run, "time", TIMED * (TIMED + 1), TIMED)[1:] if timed else []
     return Cost(
-        seconds=statistics.median(row["step_seconds"] for row in timed.timings[1:]),
+        seconds=statistics.median(row["step_seconds"] for row in epochs) if epochs else None,
         passes=images.with_gradient,
         passes_no_grad=images.without,
         device_mb=torch.cuda.max_memory_allocated(run.device) / 1e6 if on_gpu else None,
@@ -132,23 +138,21 @@ def _label(run: Run, config: Retraining, net: SegmentationNet, folder: Path) -> 
     ids = [unlabeled[index].id for index in chosen]
     labels = folder / "labels"
 
-    def cost(config: EvalConfig) -> Cost:
+    def label(config: EvalConfig) -> tuple[float, int]:
+        """Seconds, and images through the encoder."""
         started = time.perf_counter()
         with counting_encoders(net) as images:
             settings: dict[str, Any] = {"device": run.device, "autocast_dtype": run.autocast_dtype}
             write_pseudo_labels(net, source, chosen, ids, labels, spec=run.manifest.spec, config=config, **settings)
-        return Cost(time.perf_counter() - started, 0, images.without)
+        return time.perf_counter() - started, images.without
 
     net.eval()
-    rank = cost(run.eval)
+    ranking = label(run.eval)
     scales = run.eval.scales if config.scales is None else list(config.scales)
-    label = cost(run.eval.model_copy(update={"flip": config.flip, "scales": scales}))
+    labelling = label(run.eval.model_copy(update={"flip": config.flip, "scales": scales}))
     share = len(unlabeled) / len(chosen)
-    everything = Cost(
-        seconds=share * (3 * rank.seconds + label.seconds),
-        passes=0,
-        passes_no_grad=share * (3 * rank.passes_no_grad + label.passes_no_grad),
-    )
+    seconds, passes = (share * (3 * rank + once) for rank, once in zip(ranking, labelling, strict=True))
+    everything = Cost(seconds, passes=0, passes_no_grad=passes)
     stream = OfflineStream(
         PseudoLabels(source, chosen, ids, labels), run.augment, ignore_index=run.manifest.spec.ignore_index, seed=run.seed
     )

@@ -16,13 +16,12 @@ import numpy as np
 from cwbass.data.base import DatasetSpec
 from cwbass.errors import DataError
 from cwbass.evaluation.probes import ProbeBook
-from cwbass.evaluation.sweep import Sweep
+from cwbass.evaluation.sweep import SWEEP, Sweep
 from cwbass.params import parse_yaml
 from cwbass.reporting import scores
 from cwbass.reporting.flight import write_flight
 from cwbass.reporting.gallery import GalleryItem
 from cwbass.reporting.html import write_report
-from cwbass.steps.thresholds import SWEEP
 from cwbass.training.flight import PROBES
 from cwbass.training.stage import HISTORY, write_rows
 

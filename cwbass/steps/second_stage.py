@@ -22,7 +22,7 @@ from cwbass.data.offline import OfflineStream, PseudoLabels
 from cwbass.errors import ParamsError
 from cwbass.evaluation.evaluate import evaluate
 from cwbass.methods import build_method
-from cwbass.methods.base import MethodConfig, Retraining
+from cwbass.methods.base import FIRST_STAGE_STEPS, MethodConfig, Retraining
 from cwbass.models.base import SegmentationNet
 from cwbass.steps.training import network_factory
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint
@@ -84,7 +84,7 @@ class SecondStage:
         self.first = first
         self.key = config.key
         length, images = first.stop - first.stage_start, len(run.manifest.unlabeled)
-        if length < 3:
+        if length < FIRST_STAGE_STEPS:
             raise ParamsError(
                 f"{self.key} compares snapshots after a third and two thirds of the first stage, which has {length} steps "
                 f"after the warm-up. Raise train.steps, or {self.config.instead}."

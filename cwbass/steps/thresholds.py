@@ -12,13 +12,11 @@ from cwbass.config import EvalConfig
 from cwbass.data.manifest import Manifest
 from cwbass.errors import CheckpointError, DataError
 from cwbass.evaluation.evaluate import evaluate
-from cwbass.evaluation.sweep import Sweep, read_sweep
+from cwbass.evaluation.sweep import SWEEP, Sweep, read_sweep
 from cwbass.training.checkpoint import file_sha256, load_checkpoint, write_whole
 from cwbass.training.device import place, resolve_device, resolve_precision
 from cwbass.training.stage import Run
 from cwbass.world import ALONE, World
-
-SWEEP = "sweep.json"
 
 
 def write_sweep(run: Run, checkpoint: Path) -> None:

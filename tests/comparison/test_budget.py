@@ -68,13 +68,31 @@ def test_a_budget_that_pays_for_nothing_says_what_two_steps_would_take() -> None
         run("minutes=1", TWO_STAGES, retraining=True)  # the labels alone take it
 
 
+def test_a_budget_too_small_says_large_numbers_in_full() -> None:
+    with pytest.raises(ParamsError, match="two steps of it take 2,469,134 passes"):
+        run("passes=1234567", MethodCost(Cost(1.0, 1234567, 0)))
+
+
+@pytest.mark.parametrize(("budget", "left"), [("steps=6", 1), ("steps=14", 2)])
+def test_a_second_stage_needs_three_steps_after_the_warm_up(budget: str, left: int) -> None:
+    with pytest.raises(ParamsError, match=f"between warm-up and second stage it pays for {left}, and 3 are needed"):
+        run(budget, None, share=0.5, retraining=True)
+    assert run("steps=15", None, share=0.5, retraining=True) == Length(5, 2)
+
+
+@pytest.mark.parametrize("cost", [None, MethodCost(Cost(None, 8, 4))])
+def test_steps_that_were_not_timed_have_no_price_in_minutes(cost: MethodCost | None) -> None:
+    with pytest.raises(DataError, match=r"minutes=1 asks what a step takes, and that was not measured\. Run `cwbass compare`"):
+        run("minutes=1", cost)
+
+
 @pytest.mark.parametrize("text", ["1500", "hours=1", "steps=0", "steps=1.5", "minutes=nan", "passes=inf", "steps="])
 def test_what_is_no_budget_is_refused(text: str) -> None:
     with pytest.raises(ParamsError, match="write steps=1500, minutes=20 or passes=48000"):
         Budget.parse(text)
 
 
-@pytest.mark.parametrize("text", ["steps=1500", "minutes=0.1", "passes=48000000", "passes=123456789"])
+@pytest.mark.parametrize("text", ["steps=1500", "minutes=0.1", "minutes=12.3456789", "passes=48000000", "passes=1234567.5"])
 def test_a_budget_reads_back_what_it_says(text: str) -> None:
     assert str(Budget.parse(text)) == text
 

@@ -23,6 +23,12 @@ def plan(out: Path, methods: str = "cw_bass", *, base: Params | None = None, **c
     return Plan(out, base, variants=method_variants(methods.split(","), base), **settings)
 
 
+def join(plan: Plan) -> Plan:
+    whole = plan.joined()
+    whole.write()
+    return whole
+
+
 def costs(plan: Plan, **seconds: float) -> None:
     for name, value in seconds.items():
         file = plan.cost_file(name)
@@ -99,8 +105,8 @@ def test_a_method_of_fewer_steps_has_a_warm_up_of_its_own_without_a_baseline(tmp
 
 
 def test_more_seeds_labels_and_methods_join_a_folder(tmp_path: Path) -> None:
-    plan(tmp_path, "unimatch").join()
-    whole = plan(tmp_path, "cw_bass", seeds=[1, 2], labels=label_sets(["9"])).join()
+    join(plan(tmp_path, "unimatch"))
+    whole = join(plan(tmp_path, "cw_bass", seeds=[1, 2], labels=label_sets(["9"])))
     assert (list(whole.variants), whole.seeds, list(whole.labels)) == (
         ["supervised", "unimatch", "cw_bass"],
         [0, 1, 2],
@@ -111,8 +117,8 @@ def test_more_seeds_labels_and_methods_join_a_folder(tmp_path: Path) -> None:
 
 
 def test_what_changes_no_number_may_differ_between_two_calls(tmp_path: Path) -> None:
-    plan(tmp_path).join()
-    whole = plan(tmp_path, base=params(workers=2, cache="elsewhere")).join()
+    join(plan(tmp_path))
+    whole = join(plan(tmp_path, base=params(workers=2, cache="elsewhere")))
     assert (whole.params.train.workers, whole.params.train.cache) == (2, "elsewhere")
     assert Plan.read(tmp_path) == whole
 
@@ -126,18 +132,18 @@ def test_what_changes_no_number_may_differ_between_two_calls(tmp_path: Path) -> 
     ],
 )
 def test_a_folder_of_another_comparison_is_refused_with_both_values(tmp_path: Path, changes: dict[str, Any], line: str) -> None:
-    plan(tmp_path).join()
+    join(plan(tmp_path))
     with pytest.raises(DataError, match=line) as caught:
-        plan(tmp_path, **changes).join()
+        join(plan(tmp_path, **changes))
     assert caught.value.exit_code == 4
     assert str(tmp_path / "plan.json") in str(caught.value)
 
 
 def test_a_method_with_other_numbers_is_refused_under_the_same_name(tmp_path: Path) -> None:
-    plan(tmp_path).join()
+    join(plan(tmp_path))
     other = load_params({**params().model_dump(mode="json"), "method": {"name": "cw_bass", "recipe": "paper"}}, Params)
     with pytest.raises(DataError, match=r'variants\.cw_bass\.recipe: "cwbass" there, "paper" now'):
-        plan(tmp_path, base=other).join()
+        join(plan(tmp_path, base=other))
 
 
 def test_plans_that_cannot_be_are_refused(tmp_path: Path) -> None:

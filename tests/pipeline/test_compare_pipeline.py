@@ -175,8 +175,8 @@ def test_the_baseline_is_no_item_of_the_loop_over_methods(methods: str) -> None:
     assert compare_arguments(VALUES, **{**GRID, "methods": ""})["methods"] == ["cw_bass"]  # that of the parameters
 
 
-def test_the_first_component_gives_what_the_outer_loop_goes_over(tmp_path: Path) -> None:
-    values = compare_arguments(VALUES, **{**GRID, "labels": "1/4,5"})
+def test_the_first_component_gives_what_the_outer_loop_goes_over(shapes: Path, tmp_path: Path) -> None:
+    values = {**compare_arguments(VALUES, **{**GRID, "labels": "1/4,5"}), "data": str(shapes)}
     groups = components.plan.python_func(**values, runs=str(tmp_path), run_id="run-1")
     assert groups == ["1-4/seed0", "1-4/seed1", "5/seed0", "5/seed1"]
     plan = Plan.read(tmp_path / "run-1" / "compare")

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from tiny import SMOKE, write_costs
 
+from cwbass.comparison.run import Job, JobFailed
 from cwbass.errors import DataError
 from cwbass.evaluation.per_image import PerImage
-from cwbass.steps.compare import write_table
+from cwbass.steps.compare import CellsFailed, write_table
 from cwbass.training.checkpoint import load_checkpoint
 
 STEPS = 60
@@ -117,6 +118,27 @@ def test_confusions_of_the_images_add_up_to_the_scored_matrix(grid: Grid) -> Non
     assert list(images.ids) == [sample["id"] for sample in manifest["test"]]
 
 
+def test_the_reports_of_every_cell_have_the_sweep_of_their_warm_up(grid: Grid) -> None:
+    swept = json.loads((grid.group / "warmup-60" / "sweep.json").read_text())
+    assert swept["step"] == 30
+    for name in ("supervised", "cw_bass"):
+        assert json.loads((grid.group / name / "reports" / "sweep.json").read_text()) == swept
+        assert "after 30 steps would be worth at any threshold" in (grid.group / name / "reports" / "flight.html").read_text()
+
+
+def test_a_torn_result_is_made_again(grid: Grid, shapes: Path, tmp_path: Path) -> None:
+    shutil.copytree(grid.out, tmp_path / "out")
+    path = tmp_path / "out/as-given/seed0/cw_bass/reports/confusions.npz"
+    whole = PerImage.read(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    done = subprocess.run(
+        command(shapes, tmp_path / "out", "--cell", "as-given/seed0/cw_bass"), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "cwbass eval took" in done.stderr and "cwbass train took" not in done.stderr
+    assert PerImage.read(path).matrices.tolist() == whole.matrices.tolist()
+
+
 def test_snapshots_are_scored_and_then_deleted(grid: Grid) -> None:
     assert not list(grid.out.rglob("step-*"))
 
@@ -161,7 +183,8 @@ def test_another_protocol_is_refused(copy: Path) -> None:
 def test_other_images_or_classes_are_refused(copy: Path, change: dict[str, Any], message: str) -> None:
     path = copy / "as-given/seed0/cw_bass/reports/confusions.npz"
     found = PerImage.read(path)
-    PerImage(**{"ids": found.ids, "class_names": found.class_names, "matrices": found.matrices, **change}).write(path)
+    values = {"ids": found.ids, "class_names": found.class_names, "matrices": found.matrices, **change}
+    path.write_bytes(PerImage(**values).serialize())
     assert_refused(copy, message)
 
 
@@ -194,3 +217,39 @@ def test_a_folder_without_cells_says_what_to_run(tmp_path: Path, grid: Grid) -> 
     shutil.copy(grid.out / "plan.json", tmp_path)
     with pytest.raises(DataError, match="holds no finished cell"):
         write_table(tmp_path)
+
+
+def test_seeds_with_other_numbers_of_labelled_images_are_refused_with_both(copy: Path) -> None:
+    edit(copy / "plan.json", seeds=[0, 1])
+    other = copy / "as-given/seed1"
+    shutil.copytree(copy / "as-given/seed0", other)
+    for reports in (other / "supervised/reports", other / "cw_bass/reports"):
+        edit(reports / "metrics.json", split={"counts": {"labeled": 7, "selection": 4}})
+        path = reports / "params.yaml"
+        path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
+    assert_refused(copy, r"seed0/cw_bass has another number of labelled images than .*seed1/supervised: 12 there, 11 here")
+
+
+def test_a_signal_counts_for_more_than_a_table_that_cannot_be_made(copy: Path, shapes: Path) -> None:
+    edit(copy / "as-given/seed0/cw_bass/reports/metrics.json", protocol="whole scale:1 flip")
+    called = subprocess.Popen(command(shapes, copy, "--seeds", "1"), stderr=subprocess.PIPE, text=True)
+    wait_for((copy / "as-given/seed1/split/lock").exists)
+    called.send_signal(signal.SIGTERM)
+    _, said = called.communicate(timeout=60)
+    assert called.returncode == 75, said
+    assert "there is no table: " in said and "error: stopped by SIGTERM" in said
+
+
+@pytest.mark.parametrize(
+    ("codes", "said", "code"),
+    [
+        ([3], "would again: mend what the logs say", 3),
+        ([3, 4], "would again: mend what the logs say", 1),
+        ([3, 6], "run the same command again to try them again", 1),
+        ([-9], "run the same command again to try them again", 1),
+    ],
+)
+def test_a_retry_is_advised_where_it_can_help(tmp_path: Path, codes: list[int], said: str, code: int) -> None:
+    job = Job("train", tmp_path, tmp_path / "run.json", [])
+    error = CellsFailed({f"cell{place}": JobFailed(job, each, tmp_path / "train.log") for place, each in enumerate(codes)})
+    assert (str(error).splitlines()[0], error.exit_code) == (f"cells failed: {len(codes)}; {said}:", code)

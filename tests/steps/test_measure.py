@@ -31,7 +31,7 @@ def test_images_through_the_encoder_are_counted_at_a_real_step(
     """Batches are of two labelled and two unlabelled images."""
     found = measure(training_of(method), manifest=manifest, data_root=shapes)
     assert (found.step.passes, found.step.passes_no_grad) == (passes, without)
-    assert found.step.seconds > 0
+    assert found.step.seconds is not None and found.step.seconds > 0
     assert found.retraining is None
 
 
@@ -42,6 +42,13 @@ def test_a_second_stage_is_measured_with_its_labels(shapes: Path, manifest: Path
     assert (found.retraining.passes, found.retraining.passes_no_grad) == (4, 0)
     # ranked by three networks, and labelled over five scales and their mirror images
     assert found.labelling.passes_no_grad == unlabeled * (3 + 10)
+
+
+def test_without_time_images_are_counted_all_the_same(shapes: Path, manifest: Path) -> None:
+    found = measure(training_of("st_plus_plus"), manifest=manifest, data_root=shapes, timed=False)
+    assert found.retraining is not None
+    assert (found.step.seconds, found.step.passes, found.step.passes_no_grad) == (None, 2, 0)
+    assert (found.retraining.seconds, found.retraining.passes, found.retraining.passes_no_grad) == (None, 4, 0)
 
 
 def training_of(method: str) -> TrainParams:
