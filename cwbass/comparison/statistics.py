@@ -1,4 +1,4 @@
-"""How sure a number is: intervals over seeds, and differences over resampled test images."""
+"""How sure a number is: intervals over seeds, and over resampled test images."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cwbass.evaluation.selection import mean_iou
-
 RESAMPLES = 2000
 LEVEL = 0.95
-_BLOCK = 100  # resamples that are added up at once
 # Quantiles of Student's t that 95 % lie between, for 1 to 30 degrees of freedom; with more, that of 30 is a little too wide.
 _T95 = (
     *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281),
@@ -51,20 +48,27 @@ def draw_images(count: int, *, resamples: int = RESAMPLES, seed: int = 0) -> NDA
     return rng.multinomial(count, np.full(count, 1 / count), size=resamples)
 
 
-def resampled_miou(matrices: NDArray[np.int64], draws: NDArray[np.int64]) -> NDArray[np.float64]:
-    """mIoU of each resample, from the sum of its images' confusion matrices.
+def resampled_iou(matrices: NDArray[np.int64], draws: NDArray[np.int64]) -> NDArray[np.float64]:
+    """IoU of each class in each resample, from the summed confusion matrices of its images.
 
     Args:
         matrices: Of each image. [N, C, C] pixels, a row per true class.
         draws: From :func:`draw_images`; the same for all networks that are compared. [R, N].
 
     Returns:
-        [R] in [0, 1].
+        [R, C] in [0, 1]; NaN where no image of a resample shows a class and none was named so.
     """
-    count, classes, _ = matrices.shape
-    flat = matrices.reshape(count, -1).astype(np.float64)  # exact for counts below 2**53, and fast
-    summed = (block @ flat for block in np.array_split(draws.astype(np.float64), math.ceil(len(draws) / _BLOCK)))
-    return np.array([mean_iou(one.reshape(classes, classes)) for block in summed for one in block])
+    hit = np.diagonal(matrices, axis1=1, axis2=2)
+    union = matrices.sum(1) + matrices.sum(2) - hit
+    # Both add up image by image; floats are exact for counts below 2**53, and fast.
+    hits, unions = (draws.astype(np.float64) @ each.astype(np.float64) for each in (hit, union))  # [R, C] each
+    return np.divide(hits, unions, out=np.full_like(hits, np.nan), where=unions > 0)
+
+
+def mean_over_classes(iou: NDArray[np.float64]) -> NDArray[np.float64]:
+    """mIoU of each resample, over the classes that it has; 0 where it has none. [R, C] -> [R]."""
+    mean: NDArray[np.float64] = np.nansum(iou, axis=1) / np.maximum((~np.isnan(iou)).sum(1), 1)
+    return mean
 
 
 def paired_difference(

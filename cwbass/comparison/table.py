@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cwbass.comparison.plan import Plan
 from cwbass.comparison.results import Result
-from cwbass.comparison.statistics import RESAMPLES, draw_images, paired_difference, resampled_miou, t_interval
+from cwbass.comparison.statistics import RESAMPLES, draw_images, mean_over_classes, paired_difference, resampled_iou, t_interval
 from cwbass.comparison.variants import SUPERVISED
 
 SCHEMA = 1
@@ -61,7 +61,7 @@ def _label_set(plan: Plan, results: Sequence[Result], draws: NDArray[np.int64]) 
     for result in results:
         by_variant.setdefault(result.cell.variant, {})[result.cell.seed] = result
     resampled: dict[str, Resampled] = {
-        name: {seed: resampled_miou(result.images.matrices, draws) for seed, result in cells.items()}
+        name: {seed: mean_over_classes(resampled_iou(result.images.matrices, draws)) for seed, result in cells.items()}
         for name, cells in by_variant.items()
     }
 

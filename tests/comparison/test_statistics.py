@@ -4,12 +4,17 @@ import math
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from cwbass.comparison.statistics import Interval, draw_images, paired_difference, resampled_miou, t_interval
+from cwbass.comparison.statistics import Interval, draw_images, mean_over_classes, paired_difference, resampled_iou, t_interval
 from cwbass.evaluation.selection import mean_iou
 
 RIGHT = [[2, 0], [0, 2]]
 HALF = [[1, 1], [1, 1]]
+
+
+def miou(matrices: NDArray[np.int64], draws: NDArray[np.int64]) -> NDArray[np.float64]:
+    return mean_over_classes(resampled_iou(matrices, draws))
 
 
 def test_an_interval_over_three_seeds_is_that_of_student() -> None:
@@ -40,14 +45,18 @@ def test_draws_are_whole_resamples_and_repeat() -> None:
 
 
 def test_scores_of_resamples_come_from_summed_matrices() -> None:
-    matrices = np.array([RIGHT, HALF])
-    # both: [[3, 1], [1, 3]], IoU 3/5 each; the first twice: 1; the second twice: [[2, 2], [2, 2]], IoU 2/6
-    assert resampled_miou(matrices, np.array([[1, 1], [2, 0], [0, 2]])) == pytest.approx([0.6, 1.0, 1 / 3])
+    matrices = np.array([RIGHT, [[2, 0], [1, 1]]])
+    # both: [[4, 0], [1, 3]]; the first twice: all right; the second twice: [[4, 0], [2, 2]]
+    iou = resampled_iou(matrices, np.array([[1, 1], [2, 0], [0, 2]]))
+    assert iou == pytest.approx(np.array([[4 / 5, 3 / 4], [1, 1], [4 / 6, 2 / 4]]))
+    assert mean_over_classes(iou) == pytest.approx([31 / 40, 1, 7 / 12])
 
 
 def test_a_class_that_no_image_of_a_resample_shows_does_not_count_in_it() -> None:
-    matrices = np.array([[[4, 0], [0, 0]], [[2, 0], [1, 1]]])
-    assert resampled_miou(matrices, np.array([[2, 0], [1, 1]])) == pytest.approx([1.0, (6 / 7 + 1 / 2) / 2])
+    matrices = np.array([[[4, 0], [0, 0]], [[2, 0], [1, 1]], [[0, 0], [0, 0]]])
+    iou = resampled_iou(matrices, np.array([[3, 0, 0], [1, 1, 1], [0, 0, 3]]))
+    assert iou == pytest.approx(np.array([[1, math.nan], [6 / 7, 1 / 2], [math.nan, math.nan]]), nan_ok=True)
+    assert mean_over_classes(iou) == pytest.approx([1.0, (6 / 7 + 1 / 2) / 2, 0.0])
 
 
 def test_many_resamples_are_those_of_a_plain_loop() -> None:
@@ -55,12 +64,12 @@ def test_many_resamples_are_those_of_a_plain_loop() -> None:
     matrices = rng.integers(0, 9, (7, 3, 3))
     draws = draw_images(7, resamples=230)
     plain = [mean_iou(np.sum([matrices[index] * count for index, count in enumerate(draw)], axis=0)) for draw in draws]
-    assert resampled_miou(matrices, draws) == pytest.approx(plain)
+    assert miou(matrices, draws) == pytest.approx(plain)
 
 
 def test_a_paired_difference_draws_images_jointly_for_both_and_over_seeds() -> None:
     draws = draw_images(2)  # of two images: one twice (0.25 each) or both (0.5)
-    good, bad = (resampled_miou(np.array([RIGHT, second]), draws) for second in (RIGHT, HALF))
+    good, bad = (miou(np.array([RIGHT, second]), draws) for second in (RIGHT, HALF))
     # differences: 0 where the first image came twice, 0.4 with both, 2/3 where the second came twice
     found = paired_difference({0: good, 7: good}, {0: bad, 1: bad, 7: bad}, {0: 1.0, 7: 1.0}, {0: 0.6, 1: 0.1, 7: 0.8})
     assert found == Interval(pytest.approx(0.3), pytest.approx(0.0), pytest.approx(2 / 3))
