@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +26,11 @@ def summary(table: Numbers) -> str:
     """What the numbers are, in a few sentences."""
     return (
         f"{budget(table)} for every run, warm-up included. Scores are those of {table['test_images']} test images, {table['protocol']}, "
-        "in per cent; differences are in points. Intervals are 95 %: a mean over seeds has one by Student's t, a difference one by a "
-        f"paired bootstrap over the test images ({table['resamples']:,} resamples). The oracle is the best of the states that were kept, "
-        "on the test images: an upper bound by which nobody may choose."
+        "in per cent; differences are in points. Intervals are 95 %, and of two kinds. What stands after ± is Student's t over seeds: what "
+        "other seeds might have given. What stands in brackets is a paired bootstrap over the test images "
+        f"({table['resamples']:,} resamples): what other images might have given these very networks; of other seeds it knows nothing. "
+        "Take a difference for real where both intervals lie on one side of 0. The oracle is the best of the states that were kept, on the "
+        "test images: an upper bound by which nobody may choose."
     )
 
 
@@ -63,21 +65,20 @@ def sheets(found: Numbers, table: Numbers) -> list[Sheet]:
     rows: Mapping[str, Numbers] = found["rows"]
     checkpoints = list(dict.fromkeys(name for row in rows.values() for name in row["checkpoints"]))
     others = {key: title for key, title in SCORES.items() if key != "miou"}
+    seeds = list(found["splits"])
     return [
         Sheet(
             "mIoU",
-            ["method", "seeds", "mIoU", "gain of each seed", "against supervised", f"against {table['reference']}"],
-            [
-                [
-                    name,
-                    str(len(row["seeds"])),
-                    spread(row["miou"]),
-                    ", ".join(points(gain) for gain in row["gain"].values()) or DASH,
-                    difference(row["against_supervised"]),
-                    difference(row["against_reference"]),
-                ]
-                for name, row in rows.items()
-            ],
+            ["method", *(f"seed {seed}" for seed in seeds), "mean ± over seeds"],
+            [[name, *_of_seeds(row, seeds), spread(row["miou"])] for name, row in rows.items()],
+        ),
+        *(
+            Sheet(
+                f"Difference from {other}",
+                ["method", *(f"seed {seed}" for seed in seeds), "mean ± over seeds", "on other test images"],
+                [[name, *_differences(row[key], seeds)] for name, row in rows.items() if name != other],
+            )
+            for other, key in against(table).items()
         ),
         Sheet(
             "mIoU of other checkpoints",
@@ -105,6 +106,11 @@ def sheets(found: Numbers, table: Numbers) -> list[Sheet]:
     ]
 
 
+def against(table: Numbers) -> dict[str, str]:
+    """What every method is compared with, and the key of a row that says how."""
+    return {table["reference"]: "against_reference", "supervised": "against_supervised"}
+
+
 def markdown(table: Numbers) -> str:
     """The whole comparison."""
     lines = [summary(table)]
@@ -112,30 +118,41 @@ def markdown(table: Numbers) -> str:
         splits = ", ".join(f"{seed}: {name[:12]}" for seed, name in found["splits"].items())
         lines += ["", f"## Labels {labels}: {found['labeled']} images", "", f"Splits by seed: {splits}."]
         for sheet in sheets(found, table):
-            lines += ["", markdown_table(sheet.header, sheet.rows)]
+            lines += ["", f"### {sheet.title}", "", markdown_table(sheet.header, sheet.rows)]
     lines += [line for note in notes(table) for line in ("", note)]
     return "\n".join(lines) + "\n"
 
 
-def spread(found: Numbers | None) -> str:
-    """A mean over seeds and half its interval: ``48.4 ± 1.7``."""
+def spread(found: Numbers | None, write: Callable[[float], str] = percent) -> str:
+    """A mean over seeds and half its interval: ``48.4 ± 1.7``; a mean of differences, in points, where ``write`` says so."""
     if found is None:
         return DASH
     half = "" if found["high"] is None else f" ± {percent(found['high'] - found['value'])}"
-    return f"{percent(found['value'])}{half}"
+    return f"{write(found['value'])}{half}"
 
 
-def difference(found: Numbers | None) -> str:
-    """A difference in points with its interval: ``+1.2 (+0.3 to +2.0)``."""
-    if found is None:
-        return DASH
-    value, low, high = (points(found[key]) for key in ("value", "low", "high"))
-    return f"{value} ({low} to {high})"
+def bounds(found: Numbers | None) -> str:
+    """An interval of a difference, in points: ``(+0.3 to +2.0)``."""
+    return DASH if found is None else f"({points(found['low'])} to {points(found['high'])})"
 
 
 def number(value: float | None, factor: float = 1.0) -> str:
     """A number times a factor, without decimals, or a dash."""
     return DASH if value is None else f"{factor * value:.0f}"
+
+
+def _of_seeds(row: Numbers, seeds: Sequence[str]) -> list[str]:
+    """mIoU of each seed, where the row has it."""
+    values = dict(zip(map(str, row["seeds"]), row["miou"]["each"], strict=True))
+    return [percent(values.get(str(seed))) for seed in seeds]
+
+
+def _differences(found: Numbers | None, seeds: Sequence[str]) -> list[str]:
+    """A difference of each seed, their mean over seeds, and its interval over test images."""
+    if found is None:
+        return [DASH] * (len(seeds) + 2)
+    each = {str(seed): points(value) for seed, value in found["each"].items()}
+    return [*(each.get(str(seed), DASH) for seed in seeds), spread(found["over_seeds"], points), bounds(found)]
 
 
 def _costs(row: Numbers, cost: Numbers) -> list[str]:

@@ -29,6 +29,17 @@ class Interval:
     high: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A mean difference over seeds: how sure it is for these trained networks, and how sure for others trained alike."""
+
+    value: float
+    low: float  # bounds for these networks on other test images: a bootstrap
+    high: float
+    each: Mapping[int, float]  # by seed
+    over_seeds: Interval  # the same mean, with bounds for other seeds on these test images: Student's t
+
+
 def t_interval(values: Sequence[float]) -> Interval:
     """Mean of independent values, and its 95 % interval by Student's t; a lone value has no bounds.
 
@@ -74,26 +85,29 @@ def mean_over_classes(iou: NDArray[np.float64]) -> NDArray[np.float64]:
 def paired_difference(
     ours: Mapping[int, NDArray[np.float64]],
     theirs: Mapping[int, NDArray[np.float64]],
-    values: Mapping[int, float],
-    others: Mapping[int, float],
-) -> Interval | None:
-    """Ours minus theirs, mean over the seeds that both have; the interval is that of the images, drawn alike for all.
+    values: Mapping[int, float | None],
+    others: Mapping[int, float | None],
+) -> Difference | None:
+    """Ours minus theirs, mean over the seeds that both have, with an interval for each of two questions.
 
     Args:
-        ours: mIoU of each resample, by seed. [R] each.
+        ours: A score of each resample, by seed; NaN where a resample has none. [R] each.
         theirs: Likewise, on the same resamples.
-        values: Our mIoU on all images, by seed.
+        values: Our score on all images, by seed; None where there is none.
         others: Theirs.
 
     Returns:
         None where no seed is common.
 
     Source:
-        The percentile bootstrap (Efron, 1979), images being the units, and pairs of networks on one resample the statistic.
+        The percentile bootstrap (Efron, 1979), images being the units, and pairs of networks on one resample the statistic; and
+        the paired t interval (Student, 1908), seeds being the units.
     """
-    seeds = sorted(ours.keys() & theirs.keys())
-    if not seeds:
+    pairs = {seed: (values[seed], others[seed]) for seed in sorted(values.keys() & others.keys())}
+    each = {seed: one - other for seed, (one, other) in pairs.items() if one is not None and other is not None}
+    if not each:
         return None
-    differences = np.mean([ours[seed] - theirs[seed] for seed in seeds], axis=0)
-    low, high = np.quantile(differences, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(statistics.mean(values[seed] - others[seed] for seed in seeds), float(low), float(high))
+    resampled = np.mean([ours[seed] - theirs[seed] for seed in each], axis=0)
+    low, high = np.quantile(resampled[~np.isnan(resampled)], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    over_seeds = t_interval(list(each.values()))
+    return Difference(over_seeds.value, float(low), float(high), each, over_seeds)

@@ -12,10 +12,11 @@ from cwbass.comparison.budget import Budget, Cost, MethodCost
 from cwbass.comparison.page import draw_page
 from cwbass.comparison.plan import Cell, Plan
 from cwbass.comparison.results import Result
-from cwbass.comparison.sheets import difference, markdown
+from cwbass.comparison.sheets import bounds, markdown, spread
 from cwbass.comparison.table import tabulate
 from cwbass.comparison.variants import method_variants
 from cwbass.evaluation.per_image import PerImage
+from cwbass.headline import points
 from cwbass.params import Params, load_params
 
 NAMES = ("road", "<b>|sky")
@@ -66,38 +67,62 @@ def test_the_markdown_is_what_was_worked_by_hand(table: dict[str, Any]) -> None:
     # mIoU: supervised 60 and 33.3, deviation 18.86, so 46.7 +- 12.7062 x 18.86 / 2 ** 0.5; cw_bass 100 and 60.
     # Resamples: both images (half of them), or one of them twice (a quarter each), which has
     #   seed 0: cw_bass 1, 1, 1; supervised 0.6, 1, 1/3. Seed 1: cw_bass 0.6, 1, 1/3; supervised 1/3, 1, 0.
-    # so that the mean difference is 1/3, 0, or 1/2: from 0 to 50 points.
+    # so that the mean difference is 1/3, 0, or 1/2: from 0 to 50 points over images. Over seeds 40 and 26.7, deviation 9.43, so
+    # 33.3 +- 12.7062 x 9.43 / 2 ** 0.5.
     assert (
         markdown(table)
         == """\
 300 steps for every run, warm-up included. Scores are those of 2 test images, whole scale:1, in per cent; differences are in \
-points. Intervals are 95 %: a mean over seeds has one by Student's t, a difference one by a paired bootstrap over the test \
-images (2,000 resamples). The oracle is the best of the states that were kept, on the test images: an upper bound by which \
-nobody may choose.
+points. Intervals are 95 %, and of two kinds. What stands after ± is Student's t over seeds: what other seeds might have given. \
+What stands in brackets is a paired bootstrap over the test images (2,000 resamples): what other images might have given these \
+very networks; of other seeds it knows nothing. Take a difference for real where both intervals lie on one side of 0. The oracle \
+is the best of the states that were kept, on the test images: an upper bound by which nobody may choose.
 
 ## Labels 1-4: 12 images
 
 Splits by seed: 0: 000000000000, 1: 111111111111.
 
-| method | seeds | mIoU | gain of each seed | against supervised | against cw_bass |
-| --- | --- | --- | --- | --- | --- |
-| supervised | 2 | 46.7 ± 169.4 | - | - | -33.3 (-50.0 to 0.0) |
-| cw\\_bass | 2 | 80.0 ± 254.1 | +40.0, +26.7 | +33.3 (0.0 to +50.0) | - |
+### mIoU
+
+| method | seed 0 | seed 1 | mean ± over seeds |
+| --- | --- | --- | --- |
+| supervised | 60.0 | 33.3 | 46.7 ± 169.4 |
+| cw\\_bass | 100.0 | 60.0 | 80.0 ± 254.1 |
+
+### Difference from cw_bass
+
+| method | seed 0 | seed 1 | mean ± over seeds | on other test images |
+| --- | --- | --- | --- | --- |
+| supervised | -40.0 | -26.7 | -33.3 ± 84.7 | (-50.0 to 0.0) |
+
+### Difference from supervised
+
+| method | seed 0 | seed 1 | mean ± over seeds | on other test images |
+| --- | --- | --- | --- | --- |
+| cw\\_bass | +40.0 | +26.7 | +33.3 ± 84.7 | (0.0 to +50.0) |
+
+### mIoU of other checkpoints
 
 | method | last | selected | oracle | student last |
 | --- | --- | --- | --- | --- |
 | supervised | 50.0 ± 0.0 | 46.7 ± 169.4 | 55.0 ± 63.5 | 99.0 ± 0.0 |
 | cw\\_bass | 50.0 ± 0.0 | 80.0 ± 254.1 | 82.5 ± 222.4 | 99.0 ± 0.0 |
 
+### Other scores
+
 | method | boundary IoU | boundary F1 3 px | pixel accuracy | ECE |
 | --- | --- | --- | --- | --- |
 | supervised | 25.0 ± 0.0 | - | 50.0 ± 0.0 | 10.0 ± 0.0 |
 | cw\\_bass | 25.0 ± 0.0 | - | 50.0 ± 0.0 | 10.0 ± 0.0 |
 
+### IoU of each class
+
 | method | road | <b>|sky |
 | --- | --- | --- |
 | supervised | 46.7 | - |
 | cw\\_bass | 80.0 | - |
+
+### Cost
 
 | method | steps | of them warm-up | ms a step | training s | peak MB | images a step with gradient | without |
 | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -112,7 +137,8 @@ Fewer than three seeds say little.
 
 
 def test_a_difference_that_rounds_to_nothing_has_no_sign() -> None:
-    assert difference({"value": -0.0001, "low": -0.0004, "high": 0.0006}) == "0.0 (0.0 to +0.1)"
+    assert bounds({"value": -0.0001, "low": -0.0004, "high": 0.0006}) == "(0.0 to +0.1)"
+    assert spread({"value": -0.0001, "low": -0.0021, "high": 0.0019}, points) == "0.0 ± 0.2"
 
 
 def test_a_curve_begins_with_the_warm_up_that_is_shared(table: dict[str, Any]) -> None:
@@ -123,7 +149,7 @@ def test_a_curve_begins_with_the_warm_up_that_is_shared(table: dict[str, Any]) -
 
 def test_the_page_shows_each_number_and_takes_no_name_for_markup(table: dict[str, Any]) -> None:
     page = draw_page(table)
-    for cell in ("46.7 ± 169.4", "+33.3 (0.0 to +50.0)", "82.5 ± 222.4"):
+    for cell in ("46.7 ± 169.4", "+33.3 ± 84.7", "(0.0 to +50.0)", "82.5 ± 222.4"):
         assert f"<td>{cell}</td>" in page
     assert '<th scope="col">&lt;b&gt;|sky</th>' in page
     assert "<b>" not in page
