@@ -10,6 +10,7 @@ from cwbass.comparison.table import SCORES
 from cwbass.headline import DASH, percent, points
 from cwbass.markdown import markdown_table
 
+WEIGHTS = {"teacher": "averaged", "student": "raw"}  # of the network that is scored
 Numbers = Mapping[str, Any]  # of ``tabulate``, or a part of it
 
 
@@ -52,6 +53,11 @@ def notes(table: Numbers) -> list[str]:
         found.append("Rows have different seeds; a difference is taken over those that both have.")
     if any(len(each) < 3 for each in seeds):
         found.append("Fewer than three seeds say little.")
+    if len({row["weights"] for labels in table["labels"].values() for row in labels["rows"].values()}) > 1:
+        found.append(
+            "Some methods are scored by averaged weights, others by raw ones, as each ships them: averaging alone is worth something. "
+            'The raw weights of the former are "student" under "mIoU of other checkpoints".'
+        )
     return found
 
 
@@ -69,8 +75,8 @@ def sheets(found: Numbers, table: Numbers) -> list[Sheet]:
     return [
         Sheet(
             "mIoU",
-            ["method", *(f"seed {seed}" for seed in seeds), "mean ± over seeds"],
-            [[name, *_of_seeds(row, seeds), spread(row["miou"])] for name, row in rows.items()],
+            ["method", "weights", *(f"seed {seed}" for seed in seeds), "mean ± over seeds"],
+            [[name, WEIGHTS[row["weights"]], *_of_seeds(row, seeds), spread(row["miou"])] for name, row in rows.items()],
         ),
         *(
             Sheet(

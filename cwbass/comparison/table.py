@@ -79,6 +79,7 @@ def _label_set(plan: Plan, results: Sequence[Result], draws: NDArray[np.int64]) 
         common = sorted(cells.keys() & supervised.keys())
         rows[name] = {
             "seeds": list(cells),
+            "weights": ordered[0].metrics["weights"],
             "steps": plan.length(name).steps,
             "warmup_steps": plan.length(name).warmup,
             **{key: _interval([result.metrics[key] for result in ordered]) for key in SCORES},
@@ -126,15 +127,17 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _curve(name: str, plan: Plan, by_variant: Mapping[str, Mapping[int, Result]]) -> list[tuple[int, float]]:
-    """Step and mIoU on the test images, mean over seeds; what shares its warm-up with supervised begins with that one's."""
-    cells = by_variant[name]
-    curves = [dict(result.curve) for result in cells.values()]
-    if name != SUPERVISED and plan.length(name) == plan.length(SUPERVISED):
-        for curve, seed in zip(curves, cells, strict=True):
-            warm = by_variant.get(SUPERVISED, {}).get(seed)
-            curve |= (
-                {step: miou for step, miou in warm.curve.items() if step <= plan.length(name).warmup} if warm and curve else {}
-            )
+    """Step and mIoU on the test images, mean over seeds.
+
+    What shares its warm-up with supervised begins with that one's, where the same kind of network is scored in both.
+    """
+    curves = []
+    for seed, result in by_variant[name].items():
+        curve, warm = dict(result.curve), by_variant.get(SUPERVISED, {}).get(seed)
+        shared = plan.length(name) == plan.length(SUPERVISED)
+        if curve and warm and shared and warm.metrics["weights"] == result.metrics["weights"]:
+            curve |= {step: miou for step, miou in warm.curve.items() if step <= plan.length(name).warmup}
+        curves.append(curve)
     common = set.intersection(*(set(curve) for curve in curves))
     return [(step, statistics.mean(curve[step] for curve in curves)) for step in sorted(common)]
 

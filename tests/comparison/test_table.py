@@ -25,7 +25,7 @@ RIGHT, HALF = [[2, 0], [0, 2]], [[1, 1], [1, 1]]
 SCORES = {"right": (RIGHT, 1.0), "half": (HALF, 0.6), "wrong": ([[0, 2], [2, 0]], 1 / 3)}
 
 
-def result(variant: str, seed: int, kind: str, snapshots: dict[int, float]) -> Result:
+def result(variant: str, seed: int, kind: str, snapshots: dict[int, float], weights: str = "teacher") -> Result:
     second, miou = SCORES[kind]
     row = {"pixel_accuracy": 0.5, "ece": 0.1}
     metrics: dict[str, Any] = {
@@ -34,7 +34,7 @@ def result(variant: str, seed: int, kind: str, snapshots: dict[int, float]) -> R
         "boundary_iou": 0.25,
         "boundary_f1_3px": None,
         "protocol": "whole scale:1",
-        "weights": "teacher",
+        "weights": weights,
         "split_hash": f"{seed}" * 64,
         "split": {"counts": {"labeled": 9, "selection": 3, "unlabeled": 5, "test": 2}},
         "checkpoints": {"teacher selected": {"miou": miou}, "teacher last": {"miou": 0.5}, "student last": {"miou": 0.99}},
@@ -47,10 +47,14 @@ def result(variant: str, seed: int, kind: str, snapshots: dict[int, float]) -> R
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> dict[str, Any]:
+def plan(tmp_path: Path) -> Plan:
     params = load_params({"train": {"steps": 300, "warmup_steps": 100}}, Params)
     labels = {"1-4": {"labeled": 0.25}}
-    plan = Plan(tmp_path, params, Budget("steps", 300), method_variants(["cw_bass", "fixmatch"], params), [0, 1], labels)
+    return Plan(tmp_path, params, Budget("steps", 300), method_variants(["cw_bass", "fixmatch"], params), [0, 1], labels)
+
+
+@pytest.fixture
+def table(plan: Plan) -> dict[str, Any]:
     plan.cost_file("cw_bass").parent.mkdir()
     plan.cost_file("cw_bass").write_text('{"step": {"seconds": 1, "passes": 8, "passes_no_grad": 4}}')
     assert plan.cost("cw_bass") == MethodCost(Cost(1, 8, 4))
@@ -84,10 +88,10 @@ Splits by seed: 0: 000000000000, 1: 111111111111.
 
 ### mIoU
 
-| method | seed 0 | seed 1 | mean ± over seeds |
-| --- | --- | --- | --- |
-| supervised | 60.0 | 33.3 | 46.7 ± 169.4 |
-| cw\\_bass | 100.0 | 60.0 | 80.0 ± 254.1 |
+| method | weights | seed 0 | seed 1 | mean ± over seeds |
+| --- | --- | --- | --- | --- |
+| supervised | averaged | 60.0 | 33.3 | 46.7 ± 169.4 |
+| cw\\_bass | averaged | 100.0 | 60.0 | 80.0 ± 254.1 |
 
 ### Difference from cw_bass
 
@@ -145,6 +149,17 @@ def test_a_curve_begins_with_the_warm_up_that_is_shared(table: dict[str, Any]) -
     rows = table["labels"]["1-4"]["rows"]
     assert rows["supervised"]["curve"] == [(100, pytest.approx(0.3)), (200, pytest.approx(0.325)), (300, 0.5)]
     assert rows["cw_bass"]["curve"] == [(100, pytest.approx(0.3)), (200, pytest.approx(0.675)), (300, 0.5)]
+
+
+def test_a_curve_joins_no_two_kinds_of_network(plan: Plan) -> None:
+    warm = result("supervised", 0, "half", {100: 0.2, 300: 0.5})
+    raw = result("fixmatch", 0, "right", {200: 0.7, 300: 0.5}, weights="student")
+    table = tabulate(plan, [warm, raw])
+    row = table["labels"]["1-4"]["rows"]["fixmatch"]
+    assert (row["weights"], row["curve"]) == ("student", [(200, 0.7), (300, 0.5)])
+    text = markdown(table)
+    assert "| fixmatch | raw | 100.0 | 100.0 |" in text
+    assert "Some methods are scored by averaged weights, others by raw ones" in text
 
 
 def test_the_page_shows_each_number_and_takes_no_name_for_markup(table: dict[str, Any]) -> None:
