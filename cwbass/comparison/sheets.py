@@ -48,12 +48,18 @@ def notes(table: Numbers) -> list[str]:
         found.append(f"Not done: {', '.join(table['missing'])}.")
     if len(table["code"]) > 1:
         found.append(f"The cells were trained by different code: {', '.join(table['code'])}.")
-    seeds = {tuple(row["seeds"]) for labels in table["labels"].values() for row in labels["rows"].values()}
+    every: list[Mapping[str, Numbers]] = [labels["rows"] for labels in table["labels"].values()]
+    seeds = {tuple(row["seeds"]) for rows in every for row in rows.values()}
     if len(seeds) > 1:
         found.append("Rows have different seeds; a difference is taken over those that both have.")
     if any(len(each) < 3 for each in seeds):
         found.append("Fewer than three seeds say little.")
-    if len({row["weights"] for labels in table["labels"].values() for row in labels["rows"].values()}) > 1:
+    if without := dict.fromkeys(name for rows in every for name, row in rows.items() if row["checkpoints"]["oracle"] is None):
+        found.append(
+            f"No states were kept of {', '.join(without)}: no oracle, and no curve. --set train.snapshots=N with another --out keeps N "
+            "of a run (none of one with a second stage)."
+        )
+    if len({row["weights"] for rows in every for row in rows.values()}) > 1:
         found.append(
             "Some methods are scored by averaged weights, others by raw ones, as each ships them: averaging alone is worth something. "
             'The raw weights of the former are "student" under "mIoU of other checkpoints".'

@@ -105,10 +105,13 @@ def _label_set(plan: Plan, results: Sequence[Result], draws: NDArray[np.int64]) 
 
 
 def _checkpoints(results: Sequence[Result]) -> dict[str, Any]:
-    """mIoU of the network that counts, last, selected and at its best; and of the others as ``metrics.json`` names them."""
+    """mIoU of the network that counts, last, selected and at its best; and of the others as ``metrics.json`` names them.
+
+    Without snapshots nobody knows the best.
+    """
     weights = results[0].metrics["weights"]
     found = {kind: [result.of_checkpoint(kind) for result in results] for kind in ("last", "selected")}
-    found["oracle"] = [result.oracle for result in results]
+    found["oracle"] = [result.oracle if result.curve else None for result in results]
     for name in sorted(results[0].metrics["checkpoints"]):
         if not name.startswith(f"{weights} "):
             found[name] = [result.metrics["checkpoints"].get(name, {}).get("miou") for result in results]

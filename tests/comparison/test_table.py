@@ -162,6 +162,14 @@ def test_a_curve_joins_no_two_kinds_of_network(plan: Plan) -> None:
     assert "Some methods are scored by averaged weights, others by raw ones" in text
 
 
+def test_where_no_states_were_kept_nobody_knows_the_best(plan: Plan) -> None:
+    table = tabulate(plan, [result("supervised", 0, "half", {300: 0.5}), result("cw_bass", 0, "right", {})])
+    text = markdown(table)
+    assert "| supervised | 50.0 | 60.0 | 60.0 | 99.0 |" in text
+    assert "| cw\\_bass | 50.0 | 100.0 | - | 99.0 |" in text
+    assert "No states were kept of cw_bass: no oracle, and no curve. --set train.snapshots=N with another --out" in text
+
+
 def test_the_page_shows_each_number_and_takes_no_name_for_markup(table: dict[str, Any]) -> None:
     page = draw_page(table)
     for cell in ("46.7 ± 169.4", "+33.3 ± 84.7", "(0.0 to +50.0)", "82.5 ± 222.4"):
