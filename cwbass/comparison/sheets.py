@@ -21,6 +21,7 @@ class Sheet:
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    note: str = ""  # how to read it
 
 
 def summary(table: Numbers) -> str:
@@ -92,6 +93,7 @@ def sheets(found: Numbers, table: Numbers) -> list[Sheet]:
             )
             for other, key in against(table).items()
         ),
+        *([_pairs(found)] if len(rows) > 2 else []),
         Sheet(
             "mIoU of other checkpoints",
             ["method", *checkpoints],
@@ -106,6 +108,16 @@ def sheets(found: Numbers, table: Numbers) -> list[Sheet]:
             "IoU of each class",
             ["method", *table["class_names"]],
             [[name, *(percent(iou) for iou in row["per_class"].values())] for name, row in rows.items()],
+        ),
+        Sheet(
+            f"IoU of each class, difference from {table['reference']}",
+            ["method", *table["class_names"]],
+            [
+                [name, *(difference(row["per_class_against_reference"].get(each)) for each in table["class_names"])]
+                for name, row in rows.items()
+                if name != table["reference"]
+            ],
+            "Mean over the seeds of both, and its interval on other test images, of those resamples that show the class.",
         ),
         Sheet(
             "Cost",
@@ -130,7 +142,13 @@ def markdown(table: Numbers) -> str:
         splits = ", ".join(f"{seed}: {name[:12]}" for seed, name in found["splits"].items())
         lines += ["", f"## Labels {labels}: {found['labeled']} images", "", f"Splits by seed: {splits}."]
         for sheet in sheets(found, table):
-            lines += ["", f"### {sheet.title}", "", markdown_table(sheet.header, sheet.rows)]
+            lines += [
+                "",
+                f"### {sheet.title}",
+                "",
+                *([sheet.note, ""] if sheet.note else []),
+                markdown_table(sheet.header, sheet.rows),
+            ]
     lines += [line for note in notes(table) for line in ("", note)]
     return "\n".join(lines) + "\n"
 
@@ -151,6 +169,22 @@ def bounds(found: Numbers | None) -> str:
 def number(value: float | None, factor: float = 1.0) -> str:
     """A number times a factor, without decimals, or a dash."""
     return DASH if value is None else f"{factor * value:.0f}"
+
+
+def difference(found: Numbers | None) -> str:
+    """A difference with its interval over test images: ``+1.2 (+0.3 to +2.0)``."""
+    return DASH if found is None else f"{points(found['value'])} {bounds(found)}"
+
+
+def _pairs(found: Numbers) -> Sheet:
+    names = list(found["rows"])
+    return Sheet(
+        "All pairs",
+        ["method less", *names],
+        [[name, *(difference(found["pairs"][name].get(other)) for other in names)] for name in names],
+        "mIoU of the row's method less that of the column's, mean over the seeds of both, and its interval on other test images. "
+        "Among many pairs, some lie beside 0 by chance: one in twenty of those that do not differ.",
+    )
 
 
 def _of_seeds(row: Numbers, seeds: Sequence[str]) -> list[str]:

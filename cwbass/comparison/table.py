@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cwbass.comparison.pairs import Pairs, class_iou
 from cwbass.comparison.plan import Plan
 from cwbass.comparison.results import Result
-from cwbass.comparison.statistics import RESAMPLES, draw_images, mean_over_classes, paired_difference, resampled_iou, t_interval
+from cwbass.comparison.statistics import RESAMPLES, draw_images, t_interval
 from cwbass.comparison.variants import SUPERVISED
 
 SCHEMA = 1
@@ -23,8 +24,6 @@ SCORES = {
     "pixel_accuracy": "pixel accuracy",
     "ece": "ECE",
 }
-
-Resampled = Mapping[int, NDArray[np.float64]]  # mIoU of each resample, by seed
 
 
 def tabulate(plan: Plan, results: Sequence[Result], *, resamples: int = RESAMPLES) -> dict[str, Any]:
@@ -60,18 +59,8 @@ def _label_set(plan: Plan, results: Sequence[Result], draws: NDArray[np.int64]) 
     by_variant: dict[str, dict[int, Result]] = {}
     for result in results:
         by_variant.setdefault(result.cell.variant, {})[result.cell.seed] = result
-    resampled: dict[str, Resampled] = {
-        name: {seed: mean_over_classes(resampled_iou(result.images.matrices, draws)) for seed, result in cells.items()}
-        for name, cells in by_variant.items()
-    }
-
-    def against(name: str, other: str) -> dict[str, Any] | None:
-        if other not in by_variant or name == other:
-            return None
-        scores = [{seed: result.miou for seed, result in by_variant[each].items()} for each in (name, other)]
-        found = paired_difference(resampled[name], resampled[other], *scores)
-        return None if found is None else asdict(found)
-
+    pairs = Pairs(by_variant, draws)
+    matrix = pairs.matrix()
     supervised = by_variant.get(SUPERVISED, {})
     rows = {}
     for name, cells in by_variant.items():
@@ -85,12 +74,10 @@ def _label_set(plan: Plan, results: Sequence[Result], draws: NDArray[np.int64]) 
             **{key: _interval([result.metrics[key] for result in ordered]) for key in SCORES},
             "checkpoints": _checkpoints(ordered),
             "gain": {seed: cells[seed].miou - supervised[seed].miou for seed in common} if name != SUPERVISED else {},
-            "against_reference": against(name, plan.reference),
-            "against_supervised": against(name, SUPERVISED),
-            "per_class": {
-                each: _mean([result.metrics["per_class"][each]["iou"] for result in ordered])
-                for each in results[0].images.class_names
-            },
+            "against_reference": matrix[name].get(plan.reference),
+            "against_supervised": matrix[name].get(SUPERVISED),
+            "per_class": {each: _mean(list(class_iou(cells, each).values())) for each in results[0].images.class_names},
+            "per_class_against_reference": pairs.classes(name, plan.reference),
             "curve": _curve(name, plan, by_variant),
             "step_seconds": _mean([result.step_seconds for result in ordered]),
             "train_seconds": _mean([result.train_seconds for result in ordered]),
@@ -101,6 +88,7 @@ def _label_set(plan: Plan, results: Sequence[Result], draws: NDArray[np.int64]) 
         "labeled": results[0].labeled,
         "splits": {result.cell.seed: result.metrics["split_hash"] for result in results},
         "rows": rows,
+        "pairs": matrix,
     }
 
 
