@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,14 +119,8 @@ def sheets(found: Numbers, table: Numbers) -> list[Sheet]:
             ],
             "Mean over the seeds of both, and its interval on other test images, of those resamples that show the class.",
         ),
-        Sheet(
-            "Cost",
-            [
-                *("method", "steps", "of them warm-up", "ms a step", "training s", "peak MB"),
-                *("images a step with gradient", "without"),
-            ],
-            [[name, *_costs(row, table["costs"].get(name, {}))] for name, row in rows.items()],
-        ),
+        _cost(rows),
+        _images(rows, table["costs"]),
     ]
 
 
@@ -168,7 +162,7 @@ def bounds(found: Numbers | None) -> str:
 
 def number(value: float | None, factor: float = 1.0) -> str:
     """A number times a factor, without decimals, or a dash."""
-    return DASH if value is None else f"{factor * value:.0f}"
+    return DASH if value is None else f"{factor * value:,.0f}"
 
 
 def difference(found: Numbers | None) -> str:
@@ -201,14 +195,55 @@ def _differences(found: Numbers | None, seeds: Sequence[str]) -> list[str]:
     return [*(each.get(str(seed), DASH) for seed in seeds), spread(found["over_seeds"], points), bounds(found)]
 
 
-def _costs(row: Numbers, cost: Numbers) -> list[str]:
-    step: Numbers = cost.get("step") or {}
-    return [
-        str(row["steps"]),
-        str(row["warmup_steps"]),
-        number(row["step_seconds"], 1000),
-        number(row["train_seconds"]),
-        number(row["peak_mb"]),
-        number(step.get("passes")),
-        number(step.get("passes_no_grad")),
-    ]
+def _cost(rows: Mapping[str, Numbers]) -> Sheet:
+    return _filled(
+        "Cost",
+        rows,
+        {
+            "steps": lambda name: _steps(rows[name]["stages"]),
+            "of them warm-up": lambda name: _steps(_of(rows[name], "warm-up")),
+            "of them retraining": lambda name: _steps(_of(rows[name], "retraining")),
+            "ms a step": lambda name: number(rows[name]["step_seconds"], 1000),
+            "training s": lambda name: number(rows[name]["train_seconds"]),
+            "peak MB": lambda name: number(rows[name]["peak_mb"]),
+        },
+    )
+
+
+def _images(rows: Mapping[str, Numbers], costs: Numbers) -> Sheet:
+    """What each stage sends through an encoder."""
+    return _filled(
+        "Images through an encoder",
+        rows,
+        {
+            "a step": lambda name: _passes([costs[name]["step"]] if name in costs else []),
+            "warm-up": lambda name: _passes(_of(rows[name], "warm-up")),
+            "training": lambda name: _passes(_of(rows[name], "training")),
+            "labelling": lambda name: _passes(_of(rows[name], "labelling")),
+            "retraining": lambda name: _passes(_of(rows[name], "retraining")),
+            "all": lambda name: _passes(rows[name]["stages"]),
+        },
+        "With a gradient + without: counted at a real step of each kind, and multiplied.",
+    )
+
+
+def _filled(title: str, names: Collection[str], columns: Mapping[str, Callable[[str], str]], note: str = "") -> Sheet:
+    """A row for each name, without the columns that nobody fills."""
+    cells = {column: [write(name) for name in names] for column, write in columns.items()}
+    cells = {column: found for column, found in cells.items() if any(cell != DASH for cell in found)}
+    return Sheet(title, ["method", *cells], [*zip(names, *cells.values(), strict=True)], note)
+
+
+def _of(row: Numbers, stage: str) -> list[Numbers]:
+    return [each for each in row["stages"] if each["stage"] == stage]
+
+
+def _steps(parts: Sequence[Numbers]) -> str:
+    return number(sum(each["steps"] for each in parts)) if parts else DASH
+
+
+def _passes(parts: Sequence[Numbers]) -> str:
+    """``48,000 + 24,000``, of some stages together; a dash where one was not measured."""
+    if not parts or any(each["passes"] is None for each in parts):
+        return DASH
+    return " + ".join(number(sum(each[key] for each in parts)) for key in ("passes", "passes_no_grad"))

@@ -81,6 +81,7 @@ def _label_set(plan: Plan, results: Sequence[Result], draws: NDArray[np.int64]) 
             "curve": _curve(name, plan, by_variant),
             "step_seconds": _mean([result.step_seconds for result in ordered]),
             "train_seconds": _mean([result.train_seconds for result in ordered]),
+            "stages": _stages(plan, name),
             "peak_mb": max((result.peak_mb for result in ordered if result.peak_mb is not None), default=None),
             "cells": {seed: str(result.folder) for seed, result in cells.items()},
         }
@@ -131,6 +132,28 @@ def _curve(name: str, plan: Plan, by_variant: Mapping[str, Mapping[int, Result]]
         curves.append(curve)
     common = set.intersection(*(set(curve) for curve in curves))
     return [(step, statistics.mean(curve[step] for curve in curves)) for step in sorted(common)]
+
+
+def _stages(plan: Plan, name: str) -> list[dict[str, Any]]:
+    """What a run goes through: optimiser steps, and images through an encoder where both were measured, with a gradient and without."""
+    length, retraining = plan.length(name), plan.variants[name].retraining
+    cost, supervised = plan.cost(name), plan.cost(SUPERVISED)
+    stages = [
+        ("warm-up", length.warmup, length.warmup, supervised and supervised.step),
+        ("training", length.steps - length.warmup, length.steps - length.warmup, cost and cost.step),
+    ]
+    if retraining is not None:
+        steps = 2 * (retraining.steps or length.steps)
+        stages += [("labelling", 0, 1, cost and cost.labelling), ("retraining", steps, steps, cost and cost.retraining)]
+    return [
+        {
+            "stage": stage,
+            "steps": steps,
+            "passes": times * each.passes if each else None,
+            "passes_no_grad": times * each.passes_no_grad if each else None,
+        }
+        for stage, steps, times, each in stages
+    ]
 
 
 def _missing(plan: Plan, results: Sequence[Result]) -> list[str]:
