@@ -119,7 +119,7 @@ def sheets(found: Numbers, table: Numbers) -> list[Sheet]:
             ],
             "Mean over the seeds of both, and its interval on other test images, of those resamples that show the class.",
         ),
-        _cost(rows),
+        _cost(rows, table["costs"]),
         _images(rows, table["costs"]),
     ]
 
@@ -195,7 +195,7 @@ def _differences(found: Numbers | None, seeds: Sequence[str]) -> list[str]:
     return [*(each.get(str(seed), DASH) for seed in seeds), spread(found["over_seeds"], points), bounds(found)]
 
 
-def _cost(rows: Mapping[str, Numbers]) -> Sheet:
+def _cost(rows: Mapping[str, Numbers], costs: Numbers) -> Sheet:
     return _filled(
         "Cost",
         rows,
@@ -206,8 +206,15 @@ def _cost(rows: Mapping[str, Numbers]) -> Sheet:
             "ms a step": lambda name: number(rows[name]["step_seconds"], 1000),
             "training s": lambda name: number(rows[name]["train_seconds"]),
             "peak MB": lambda name: number(rows[name]["peak_mb"]),
+            "peak MB of the GPU": lambda name: number(_device_mb(costs.get(name, {}))),
         },
     )
+
+
+def _device_mb(cost: Numbers) -> float | None:
+    """Most memory of the accelerator, of any step of a method; None where it was not measured, or has none."""
+    found = [step["device_mb"] for step in cost.values() if step and step["device_mb"] is not None]
+    return max(found, default=None)
 
 
 def _images(rows: Mapping[str, Numbers], costs: Numbers) -> Sheet:
