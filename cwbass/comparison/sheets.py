@@ -37,9 +37,10 @@ def summary(table: Numbers) -> str:
 
 
 def budget(table: Numbers) -> str:
-    """``1,500 steps``; ``20 minutes``; ``48,000 images through the encoder``."""
+    """``1,500 steps``; ``2.5 minutes``; ``48,000,000 images through the encoder``."""
     unit = {"passes": "images through the encoder"}.get(table["budget"]["kind"], table["budget"]["kind"])
-    return f"{table['budget']['amount']:,g} {unit}"
+    amount = float(table["budget"]["amount"])
+    return f"{int(amount) if amount.is_integer() else amount:,} {unit}"
 
 
 def notes(table: Numbers) -> list[str]:

@@ -13,7 +13,7 @@ from cwbass.comparison.budget import Budget, Cost, MethodCost
 from cwbass.comparison.page import draw_page
 from cwbass.comparison.plan import Cell, Plan
 from cwbass.comparison.results import Result
-from cwbass.comparison.sheets import bounds, markdown, spread
+from cwbass.comparison.sheets import bounds, budget, markdown, spread
 from cwbass.comparison.table import tabulate
 from cwbass.comparison.variants import method_variants
 from cwbass.evaluation.per_image import PerImage
@@ -156,6 +156,20 @@ Not done: 1-4/seed0/fixmatch, 1-4/seed1/fixmatch.
 Fewer than three seeds say little.
 """
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "amount", "said"),
+    [
+        ("steps", 1500, "1,500 steps"),
+        ("minutes", 2.5, "2.5 minutes"),
+        ("minutes", 20.0, "20 minutes"),
+        ("passes", 48e6, "48,000,000 images through the encoder"),
+        ("passes", 1234567.0, "1,234,567 images through the encoder"),
+    ],
+)
+def test_a_budget_is_written_out(kind: str, amount: float, said: str) -> None:
+    assert budget({"budget": {"kind": kind, "amount": amount}}) == said
 
 
 def test_a_difference_that_rounds_to_nothing_has_no_sign() -> None:
