@@ -104,7 +104,7 @@ def write_flight(
         zones=ZONES,
         viridis=VIRIDIS.astype(int).tolist(),
         figures=_figures(rows, [float(row["step"]) for row in shown], spec.class_names),
-        sliced=any(row.get("precision") is not None for row in rows),
+        sliced=any(row.get("selection_miou") is not None for row in history),
         sweep=sweep,
         overall=None if sweep is None else _cells(sweep.overall()),
         suggestions={} if sweep is None else {name: _cells(found) for name, found in sweep.classes().items()},

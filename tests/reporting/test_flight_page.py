@@ -87,13 +87,22 @@ def test_what_was_not_recorded_is_said(flight: dict[str, Any], tmp_path: Path) -
     text = Page(tmp_path / "a.html").text
     assert "No epoch made any" in text
     assert "Not measured: there was no warm-up" in text
-    measured = ("precision", "interior_precision", "boundary_precision", "selection_iou_per_class", "student_gap_per_class")
-    history = [{key: value for key, value in row.items() if key.removesuffix("_per_class") not in measured and key not in measured}
-               for row in flight["history"]]  # fmt: skip
+    measured = ("selection_", "precision", "interior_precision", "boundary_precision", "student_gap", "disagreement")
+    history = [{key: value for key, value in row.items() if not key.startswith(measured)} for row in flight["history"]]
     write_flight(tmp_path / "b.html", name="run", history=history, probes=ProbeBook(), sweep=None, spec=flight["spec"])
     text = Page(tmp_path / "b.html").text
     assert "No images were looked at" in text
     assert "There is no selection slice" in text
+
+
+def test_a_slice_of_which_nothing_was_kept_is_still_a_slice(flight: dict[str, Any], tmp_path: Path) -> None:
+    history = [
+        {**row, **{key: None for key in row if "precision" in key and "per_class" not in key}} for row in flight["history"]
+    ]
+    write_flight(tmp_path / "flight.html", **{**flight, "history": history})
+    text = Page(tmp_path / "flight.html").text
+    assert "There is no selection slice" not in text
+    assert "a dash stands where nothing was kept" in text
 
 
 def test_a_long_run_of_many_classes_stays_small(flight: dict[str, Any], tmp_path: Path) -> None:
