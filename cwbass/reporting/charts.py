@@ -6,6 +6,7 @@ Each returns a drawing and its legend. Series differ by colour and by dash patte
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -91,7 +92,7 @@ def line_chart(
         marker: x and text of a vertical line.
         cursor: Places of a vertical line that a script moves; it stands at the last.
     """
-    xs = [x for line in series for x, _ in line.points]
+    xs = [x for line in series for x, _ in line.points] + list(cursor)
     ys = [y for line in series for _, y in line.points if y is not None] + list(y_range)
     x_ticks = [tick for tick in nice_ticks(min(xs), max(xs)) if min(xs) <= tick <= max(xs)]
     y_ticks = nice_ticks(min(ys), max(ys))
@@ -252,7 +253,7 @@ def heat_strip(
         values: In [0, 1], by row and column; None is grey.
         title: For screen readers.
         x_label: Under the axis.
-        cursor: Places of a vertical line that a script moves, each one of ``xs``; it stands at the last.
+        cursor: Places of a vertical line that a script moves; it stands at the last, in the newest column by then.
     """
     row = 14  # user units
     height, width = TOP + row * len(labels) + BOTTOM, WIDTH - LABELS - RIGHT
@@ -268,7 +269,7 @@ def heat_strip(
     parts.append(text(f"{xs[-1]:,g}", LABELS + width, height - BOTTOM + 15, anchor="end"))
     parts.append(text(x_label, LABELS + width / 2, height - 7, anchor="middle"))
     if cursor:
-        columns = [list(xs).index(x) + 0.5 for x in cursor]
+        columns = [max(bisect_right(xs, x), 1) - 0.5 for x in cursor]
         parts.append(_cursor([round(LABELS + column / len(xs) * width, 2) for column in columns], TOP + row * len(labels)))
     bar = data_uri(heat(np.linspace(0, 1, 64, dtype=np.float32)[None]), photo=False)
     scale = legend(
