@@ -86,7 +86,7 @@ def test_what_was_not_recorded_is_said(flight: dict[str, Any], tmp_path: Path) -
     write_flight(tmp_path / "a.html", name="run", history=supervised, probes=None, sweep=None, spec=flight["spec"])
     text = Page(tmp_path / "a.html").text
     assert "No epoch made any" in text
-    assert "Not measured: there was no warm-up" in text
+    assert "No sweep was found." in text
     measured = ("selection_", "precision", "interior_precision", "boundary_precision", "student_gap", "disagreement")
     history = [{key: value for key, value in row.items() if not key.startswith(measured)} for row in flight["history"]]
     write_flight(tmp_path / "b.html", name="run", history=history, probes=ProbeBook(), sweep=None, spec=flight["spec"])
