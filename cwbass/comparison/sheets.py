@@ -56,10 +56,13 @@ def notes(table: Numbers) -> list[str]:
         found.append("Rows have different seeds; a difference is taken over those that both have.")
     if any(len(each) < 3 for each in seeds):
         found.append("Fewer than three seeds say little.")
-    if without := dict.fromkeys(name for rows in every for name, row in rows.items() if row["checkpoints"]["oracle"] is None):
+    unkept = {name: row for rows in every for name, row in rows.items() if row["checkpoints"]["oracle"] is None}
+    if two := [name for name, row in unkept.items() if _of(row, "retraining")]:
+        found.append(f"No states are kept of a method with a second stage: no oracle, and no curve, of {', '.join(two)}.")
+    if one := [name for name in unkept if name not in two]:
         found.append(
-            f"No states were kept of {', '.join(without)}: no oracle, and no curve. --set train.snapshots=N with another --out keeps N "
-            "of a run (none of one with a second stage)."
+            f"No states were kept of {', '.join(one)}: no oracle, and no curve. --set train.snapshots=N with another --out keeps N "
+            "of a run."
         )
     if len({row["weights"] for rows in every for row in rows.values()}) > 1:
         found.append(

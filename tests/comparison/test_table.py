@@ -200,6 +200,7 @@ def test_where_no_states_were_kept_nobody_knows_the_best(plan: Plan) -> None:
     assert "| supervised | 50.0 | 60.0 | 60.0 | 99.0 |" in text
     assert "| cw\\_bass | 50.0 | 100.0 | - | 99.0 |" in text
     assert "No states were kept of cw_bass: no oracle, and no curve. --set train.snapshots=N with another --out" in text
+    assert "second stage" not in text
 
 
 def test_three_methods_are_compared_pair_by_pair(plan: Plan) -> None:
@@ -228,6 +229,7 @@ def test_a_second_stage_shows_all_that_it_takes(tmp_path: Path) -> None:
         plan.cost_file(name).parent.mkdir(exist_ok=True)
         plan.cost_file(name).write_text(json.dumps(cost.to_dict()))
     text = markdown(tabulate(plan, [result("supervised", 0, "half", {}), result("st_plus_plus", 0, "right", {})]))
+    assert "No states are kept of a method with a second stage: no oracle, and no curve, of st_plus_plus." in text
     # 1,500 steps pay for a schedule of 500, a third of it warm-up, and for two retrainings of as many.
     assert (
         """
