@@ -96,6 +96,7 @@ def sheets(found: Numbers, table: Numbers) -> list[Sheet]:
                 [[name, *_differences(row[key], seeds)] for name, row in rows.items() if name != other],
             )
             for other, key in against(table).items()
+            if any(row[key] for row in rows.values())
         ),
         *([_pairs(found)] if len(rows) > 2 else []),
         Sheet(
@@ -113,16 +114,7 @@ def sheets(found: Numbers, table: Numbers) -> list[Sheet]:
             ["method", *table["class_names"]],
             [[name, *(percent(iou) for iou in row["per_class"].values())] for name, row in rows.items()],
         ),
-        Sheet(
-            f"IoU of each class, difference from {table['reference']}",
-            ["method", *table["class_names"]],
-            [
-                [name, *(difference(row["per_class_against_reference"].get(each)) for each in table["class_names"])]
-                for name, row in rows.items()
-                if name != table["reference"]
-            ],
-            "Mean over the seeds of both, and its interval on other test images, of those resamples that show the class.",
-        ),
+        *([_classes(rows, table)] if any(row["per_class_against_reference"] for row in rows.values()) else []),
         _cost(rows, table["costs"]),
         _images(rows, table["costs"]),
     ]
@@ -181,7 +173,21 @@ def _pairs(found: Numbers) -> Sheet:
         ["method less", *names],
         [[name, *(difference(found["pairs"][name].get(other)) for other in names)] for name in names],
         "mIoU of the row's method less that of the column's, mean over the seeds of both, and its interval on other test images. "
-        "Among many pairs, some lie beside 0 by chance: one in twenty of those that do not differ.",
+        "Among many pairs, some lie beside 0 by chance: about one in twenty of those that do not differ.",
+    )
+
+
+def _classes(rows: Mapping[str, Numbers], table: Numbers) -> Sheet:
+    names, reference = table["class_names"], table["reference"]
+    return Sheet(
+        f"IoU of each class, difference from {reference}",
+        ["method", *names],
+        [
+            [name, *(difference(row["per_class_against_reference"].get(each)) for each in names)]
+            for name, row in rows.items()
+            if name != reference
+        ],
+        "Mean over the seeds of both, and its interval on other test images, of those resamples that show the class.",
     )
 
 
@@ -217,8 +223,8 @@ def _cost(rows: Mapping[str, Numbers], costs: Numbers) -> Sheet:
 
 def _device_mb(cost: Numbers) -> float | None:
     """Most memory of the accelerator, of any step of a method; None where it was not measured, or has none."""
-    found = [step["device_mb"] for step in cost.values() if step and step["device_mb"] is not None]
-    return max(found, default=None)
+    found = [cost[stage]["device_mb"] for stage in ("step", "retraining") if cost.get(stage)]
+    return max((each for each in found if each is not None), default=None)
 
 
 def _images(rows: Mapping[str, Numbers], costs: Numbers) -> Sheet:

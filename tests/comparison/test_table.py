@@ -251,6 +251,12 @@ def test_a_second_stage_shows_all_that_it_takes(tmp_path: Path) -> None:
     )
 
 
+def test_where_the_reference_is_missing_nothing_is_compared_with_it(plan: Plan) -> None:
+    text = markdown(tabulate(plan, [result("supervised", 0, "half", {}), result("fixmatch", 0, "right", {})]))
+    assert "ifference from cw_bass" not in text
+    assert "| fixmatch | +40.0 | +40.0 | (0.0 to +66.7) |" in text
+
+
 def test_the_page_shows_each_number_and_takes_no_name_for_markup(table: dict[str, Any]) -> None:
     page = draw_page(table)
     for cell in ("46.7 ± 169.4", "+33.3 ± 84.7", "(0.0 to +50.0)", "82.5 ± 222.4"):
