@@ -94,6 +94,8 @@ def line_chart(
     """
     xs = [x for line in series for x, _ in line.points] + list(cursor)
     ys = [y for line in series for _, y in line.points if y is not None] + list(y_range)
+    if percent and min(ys) == max(ys):
+        ys.append(0.0)  # an axis needs two ends, and a share has none above 100 %
     x_ticks = [tick for tick in nice_ticks(min(xs), max(xs)) if min(xs) <= tick <= max(xs)]
     y_ticks = nice_ticks(min(ys), max(ys))
     plot = Plot(min(xs), max(xs), y_ticks[0], y_ticks[-1])

@@ -58,6 +58,12 @@ def test_the_axis_spans_at_least_the_range_asked_for() -> None:
     assert [element.get("points") for element in parse(drawing).iter("polyline")] == ["46,212 438,114"]
 
 
+def test_a_share_that_stays_at_the_whole_has_an_axis_from_nothing_to_it() -> None:
+    drawing = line_chart([Series("kept", [(0, 1.0), (1, 1.0)])], title="t", x_label="step", percent=True)
+    labels = [element.text for element in of_class(parse(drawing), "tick")]
+    assert labels[1:6] == ["0%", "25%", "50%", "75%", "100%"]
+
+
 def test_series_differ_by_colour_and_dash_up_to_32() -> None:
     assert len({(index % COLORS, dash(index)) for index in range(32)}) == 32
     assert len({dash(index) for index in range(4)}) == 4  # the first few differ even without colour
