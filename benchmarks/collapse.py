@@ -50,7 +50,7 @@ HEALTHY: dict[str, list[str]] = {
 LOUD = ["method.recipe=paper", "method.paper.ramp_epochs=0.0", "method.paper.ema.decay=0.9"]  # nearly every label is kept
 WRONG: dict[str, list[str]] = {
     "paper, lambda 30": [*LOUD, "method.paper.unsup_weight=30.0"],
-    "paper, lambda 30, no slice": [*LOUD, "method.paper.unsup_weight=30.0", "split.selection=0.0"],
+    "paper, lambda 100, no slice": [*LOUD, "method.paper.unsup_weight=100.0", "split.selection=0.0"],
     "paper, lambda 30, noisy masks": [*LOUD, "method.paper.unsup_weight=30.0"],
 }
 NOISY = "noisy masks"  # in the name of a run: two labelled training images in three have another's mask

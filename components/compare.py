@@ -3,22 +3,18 @@
 All three work in one folder of the work volume, which a retried pod finds by the id of the run.
 """
 
-from typing import NamedTuple
-
 from kfp import dsl
 
 from components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def plan(params: str, methods: str, seeds: str, labels: str, budget: str, data: str, runs: str, run_id: str) -> NamedTuple(
-    "Grid", [("groups", list[str]), ("variants", list[str])]
-):
+def plan(params: str, methods: list[str], seeds: str, labels: str, budget: str, data: str, runs: str, run_id: str) -> list[str]:
     """Write down what is compared; where the budget is of minutes or passes, take a few steps of each method.
 
     Args:
         params: All of params.yaml, as YAML.
-        methods: Names, with commas between; supervised is always among them.
+        methods: Names; supervised is always among them.
         seeds: Whole numbers, with commas between.
         labels: As of cwbass compare --labels; empty takes those of the parameters.
         budget: As of cwbass compare --budget; empty takes train.steps.
@@ -27,12 +23,11 @@ def plan(params: str, methods: str, seeds: str, labels: str, budget: str, data: 
         run_id: Id of this run.
 
     Returns:
-        groups: Each has a split, and a supervised baseline from whose warm-up the others start.
-        variants: What is compared in each group, without the baseline.
+        Groups: each has a split, and a supervised baseline from whose warm-up the others start.
     """
     from pathlib import Path
 
-    from cwbass.comparison.variants import SUPERVISED, method_variants
+    from cwbass.comparison.variants import method_variants
     from cwbass.data.remote import DATASETS, local_dataset
     from cwbass.params import Params, apply_overrides, load_params, parse_yaml
     from cwbass.steps.compare import listed, prepare
@@ -42,9 +37,8 @@ def plan(params: str, methods: str, seeds: str, labels: str, budget: str, data: 
     loaded = load_params(apply_overrides(parse_yaml(params, "params"), [f"data.root={str(root)!r}"]), Params)
     folder = run_folder(Path(runs), run_id, "compare")
     names = {"seeds": listed(seeds), "labels": listed(labels)}
-    variants = method_variants(listed(methods), loaded)
-    comparison = prepare(loaded, variants, **names, budget=budget or None, out_dir=folder)
-    return comparison.groups, [name for name in variants if name != SUPERVISED]
+    variants = method_variants(methods, loaded)
+    return prepare(loaded, variants, **names, budget=budget or None, out_dir=folder).groups
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

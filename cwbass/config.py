@@ -136,8 +136,8 @@ class GuardConfig(Section):
     patience: Annotated[int, Field(ge=1)] = Field(default=3, description="Epochs in a row that a sign must last.")
     miou_fall: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.25,
-        description="Sign: the selection slice's mIoU is this share of the best below it (0.25: a quarter), and more than its "
-        "standard error.",
+        description="Sign: the selection slice's mIoU is this share of the best below it (0.25: a quarter), and more than luck "
+        "with so few images explains (its standard error by Student's t, 95 %).",
     )
     precision_fall: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.1,

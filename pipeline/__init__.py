@@ -1,1 +1,1 @@
-"""The Kubeflow pipeline: ``python -m pipeline compile | compile-compare | run-local | submit``, from a checkout."""
+"""The Kubeflow pipelines: ``python -m pipeline compile | compile-compare | run-local | run-local-compare | submit``."""

@@ -28,6 +28,11 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter: dotted.key=value.")
 ]
 Data = Annotated[str | None, typer.Option("--data", help="The dataset, in place of data.root.")]
+Methods = Annotated[str, typer.Option(metavar="A,B", help="As of `cwbass compare`.")]
+Seeds = Annotated[str, typer.Option(metavar="0,1,2", help="Likewise.")]
+Labels = Annotated[str, typer.Option(metavar="1/16,1/8", help="Likewise.")]
+BudgetOption = Annotated[str, typer.Option("--budget", metavar="KIND=N", help="Likewise.")]
+Runs = Annotated[Path, typer.Option("--out", help="Folder for runs.", file_okay=False)]
 PARAMS = Path("params.yaml")
 
 
@@ -50,6 +55,15 @@ def _arguments(params: Path, overrides: list[str] | None, data: str | None) -> d
     from pipeline.arguments import pipeline_arguments
 
     arguments = pipeline_arguments(read_params(params, overrides or ()))
+    return arguments | ({"data": data} if data else {})
+
+
+def _compare_arguments(params: Path, overrides: list[str] | None, data: str | None, **grid: str) -> dict[str, Any]:
+    _needs_kfp()
+    from cwbass.params import read_params
+    from pipeline.arguments import compare_arguments
+
+    arguments = compare_arguments(read_params(params, overrides or ()), **grid)
     return arguments | ({"data": data} if data else {})
 
 
@@ -79,33 +93,24 @@ def compile(
 def compile_compare(
     params: ParamsFile = PARAMS,
     overrides: Overrides = None,
-    methods: Annotated[str, typer.Option(metavar="A,B", help="As of `cwbass compare`.")] = "",
-    seeds: Annotated[str, typer.Option(metavar="0,1,2", help="Likewise.")] = "",
-    labels: Annotated[str, typer.Option(metavar="1/16,1/8", help="Likewise.")] = "",
-    budget: Annotated[str, typer.Option(metavar="KIND=N", help="Likewise.")] = "",
+    methods: Methods = "",
+    seeds: Seeds = "",
+    labels: Labels = "",
+    budget: BudgetOption = "",
     data: Data = None,
     out: Annotated[Path, typer.Option(help="The file to write.", dir_okay=False)] = Path("pipeline-compare.yaml"),
 ) -> None:
     """Write the pipeline of a comparison, a loop over its cells, as YAML; `submit --package` starts it."""
-    from cwbass.params import read_params
-
-    _needs_kfp()
-    from pipeline.arguments import compare_arguments
+    arguments = _compare_arguments(params, overrides, data, methods=methods, seeds=seeds, labels=labels, budget=budget)
     from pipeline.compare import build
     from pipeline.compile import compile_pipeline
 
-    values = read_params(params, overrides or ())
-    arguments = compare_arguments(values, methods=methods, seeds=seeds, labels=labels, budget=budget)
-    path = compile_pipeline(arguments | ({"data": data} if data else {}), out, build=build)
-    _print({"pipeline": str(path)})
+    _print({"pipeline": str(compile_pipeline(arguments, out, build=build))})
 
 
 @app.command("run-local")
 def run_local(
-    params: ParamsFile = PARAMS,
-    overrides: Overrides = None,
-    data: Data = None,
-    out: Annotated[Path, typer.Option(help="Folder for runs.", file_okay=False)] = Path("artifacts/run-local"),
+    params: ParamsFile = PARAMS, overrides: Overrides = None, data: Data = None, out: Runs = Path("artifacts/run-local")
 ) -> None:
     """Run all steps on this machine, without a container and without a cluster."""
     arguments = _arguments(params, overrides, data)
@@ -116,6 +121,27 @@ def run_local(
     folder = run_local(arguments, out)
     reports = folder / "evaluate" / "reports"
     print_scores(read_metrics(reports / "metrics.json"), reports / "report.html")
+
+
+@app.command("run-local-compare")
+def run_local_compare(
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+    methods: Methods = "",
+    seeds: Seeds = "",
+    labels: Labels = "",
+    budget: BudgetOption = "",
+    data: Data = None,
+    out: Runs = Path("artifacts/run-local-compare"),
+) -> None:
+    """Run the pipeline of a comparison on this machine; the same command goes on where it was stopped."""
+    arguments = _compare_arguments(params, overrides, data, methods=methods, seeds=seeds, labels=labels, budget=budget)
+    from cwbass.steps.compare import MARKDOWN, PAGE
+    from pipeline.local import run_local_compare
+
+    folder = run_local_compare(arguments, out)
+    typer.echo((folder / MARKDOWN).read_text(encoding="utf-8"), nl=False)
+    typer.echo(f"page: {folder / PAGE}")
 
 
 @app.command()

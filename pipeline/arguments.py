@@ -8,7 +8,7 @@ from typing import Any
 
 from cwbass.comparison.budget import Budget
 from cwbass.comparison.plan import Plan, label_sets
-from cwbass.comparison.variants import method_variants
+from cwbass.comparison.variants import SUPERVISED, method_variants
 from cwbass.config import Section
 from cwbass.params import Params, dump_params, load_params
 from cwbass.steps.compare import listed, whole_numbers
@@ -44,8 +44,8 @@ def pipeline_arguments(values: Mapping[str, Any]) -> dict[str, str]:
     return {**texts, "data": params.data.root}
 
 
-def compare_arguments(values: Mapping[str, Any], *, methods: str, seeds: str, labels: str, budget: str) -> dict[str, str]:
-    """The parameters of a comparison's pipeline: ``params``, the grid as ``cwbass compare`` takes it, and ``data``.
+def compare_arguments(values: Mapping[str, Any], *, methods: str, seeds: str, labels: str, budget: str) -> dict[str, Any]:
+    """The parameters of a comparison's pipeline: ``params``, ``data``, and the grid, of which ``methods`` is a list without the baseline.
 
     Args:
         values: From ``read_params``.
@@ -58,14 +58,15 @@ def compare_arguments(values: Mapping[str, Any], *, methods: str, seeds: str, la
         ParamsError: A key, a name or a number is wrong; hours later the pipeline would have said so.
     """
     params = load_params(values, Params)
-    names = methods or params.method.name
+    variants = method_variants(listed(methods) or [params.method.name], params)
     Plan(
         Path(),
         params,
         Budget.parse(budget) if budget else Budget("steps", params.train.steps or 1),
-        method_variants(listed(names), params),
+        variants,
         whole_numbers(listed(seeds)) or [params.seed],
         label_sets(listed(labels)),
     )
-    grid = {"methods": names, "seeds": seeds or str(params.seed), "labels": labels, "budget": budget}
-    return {"params": dump_params(params), **grid, "data": params.data.root}
+    grid = {"seeds": seeds or str(params.seed), "labels": labels, "budget": budget}
+    names = [name for name in variants if name != SUPERVISED]
+    return {"params": dump_params(params), "methods": names, **grid, "data": params.data.root}

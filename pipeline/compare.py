@@ -6,6 +6,7 @@ from typing import Any
 from kfp import dsl
 
 from components import compare as components
+from cwbass.comparison.variants import SUPERVISED
 from pipeline.pods import GPU_TAINT, HOUR, LONGEST, RETRIES, RUNS, connect, monitoring, secure, small, training
 
 NAME = "cwbass-compare"
@@ -13,22 +14,66 @@ AT_ONCE = 8  # pods of each loop
 
 
 def build(
-    arguments: Mapping[str, str], *, runs: str = RUNS, retries: int = RETRIES, environment: Mapping[str, str] | None = None
+    arguments: Mapping[str, Any],
+    *,
+    runs: str = RUNS,
+    run_id: str = dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+    at_once: int = AT_ONCE,
+    retries: int = RETRIES,
+    environment: Mapping[str, str] | None = None,
 ) -> Any:
     """The pipeline.
 
     Args:
         arguments: Defaults of ``params`` (all of params.yaml, as YAML), ``methods``, ``seeds``, ``labels``, ``budget`` and ``data``.
         runs: Folder for runs, relative to the working directory of the pods.
+        run_id: Names the run's folder there; a run of the same name goes on in it.
+        at_once: How many pods of each loop may run at a time.
         retries: How often a step that fails is started again.
         environment: Variables of every step's pod; None is what monitoring asks for.
     """
     variables = monitoring(NAME) if environment is None else environment
+    run = {"runs": runs, "run_id": run_id}
+
+    def dress(task: dsl.PipelineTask, seconds: int) -> None:
+        secure(task, task.component_spec.name, retries=retries, seconds=seconds)
+        connect(task, variables)
+        task.set_caching_options(False)  # all is on the volume, and done once
+
+    # Not a loop in the loop: there kfp 2.17.0's local runner puts the inner item in place of the outer one.
+    @dsl.pipeline(name="group")
+    def split_group(
+        group: str,
+        methods: list,
+        cpu: str,
+        memory: str,
+        accelerator_type: str,
+        accelerator_count: str,
+        node_selector: dict,
+        tolerations: list,
+    ) -> list[str]:
+        """Methods on one split, side by side, after the baseline from whose warm-up they start."""
+        hardware = {
+            "cpu": cpu,
+            "memory": memory,
+            "accelerator_type": accelerator_type,
+            "accelerator_count": accelerator_count,
+            "node_selector": node_selector,
+            "tolerations": tolerations,
+        }
+        # Without it first, each pod of the loop would wait for the same warm-up.
+        baseline = components.cell(group=group, variant=SUPERVISED, **run)
+        with dsl.ParallelFor(methods, parallelism=at_once) as method:
+            cell = components.cell(group=group, variant=method, **run).after(baseline)
+        for task in (baseline, cell):
+            dress(task, LONGEST)
+            training(task, **hardware)
+        return dsl.Collected(cell.output)
 
     @dsl.pipeline(name=NAME)
     def compare(
         params: str = arguments["params"],
-        methods: str = arguments["methods"],
+        methods: list = arguments["methods"],
         seeds: str = arguments["seeds"],
         labels: str = arguments["labels"],
         budget: str = arguments["budget"],
@@ -44,7 +89,7 @@ def build(
 
         Args:
             params: All of params.yaml, as YAML.
-            methods: Names, with commas between; supervised is always among them.
+            methods: Names, beside supervised, which is always there.
             seeds: Whole numbers, with commas between.
             labels: As of cwbass compare --labels; empty takes those of the parameters.
             budget: As of cwbass compare --budget; empty takes train.steps.
@@ -56,29 +101,21 @@ def build(
             node_selector: Labels of the nodes they may run on.
             tolerations: Taints of those nodes that they bear.
         """
-        run = {"runs": runs, "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
+        hardware = {
+            "cpu": cpu,
+            "memory": memory,
+            "accelerator_type": accelerator_type,
+            "accelerator_count": accelerator_count,
+            "node_selector": node_selector,
+            "tolerations": tolerations,
+        }
         plan = components.plan(params=params, methods=methods, seeds=seeds, labels=labels, budget=budget, data=data, **run)
-        with dsl.ParallelFor(plan.outputs["groups"], parallelism=AT_ONCE) as group:
-            # Methods start from its warm-up: without it first, each of their pods would wait for the same one.
-            baseline = components.cell(group=group, variant="supervised", **run)
-            with dsl.ParallelFor(plan.outputs["variants"], parallelism=AT_ONCE) as variant:
-                cell = components.cell(group=group, variant=variant, **run).after(baseline)
-        table = components.table(cells=dsl.Collected(cell.output), **run)
-
-        for task, seconds in ((plan, 2 * HOUR), (baseline, LONGEST), (cell, LONGEST), (table, HOUR)):
-            secure(task, task.component_spec.name, retries=retries, seconds=seconds)
-            connect(task, variables)
-            task.set_caching_options(False)  # all is on the volume, and done once
-        for task in (plan, baseline, cell):
-            training(
-                task,
-                cpu=cpu,
-                memory=memory,
-                accelerator_type=accelerator_type,
-                accelerator_count=accelerator_count,
-                node_selector=node_selector,
-                tolerations=tolerations,
-            )
+        with dsl.ParallelFor(plan.output, parallelism=at_once) as group:
+            cells = split_group(group=group, methods=methods, **hardware)
+        table = components.table(cells=dsl.Collected(cells.output), **run)
+        dress(plan, 2 * HOUR)
+        training(plan, **hardware)
+        dress(table, HOUR)
         small(table)
 
     return compare

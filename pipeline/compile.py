@@ -12,7 +12,7 @@ from cwbass.errors import ParamsError
 from pipeline.dag import build
 
 
-def compile_pipeline(arguments: Mapping[str, str], out: Path, *, build: Callable[[Mapping[str, str]], Any] = build) -> Path:
+def compile_pipeline(arguments: Mapping[str, Any], out: Path, *, build: Callable[[Mapping[str, Any]], Any] = build) -> Path:
     """Write the pipeline; the same arguments and image give the same bytes.
 
     Args:

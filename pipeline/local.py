@@ -1,4 +1,4 @@
-"""The whole pipeline on this machine: every step a process of its own, no container and no cluster."""
+"""A whole pipeline on this machine: every step a process of its own, no container and no cluster."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from kfp import local
 
 import cwbass.errors
 from cwbass.errors import CwbassError
-from pipeline.dag import NAME, build
+from cwbass.steps.runs import run_folder
+from pipeline import compare, dag
 
 LOG = "log.txt"
-_CAUSE = re.compile(r"^\s*cwbass\.errors\.(\w+): (.*)$", flags=re.MULTILINE)
+_CAUSE = re.compile(r"^( *)cwbass\.[\w.]*?(\w+): (.*(?:\n\1  .*)*)$", flags=re.MULTILINE)  # and its further lines
 _COLOR = re.compile(r"\x1b\[\d*m")
 
 
 def run_local(arguments: Mapping[str, str], out: Path) -> Path:
-    """Run every task of the pipeline with kfp's local runner, once each; its talk goes to stderr and log.txt.
+    """Split, warm up, train, evaluate and register.
 
     Paths in the parameters are relative to the working directory, as they are for ``dvc repro``.
 
@@ -37,10 +38,36 @@ def run_local(arguments: Mapping[str, str], out: Path) -> Path:
     Raises:
         CwbassError: A task failed (in the class of its error, where it is one of ours) or did not run.
     """
+    return _run(dag.build(arguments, **_here(out)), dag.NAME, out)
+
+
+def run_local_compare(arguments: Mapping[str, Any], out: Path) -> Path:
+    """Compare methods, one cell after the other; what an earlier call with the same ``out`` has done is not done again.
+
+    Args:
+        arguments: From ``compare_arguments``.
+        out: Folder for runs; each gets one of its own below it, and they share the folder of the comparison.
+
+    Returns:
+        Folder of the comparison, as ``cwbass compare`` writes it.
+
+    Raises:
+        CwbassError: A task failed (in the class of its error, where it is one of ours) or did not run.
+    """
+    here = _here(out)
+    _run(compare.build(arguments, **here, run_id="local", at_once=1), compare.NAME, out)
+    return run_folder(Path(here["runs"]), "local", "compare")
+
+
+def _here(out: Path) -> dict[str, Any]:
+    """What differs from a cluster: a retry would wait for minutes, and the same machine gives the same answer."""
+    return {"runs": str((out / "runs").resolve()), "retries": 0, "environment": {}}
+
+
+def _run(pipeline: Any, name: str, out: Path) -> Path:
+    """Run every task of a pipeline with kfp's local runner, once each; its talk goes to stderr and log.txt."""
     out.mkdir(parents=True, exist_ok=True)
-    before = set(out.glob(f"{NAME}-*"))
-    # A retry would wait for minutes, and the same machine gives the same answer.
-    pipeline = build(arguments, runs=str((out / "runs").resolve()), retries=0, environment={})
+    before = set(out.glob(f"{name}-*"))
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(out))
     log, failure = out / LOG, None
     with log.open("w", encoding="utf-8") as file, redirect_stdout(_Tee(sys.stderr, file)), warnings.catch_warnings():
@@ -49,7 +76,7 @@ def run_local(arguments: Mapping[str, str], out: Path) -> Path:
             pipeline()
         except RuntimeError as error:  # kfp's only word for a task that failed
             failure = error
-    folder = next(iter(set(out.glob(f"{NAME}-*")) - before), None)
+    folder = next(iter(set(out.glob(f"{name}-*")) - before), None)
     if folder is not None:
         log = log.rename(folder / LOG)
     if failure is not None or folder is None:
@@ -68,8 +95,8 @@ def check_all_ran(spec: Any, folder: Path) -> None:
     Raises:
         CwbassError: A task has left nothing.
     """
-    components = [task.component_ref.name.removeprefix("comp-") for task in spec.root.dag.tasks.values()]
-    missing = sorted(name for name in components if not (folder / name / "executor_output.json").is_file())
+    tasks = [name.removeprefix("comp-") for name, component in spec.components.items() if component.executor_label]
+    missing = sorted(name for name in tasks if not any(folder.rglob(f"{name}/executor_output.json")))
     if missing:
         raise CwbassError(f"{', '.join(missing)} did not run, though kfp reports success; see {folder / LOG}.")
 
@@ -96,10 +123,10 @@ def failure_of(told: str, log: Path) -> CwbassError:
         log: Output of the run.
     """
     told = _COLOR.sub("", told)
-    task = told.partition("Inner task failed: ")[2].strip(".'") or "the run"
+    task = told.partition("Inner task failed: ")[2].rstrip(".").replace("'", "") or "the run"
     causes = _CAUSE.findall(log.read_text(encoding="utf-8"))
     if not causes:
         return CwbassError(f"{task} failed; its output is in {log} ({told})")
-    name, message = causes[-1]
+    _, name, message = causes[-1]
     kind = getattr(cwbass.errors, name, CwbassError)
-    return kind(f"{task} failed: {message} All of its output: {log}")
+    return kind(f"{task} failed: {' '.join(message.split())} (All of its output: {log})")

@@ -68,6 +68,8 @@ def training(
     """Of a step that trains or scores; all are parameters of the pipeline."""
     task.set_cpu_request(cpu).set_memory_request(memory).set_memory_limit(memory)
     task.set_accelerator_type(accelerator_type).set_accelerator_limit(accelerator_count)
+    # A loop has those parameters alone that its tasks register, and kfp 2.17.0 does not do it for these.
+    task.register_pipeline_channels([cpu, memory, accelerator_type, accelerator_count])
     kubernetes.add_node_selector_json(task, node_selector)
     kubernetes.add_toleration_json(task, tolerations)
     # Loader processes hand over batches in /dev/shm; a pod has 64 MB of it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cwbass.cli import main
+import cwbass.cli
+import pipeline.__main__
 
 TOP = Path(__file__).parents[1]
 
@@ -25,11 +27,20 @@ class Done:
     stderr: str
 
 
-def call(*arguments: str | Path) -> Done:
+def call(*arguments: object) -> Done:
     """`cwbass` as a user has it, in the checkout."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(TOP)
-        return Done(*run(main, "cwbass", *arguments))
+        return Done(*run(cwbass.cli.main, "cwbass", *arguments))
+
+
+def call_pipeline(*arguments: object) -> Done:
+    """``python -m pipeline``, likewise, on a wide terminal."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(TOP)
+        patch.setattr(logging.getLogger(), "handlers", [])  # those of this process would keep the talk
+        patch.setenv("COLUMNS", "200")
+        return Done(*run(pipeline.__main__.main, "pipeline", *arguments))
 
 
 def run(program: Callable[[], None], *argv: object) -> tuple[int, str, str]:

@@ -35,9 +35,9 @@ def _against_plain(case: Callable[[], Case], plain: Callable[[], Case]) -> Calla
     return measure
 
 
-def _memory(words: str) -> Callable[[int], Samples]:
+def _memory(words: str, *, ours: str = "ours") -> Callable[[int], Samples]:
     def measure(repeats: int) -> Samples:
-        peaks = peaks_of_steps(*[f"ours {words}", f"plain {words.split()[0]}"] * repeats)
+        peaks = peaks_of_steps(*[f"{ours} {words}", f"plain {words.split()[0]}"] * repeats)
         return Samples(peaks[::2], peaks[1::2], unit="MB")
 
     return measure
@@ -84,6 +84,8 @@ def _r50() -> Case:
 PASSES = "student forward and backward and teacher forward of the same network"
 PLAIN = "the published step written down plainly, float32"
 
+DEFAULT = "peak memory of a step of the default recipe, float32"
+
 ROWS: tuple[Row, ...] = (
     Row("step.r50", "training step", PASSES, at_most(1.05), _against_passes(_r50), repeats=7),
     Row("step.r50.bf16", "training step", PASSES, at_most(1.05), _against_passes(lambda: bfloat16(R50)), repeats=9),
@@ -110,4 +112,6 @@ ROWS: tuple[Row, ...] = (
     Row("step.telemetry", "what a step tells Prometheus", "the step", at_most(0.001), _telemetry),
     Row("step.processes", "step of 2 processes on the same cores", "a step of 1", None, _processes, repeats=2),
     Row("step.memory.lite0", "peak memory of a step in float32", PLAIN, at_most(0.7), _memory("lite0"), repeats=2),
+    Row("step.memory.default.r50", DEFAULT, PLAIN, at_most(0.7), _memory("r50", ours="default"), repeats=1),
+    Row("step.memory.default.lite0", DEFAULT, PLAIN, at_most(0.7), _memory("lite0", ours="default"), repeats=2),
 )

@@ -10,14 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cwbass.evaluation.student_t import errors_of_95_percent
+
 RESAMPLES = 2000
 LEVEL = 0.95
-# Quantiles of Student's t that 95 % lie between, for 1 to 30 degrees of freedom; with more, that of 30 is a little too wide.
-_T95 = (
-    *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281),
-    *(2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860),
-    *(2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +45,7 @@ def t_interval(values: Sequence[float]) -> Interval:
     mean = statistics.mean(values)
     if len(values) < 2:
         return Interval(mean, None, None)
-    half = _T95[min(len(values) - 1, len(_T95)) - 1] * statistics.stdev(values) / math.sqrt(len(values))
+    half = errors_of_95_percent(len(values)) * statistics.stdev(values) / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half)
 
 

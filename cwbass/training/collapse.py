@@ -2,7 +2,7 @@
 
 Once an epoch it looks for four signs, each against the best that the stage has seen while it was healthy:
 
-- ``miou``: the score on the selection slice has fallen far below, and by more than its standard error;
+- ``miou``: the score on the selection slice has fallen far below, and by more than luck with so few images explains;
 - ``precision``: more labels are kept while fewer of them are right, and the score has fallen too;
 - ``classes``: the teacher names far fewer classes than it did; needs no labels;
 - ``starved``: a class of the labelled images that had pseudo-labels has none any more; needs no labels either.
@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from cwbass.config import GuardConfig
+from cwbass.evaluation.student_t import errors_of_95_percent
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +69,12 @@ class CollapseGuard:
         config: When a sign is one.
         class_names: Of the dataset, by index.
         labeled: Whether the labelled images show a class, by index.
+        images: In the selection slice.
     """
 
-    def __init__(self, config: GuardConfig, class_names: Sequence[str], labeled: Sequence[bool]) -> None:
+    def __init__(self, config: GuardConfig, class_names: Sequence[str], labeled: Sequence[bool], images: int) -> None:
         self.config, self.class_names, self.labeled = config, class_names, labeled
+        self.luck = errors_of_95_percent(images)  # standard errors that a score may be from the truth
         self._memory = _Memory(had_labels=[False] * len(class_names), without=[0] * len(class_names))
 
     @property
@@ -138,7 +141,7 @@ class CollapseGuard:
         best, miou = self._memory.miou, row.get("selection_miou")
         if best is None or miou is None:
             return None
-        if best - miou <= max(self.config.miou_fall * best, self._error(row)):
+        if best - miou <= max(self.config.miou_fall * best, self.luck * self._error(row)):
             return None
         return f"mIoU on the selection slice fell from {_percent(best)} to {_percent(miou)}"
 

@@ -443,7 +443,7 @@ class Stage:
             return None
         names = manifest.spec.class_names
         shown = [any(sample.pixels and sample.pixels[index] for sample in manifest.labeled) for index in range(len(names))]
-        return CollapseGuard(config, names, shown)
+        return CollapseGuard(config, names, shown, images=len(manifest.selection))
 
     def _start_guard(self, step: int, miou: float | None, error: float) -> None:
         """What the stage begins with counts as healthy."""

@@ -46,6 +46,13 @@ def test_every_parameter_of_the_search_is_used_and_every_reference_is_one() -> N
     assert used == {parameter["name"] for parameter in TEMPLATE["trialParameters"]}
 
 
+def searched(overrides: list[str]) -> dict[str, float]:
+    """What a trial searches, in the parameters that it trains with."""
+    values = apply_overrides(read_params(TOP / "params.yaml"), overrides)
+    terms = load_params(values, Params).method.cwbass  # type: ignore[attr-defined]
+    return {"threshold": terms.threshold.scale, "unsup_weight": terms.unsup_weight, "ema_decay": terms.ema.decay}
+
+
 @pytest.mark.parametrize("end", ["min", "max"])
 def test_both_ends_of_the_search_are_parameters_that_the_trainer_takes(end: str) -> None:
     program, *words = command({name: space[end] for name, space in VALUES.items()})
@@ -57,10 +64,12 @@ def test_both_ends_of_the_search_are_parameters_that_the_trainer_takes(end: str)
         )
     )
     assert program == "cwbass"
-    values = apply_overrides(read_params(TOP / "params.yaml"), context.params["overrides"])
-    terms = load_params(values, Params).method.cwbass  # type: ignore[attr-defined]
-    found = {"threshold": terms.threshold.scale, "unsup_weight": terms.unsup_weight, "ema_decay": terms.ema.decay}
-    assert found == {name: float(space[end]) for name, space in VALUES.items()}
+    assert searched(context.params["overrides"]) == {name: float(space[end]) for name, space in VALUES.items()}
+
+
+def test_the_default_run_lies_inside_the_search() -> None:
+    for name, default in searched([]).items():
+        assert float(VALUES[name]["min"]) < default < float(VALUES[name]["max"]), name
 
 
 def test_the_objective_is_read_from_the_report_of_a_training_and_is_that_of_the_selection_slice() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import shutil
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import run
+from commands import call_pipeline
 from html_page import Page
 from tiny import TinyRun
 
@@ -22,7 +21,6 @@ from kfp import dsl
 import components
 from cwbass.errors import CwbassError, DataError, GateError
 from cwbass.params import dump_params
-from pipeline.__main__ import main
 from pipeline.arguments import STEPS
 from pipeline.dag import build
 from pipeline.local import check_all_ran, failure_of
@@ -52,10 +50,8 @@ class Done:
 
 
 def run_local(root: Path, *arguments: object) -> Done:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logging.getLogger(), "handlers", [])
-        patch.setenv("COLUMNS", "200")
-        return Done(*run(main, "pipeline", "run-local", "--out", root, *arguments), root)
+    done = call_pipeline("run-local", "--out", root, *arguments)
+    return Done(done.returncode, done.stdout, done.stderr, root)
 
 
 @pytest.fixture(scope="session")
@@ -151,6 +147,11 @@ def test_a_task_that_fails_stops_the_run_with_its_error_in_one_line_and_its_exit
     [
         ("    cwbass.errors.GateError: shapes is not registered.", GateError, "verdict failed: shapes is not registered."),
         ("cwbass.errors.DataError: a\ncwbass.errors.GateError: b", GateError, "verdict failed: b"),
+        (
+            "    cwbass.steps.compare.CellsFailed: 1 failed:\n      a/b: x\n    c",
+            CwbassError,
+            "verdict failed: 1 failed: a/b: x (All",
+        ),
         ("KeyError: 'x'", CwbassError, "verdict failed; its output is in"),
     ],
 )

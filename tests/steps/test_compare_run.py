@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import SMOKE
+from tiny import SMOKE, write_costs
 
-from cwbass.comparison.plan import Plan
 from cwbass.errors import DataError
 from cwbass.evaluation.per_image import PerImage
 from cwbass.steps.compare import write_table
@@ -65,10 +64,7 @@ def grid(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Grid:
     out = tmp_path_factory.mktemp("grid") / "out"
     listed = subprocess.run(command(shapes, out, "--list"), capture_output=True, text=True, check=True)
     assert [cell["steps"] for cell in json.loads(listed.stdout)] == [STEPS, STEPS]
-    plan = Plan.read(out)
-    for name in plan.variants:  # how they are measured is another test's
-        plan.cost_file(name).parent.mkdir(exist_ok=True)
-        plan.cost_file(name).write_text('{"step": {"seconds": 1, "passes": 2, "passes_no_grad": 0}}')
+    write_costs(out)
     first = subprocess.Popen(command(shapes, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for((out / "as-given/seed0/cw_bass/history.jsonl").exists)
     first.send_signal(signal.SIGTERM)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cwbass.comparison.plan import Plan
 from cwbass.data.synthetic import write_shapes
 from cwbass.params import Params, load_params, parse_yaml
 from cwbass.steps.evaluate import EvaluateParams, evaluate
@@ -73,6 +74,14 @@ def smoke_params(**train: object) -> Params:
     values = parse_yaml(SMOKE.read_text(), str(SMOKE))
     values["train"] |= {"cache": None, **train}
     return load_params(values, Params)
+
+
+def write_costs(out: Path) -> None:
+    """What ``cwbass measure`` would say of each variant of a comparison that is planned there: it takes seconds, and is another test's."""
+    plan = Plan.read(out)
+    for name in plan.variants:
+        plan.cost_file(name).parent.mkdir(exist_ok=True)
+        plan.cost_file(name).write_text('{"step": {"seconds": 1, "passes": 2, "passes_no_grad": 0}}')
 
 
 @pytest.fixture(scope="session")
