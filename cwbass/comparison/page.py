@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-from markupsafe import Markup
-
-from cwbass.comparison.sheets import Numbers, budget, notes, sheets, summary
-from cwbass.reporting.charts import Series, interval_chart, line_chart
+from cwbass.comparison.sheets import Numbers, against, budget, notes, sheets, summary
+from cwbass.reporting.charts import Estimate, Series, interval_chart, line_chart
 from cwbass.reporting.curves import Figure
 from cwbass.reporting.html import template
 
@@ -36,18 +31,20 @@ def draw_page(table: Numbers) -> str:
 
 def _figures(found: Numbers, table: Numbers) -> list[Figure]:
     rows: dict[str, Numbers] = found["rows"]
-    figures = [
-        Figure(
-            "mIoU", "Mean over seeds, with its interval; the checkpoint that counts.",
-            _intervals([(name, row["miou"]) for name, row in rows.items()], "Test mIoU", "mIoU, per cent", zero=False),
-        )
-    ]  # fmt: skip
-    for other, key in ((table["reference"], "against_reference"), ("supervised", "against_supervised")):
-        differences = [(name, row[key]) for name, row in rows.items() if row[key] is not None]
+    means = [Estimate(name, row["miou"]["value"], row["miou"]["each"], _ends(row["miou"])) for name, row in rows.items()]
+    body = interval_chart(means, title="Test mIoU", x_label="mIoU, per cent", scale=(0, 1))
+    figures = [Figure("mIoU", "Of the checkpoint that counts: each seed, their mean, and its interval over seeds.", body)]
+    for other, key in against(table).items():
+        differences = [
+            Estimate(name, row[key]["value"], list(row[key]["each"].values()), _ends(row[key]["over_seeds"]), _ends(row[key]))
+            for name, row in rows.items()
+            if row[key] is not None
+        ]
         if differences:
-            caption = "On the same resamples of the test images; right of the line is better. Seeds that both have."
-            body = _intervals(differences, f"Difference from {other}", "points of mIoU", zero=True)
-            figures.append(Figure(f"Difference from {other}", caption, body))
+            title = f"Difference from {other}"
+            caption = "Right of the line is better. Of the two intervals, one is for other seeds, one for other test images."
+            body = interval_chart(differences, title=title, x_label="points of mIoU", scale=(-1, 1))
+            figures.append(Figure(title, caption, body))
     curves = [Series(name, row["curve"]) for name, row in rows.items() if len(row["curve"]) > 1]
     if curves:
         caption = "mIoU on the test images at steps that were kept, mean over seeds. Nothing was chosen by it."
@@ -73,7 +70,5 @@ def _by_labels(table: Numbers) -> Figure | None:
     return Figure("mIoU against labels", "Mean over seeds; the checkpoint that counts.", body)
 
 
-def _intervals(rows: Sequence[tuple[str, Any]], title: str, x_label: str, *, zero: bool) -> Markup:
-    return interval_chart(
-        [(name, found["value"], found["low"], found["high"]) for name, found in rows], title=title, x_label=x_label, zero=zero
-    )
+def _ends(found: Numbers) -> tuple[float, float] | None:
+    return None if found["low"] is None else (found["low"], found["high"])

@@ -1,4 +1,4 @@
-"""How sure a number is: intervals over seeds, and differences over resampled test images."""
+"""How sure a number is: intervals over seeds, and over resampled test images."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cwbass.evaluation.selection import mean_iou
 from cwbass.evaluation.student_t import errors_of_95_percent
 
 RESAMPLES = 2000
 LEVEL = 0.95
-_BLOCK = 100  # resamples that are added up at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +23,17 @@ class Interval:
     value: float
     low: float | None
     high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A mean difference over seeds: how sure it is for these trained networks, and how sure for others trained alike."""
+
+    value: float
+    low: float  # bounds for these networks on other test images: a bootstrap
+    high: float
+    each: Mapping[int, float]  # by seed
+    over_seeds: Interval  # the same mean, with bounds for other seeds on these test images: Student's t
 
 
 def t_interval(values: Sequence[float]) -> Interval:
@@ -46,45 +55,55 @@ def draw_images(count: int, *, resamples: int = RESAMPLES, seed: int = 0) -> NDA
     return rng.multinomial(count, np.full(count, 1 / count), size=resamples)
 
 
-def resampled_miou(matrices: NDArray[np.int64], draws: NDArray[np.int64]) -> NDArray[np.float64]:
-    """mIoU of each resample, from the sum of its images' confusion matrices.
+def resampled_iou(matrices: NDArray[np.int64], draws: NDArray[np.int64]) -> NDArray[np.float64]:
+    """IoU of each class in each resample, from the summed confusion matrices of its images.
 
     Args:
         matrices: Of each image. [N, C, C] pixels, a row per true class.
         draws: From :func:`draw_images`; the same for all networks that are compared. [R, N].
 
     Returns:
-        [R] in [0, 1].
+        [R, C] in [0, 1]; NaN where no image of a resample shows a class and none was named so.
     """
-    count, classes, _ = matrices.shape
-    flat = matrices.reshape(count, -1).astype(np.float64)  # exact for counts below 2**53, and fast
-    summed = (block @ flat for block in np.array_split(draws.astype(np.float64), math.ceil(len(draws) / _BLOCK)))
-    return np.array([mean_iou(one.reshape(classes, classes)) for block in summed for one in block])
+    hit = np.diagonal(matrices, axis1=1, axis2=2)
+    union = matrices.sum(1) + matrices.sum(2) - hit
+    # Both add up image by image; floats are exact for counts below 2**53, and fast.
+    hits, unions = (draws.astype(np.float64) @ each.astype(np.float64) for each in (hit, union))  # [R, C] each
+    return np.divide(hits, unions, out=np.full_like(hits, np.nan), where=unions > 0)
+
+
+def mean_over_classes(iou: NDArray[np.float64]) -> NDArray[np.float64]:
+    """mIoU of each resample, over the classes that it has; 0 where it has none. [R, C] -> [R]."""
+    mean: NDArray[np.float64] = np.nansum(iou, axis=1) / np.maximum((~np.isnan(iou)).sum(1), 1)
+    return mean
 
 
 def paired_difference(
     ours: Mapping[int, NDArray[np.float64]],
     theirs: Mapping[int, NDArray[np.float64]],
-    values: Mapping[int, float],
-    others: Mapping[int, float],
-) -> Interval | None:
-    """Ours minus theirs, mean over the seeds that both have; the interval is that of the images, drawn alike for all.
+    values: Mapping[int, float | None],
+    others: Mapping[int, float | None],
+) -> Difference | None:
+    """Ours minus theirs, mean over the seeds that both have, with an interval for each of two questions.
 
     Args:
-        ours: mIoU of each resample, by seed. [R] each.
+        ours: A score of each resample, by seed; NaN where a resample has none. [R] each.
         theirs: Likewise, on the same resamples.
-        values: Our mIoU on all images, by seed.
+        values: Our score on all images, by seed; None where there is none.
         others: Theirs.
 
     Returns:
         None where no seed is common.
 
     Source:
-        The percentile bootstrap (Efron, 1979), images being the units, and pairs of networks on one resample the statistic.
+        The percentile bootstrap (Efron, 1979), images being the units, and pairs of networks on one resample the statistic; and
+        the paired t interval (Student, 1908), seeds being the units.
     """
-    seeds = sorted(ours.keys() & theirs.keys())
-    if not seeds:
+    pairs = {seed: (values[seed], others[seed]) for seed in sorted(values.keys() & others.keys())}
+    each = {seed: one - other for seed, (one, other) in pairs.items() if one is not None and other is not None}
+    if not each:
         return None
-    differences = np.mean([ours[seed] - theirs[seed] for seed in seeds], axis=0)
-    low, high = np.quantile(differences, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(statistics.mean(values[seed] - others[seed] for seed in seeds), float(low), float(high))
+    resampled = np.mean([ours[seed] - theirs[seed] for seed in each], axis=0)
+    low, high = np.quantile(resampled[~np.isnan(resampled)], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    over_seeds = t_interval(list(each.values()))
+    return Difference(over_seeds.value, float(low), float(high), each, over_seeds)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cwbass.comparison.pairs import Pairs, class_iou
 from cwbass.comparison.plan import Plan
 from cwbass.comparison.results import Result
-from cwbass.comparison.statistics import RESAMPLES, draw_images, paired_difference, resampled_miou, t_interval
+from cwbass.comparison.statistics import RESAMPLES, draw_images, t_interval
 from cwbass.comparison.variants import SUPERVISED
 
 SCHEMA = 1
@@ -23,8 +24,6 @@ SCORES = {
     "pixel_accuracy": "pixel accuracy",
     "ece": "ECE",
 }
-
-Resampled = Mapping[int, NDArray[np.float64]]  # mIoU of each resample, by seed
 
 
 def tabulate(plan: Plan, results: Sequence[Result], *, resamples: int = RESAMPLES) -> dict[str, Any]:
@@ -60,18 +59,8 @@ def _label_set(plan: Plan, results: Sequence[Result], draws: NDArray[np.int64]) 
     by_variant: dict[str, dict[int, Result]] = {}
     for result in results:
         by_variant.setdefault(result.cell.variant, {})[result.cell.seed] = result
-    resampled: dict[str, Resampled] = {
-        name: {seed: resampled_miou(result.images.matrices, draws) for seed, result in cells.items()}
-        for name, cells in by_variant.items()
-    }
-
-    def against(name: str, other: str) -> dict[str, Any] | None:
-        if other not in by_variant or name == other:
-            return None
-        scores = [{seed: result.miou for seed, result in by_variant[each].items()} for each in (name, other)]
-        found = paired_difference(resampled[name], resampled[other], *scores)
-        return None if found is None else asdict(found)
-
+    pairs = Pairs(by_variant, draws)
+    matrix = pairs.matrix()
     supervised = by_variant.get(SUPERVISED, {})
     rows = {}
     for name, cells in by_variant.items():
@@ -79,20 +68,20 @@ def _label_set(plan: Plan, results: Sequence[Result], draws: NDArray[np.int64]) 
         common = sorted(cells.keys() & supervised.keys())
         rows[name] = {
             "seeds": list(cells),
+            "weights": ordered[0].metrics["weights"],
             "steps": plan.length(name).steps,
             "warmup_steps": plan.length(name).warmup,
             **{key: _interval([result.metrics[key] for result in ordered]) for key in SCORES},
             "checkpoints": _checkpoints(ordered),
             "gain": {seed: cells[seed].miou - supervised[seed].miou for seed in common} if name != SUPERVISED else {},
-            "against_reference": against(name, plan.reference),
-            "against_supervised": against(name, SUPERVISED),
-            "per_class": {
-                each: _mean([result.metrics["per_class"][each]["iou"] for result in ordered])
-                for each in results[0].images.class_names
-            },
+            "against_reference": matrix[name].get(plan.reference),
+            "against_supervised": matrix[name].get(SUPERVISED),
+            "per_class": {each: _mean(list(class_iou(cells, each).values())) for each in results[0].images.class_names},
+            "per_class_against_reference": pairs.classes(name, plan.reference),
             "curve": _curve(name, plan, by_variant),
             "step_seconds": _mean([result.step_seconds for result in ordered]),
             "train_seconds": _mean([result.train_seconds for result in ordered]),
+            "stages": _stages(plan, name),
             "peak_mb": max((result.peak_mb for result in ordered if result.peak_mb is not None), default=None),
             "cells": {seed: str(result.folder) for seed, result in cells.items()},
         }
@@ -100,14 +89,18 @@ def _label_set(plan: Plan, results: Sequence[Result], draws: NDArray[np.int64]) 
         "labeled": results[0].labeled,
         "splits": {result.cell.seed: result.metrics["split_hash"] for result in results},
         "rows": rows,
+        "pairs": matrix,
     }
 
 
 def _checkpoints(results: Sequence[Result]) -> dict[str, Any]:
-    """mIoU of the network that counts, last, selected and at its best; and of the others as ``metrics.json`` names them."""
+    """mIoU of the network that counts, last, selected and at its best; and of the others as ``metrics.json`` names them.
+
+    Without snapshots nobody knows the best.
+    """
     weights = results[0].metrics["weights"]
     found = {kind: [result.of_checkpoint(kind) for result in results] for kind in ("last", "selected")}
-    found["oracle"] = [result.oracle for result in results]
+    found["oracle"] = [result.oracle if result.curve else None for result in results]
     for name in sorted(results[0].metrics["checkpoints"]):
         if not name.startswith(f"{weights} "):
             found[name] = [result.metrics["checkpoints"].get(name, {}).get("miou") for result in results]
@@ -126,17 +119,41 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _curve(name: str, plan: Plan, by_variant: Mapping[str, Mapping[int, Result]]) -> list[tuple[int, float]]:
-    """Step and mIoU on the test images, mean over seeds; what shares its warm-up with supervised begins with that one's."""
-    cells = by_variant[name]
-    curves = [dict(result.curve) for result in cells.values()]
-    if name != SUPERVISED and plan.length(name) == plan.length(SUPERVISED):
-        for curve, seed in zip(curves, cells, strict=True):
-            warm = by_variant.get(SUPERVISED, {}).get(seed)
-            curve |= (
-                {step: miou for step, miou in warm.curve.items() if step <= plan.length(name).warmup} if warm and curve else {}
-            )
+    """Step and mIoU on the test images, mean over seeds.
+
+    What shares its warm-up with supervised begins with that one's, where the same kind of network is scored in both.
+    """
+    curves = []
+    for seed, result in by_variant[name].items():
+        curve, warm = dict(result.curve), by_variant.get(SUPERVISED, {}).get(seed)
+        shared = plan.length(name) == plan.length(SUPERVISED)
+        if curve and warm and shared and warm.metrics["weights"] == result.metrics["weights"]:
+            curve |= {step: miou for step, miou in warm.curve.items() if step <= plan.length(name).warmup}
+        curves.append(curve)
     common = set.intersection(*(set(curve) for curve in curves))
     return [(step, statistics.mean(curve[step] for curve in curves)) for step in sorted(common)]
+
+
+def _stages(plan: Plan, name: str) -> list[dict[str, Any]]:
+    """What a run goes through: optimiser steps, and images through an encoder where both were measured, with a gradient and without."""
+    length, retraining = plan.length(name), plan.variants[name].retraining
+    cost, supervised = plan.cost(name), plan.cost(SUPERVISED)
+    stages = [
+        ("warm-up", length.warmup, length.warmup, supervised and supervised.step),
+        ("training", length.steps - length.warmup, length.steps - length.warmup, cost and cost.step),
+    ]
+    if retraining is not None:
+        steps = 2 * (retraining.steps or length.steps)
+        stages += [("labelling", 0, 1, cost and cost.labelling), ("retraining", steps, steps, cost and cost.retraining)]
+    return [
+        {
+            "stage": stage,
+            "steps": steps,
+            "passes": times * each.passes if each else None,
+            "passes_no_grad": times * each.passes_no_grad if each else None,
+        }
+        for stage, steps, times, each in stages
+    ]
 
 
 def _missing(plan: Plan, results: Sequence[Result]) -> list[str]:

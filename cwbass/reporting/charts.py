@@ -6,7 +6,8 @@ Each returns a drawing and its legend. Series differ by colour and by dash patte
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,26 @@ class Series:
         return next((y for _, y in reversed(self.points) if y is not None), None)
 
 
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over seeds, and how sure it is."""
+
+    name: str
+    mean: float
+    each: Sequence[float]  # of each seed
+    over_seeds: tuple[float, float] | None  # bounds; None where they cannot be told
+    over_images: tuple[float, float] | None = None
+
+    def ends(self) -> list[float]:
+        """What an axis must hold. Bounds from two seeds would leave no room for anything else."""
+        return [self.mean, *self.each, *(self.over_images or ()), *((self.over_seeds or ()) if len(self.each) > 2 else ())]
+
+    def __str__(self) -> str:
+        kinds = (("over seeds", self.over_seeds), ("over test images", self.over_images))
+        bounds = [f", {kind} {100 * ends[0]:.1f} to {100 * ends[1]:.1f}" for kind, ends in kinds if ends is not None]
+        return f"{self.name}: {100 * self.mean:.1f}{''.join(bounds)}"
+
+
 def line_chart(
     series: Sequence[Series],
     *,
@@ -71,8 +92,10 @@ def line_chart(
         marker: x and text of a vertical line.
         cursor: Places of a vertical line that a script moves; it stands at the last.
     """
-    xs = [x for line in series for x, _ in line.points]
+    xs = [x for line in series for x, _ in line.points] + list(cursor)
     ys = [y for line in series for _, y in line.points if y is not None] + list(y_range)
+    if percent and min(ys) == max(ys):
+        ys.append(0.0)  # an axis needs two ends, and a share has none above 100 %
     x_ticks = [tick for tick in nice_ticks(min(xs), max(xs)) if min(xs) <= tick <= max(xs)]
     y_ticks = nice_ticks(min(ys), max(ys))
     plot = Plot(min(xs), max(xs), y_ticks[0], y_ticks[-1])
@@ -128,25 +151,33 @@ def bar_chart(labels: Sequence[str], groups: Sequence[tuple[str, Sequence[float 
     return svg(title, f"{len(labels)} classes; the table of classes holds the numbers", parts, height=height) + legend(keys)
 
 
-def interval_chart(
-    rows: Sequence[tuple[str, float, float | None, float | None]], *, title: str, x_label: str, zero: bool
-) -> Markup:
-    """A dot and a whisker for each name, from the top.
+def interval_chart(rows: Sequence[Estimate], *, title: str, x_label: str, scale: tuple[float, float]) -> Markup:
+    """A row for each name, from the top: rings for seeds, a dot for their mean, a bar for each kind of interval.
+
+    A bar that runs out of the axis ends there in an arrow. Where there are differences, a line stands at 0.
 
     Args:
-        rows: Name, value and bounds, all fractions; no bounds, no whisker.
+        rows: Their numbers are fractions.
         title: For screen readers.
         x_label: Under the axis.
-        zero: Whether the axis has 0, with a line through it: for differences.
+        scale: Of what is drawn: the axis does not go beyond.
     """
     row, bottom = 18, 38  # user units
     height = TOP + row * len(rows) + bottom
-    ends = [end for _, *values in rows for end in values if end is not None] + ([0.0] if zero else [])
+    zero = scale[0] < 0
+    ends = [min(max(end, scale[0]), scale[1]) for each in rows for end in each.ends()] + ([0.0] if zero else [])
     ticks = nice_ticks(min(ends), max(ends))
-    scale = (WIDTH - LABELS - RIGHT) / (ticks[-1] - ticks[0])
+    unit = (WIDTH - LABELS - RIGHT) / (ticks[-1] - ticks[0])
 
     def x(value: float) -> float:
-        return round(LABELS + (value - ticks[0]) * scale, 2)
+        return round(LABELS + (min(max(value, ticks[0]), ticks[-1]) - ticks[0]) * unit, 2)
+
+    def bar(low: float, high: float, y: float, kind: str) -> Iterator[Markup]:
+        yield tag("line", class_=kind, x1=x(low), x2=x(high), y1=y, y2=y)
+        if low < ticks[0]:
+            yield tag("path", class_="interval", d=f"M{x(low) + 5:g} {y - 3:g}l-5 3l5 3")
+        if high > ticks[-1]:
+            yield tag("path", class_="interval", d=f"M{x(high) - 5:g} {y - 3:g}l5 3l-5 3")
 
     parts = [text(x_label, (LABELS + WIDTH - RIGHT) / 2, height - 7, anchor="middle")]
     for tick in ticks:
@@ -154,16 +185,23 @@ def interval_chart(
         parts.append(text(f"{100 * tick:g}", x(tick), height - bottom + 15, anchor="middle"))
     if zero:
         parts.append(tag("line", class_="marker", x1=x(0), x2=x(0), y1=TOP, y2=height - bottom))
-    for index, (name, value, low, high) in enumerate(rows):
+    for index, each in enumerate(rows):
         y = TOP + row * index + row / 2
-        parts.append(text(clip(name, 18), LABELS - 6, y + 4, kind="label", anchor="end"))
-        bounds = ""
-        if low is not None and high is not None:
-            parts.append(tag("line", class_="line s0", x1=x(low), x2=x(high), y1=y, y2=y))
-            bounds = f", {100 * low:.1f} to {100 * high:.1f}"
-        parts.append(tag("circle", tag("title", f"{name}: {100 * value:.1f}{bounds}"), class_="dot s0", cx=x(value), cy=y, r=3.5))
-    summary = "; ".join(f"{name}: {100 * value:.1f}" for name, value, *_ in rows)
-    return svg(title, summary, parts, height=height)
+        parts.append(text(clip(each.name, 18), LABELS - 6, y + 4, kind="label", anchor="end"))
+        if each.over_images is not None:
+            parts += bar(*each.over_images, y, "interval thick")
+        if each.over_seeds is not None:
+            parts += bar(*each.over_seeds, y, "interval")
+        parts += [tag("circle", class_="ring", cx=x(value), cy=y, r=3) for value in each.each]
+        parts.append(tag("circle", tag("title", str(each)), class_="dot s0", cx=x(each.mean), cy=y, r=3.5))
+    keys = [
+        (tag("circle", class_="dot s0", cx=13, cy=4, r=3.5), "mean"),
+        (tag("circle", class_="ring", cx=13, cy=4, r=3), "each seed"),
+        (tag("line", class_="interval", x2=26, y1=4, y2=4), "95 % over seeds"),
+        (tag("line", class_="interval thick", x2=26, y1=4, y2=4), "95 % over test images"),
+    ]
+    summary = "; ".join(f"{each.name}: {100 * each.mean:.1f}" for each in rows)
+    return svg(title, summary, parts, height=height) + legend(keys[: 4 if zero else 3])
 
 
 def reliability_diagram(
@@ -217,7 +255,7 @@ def heat_strip(
         values: In [0, 1], by row and column; None is grey.
         title: For screen readers.
         x_label: Under the axis.
-        cursor: Places of a vertical line that a script moves, each one of ``xs``; it stands at the last.
+        cursor: Places of a vertical line that a script moves; it stands at the last, in the newest column by then.
     """
     row = 14  # user units
     height, width = TOP + row * len(labels) + BOTTOM, WIDTH - LABELS - RIGHT
@@ -233,7 +271,7 @@ def heat_strip(
     parts.append(text(f"{xs[-1]:,g}", LABELS + width, height - BOTTOM + 15, anchor="end"))
     parts.append(text(x_label, LABELS + width / 2, height - 7, anchor="middle"))
     if cursor:
-        columns = [list(xs).index(x) + 0.5 for x in cursor]
+        columns = [max(bisect_right(xs, x), 1) - 0.5 for x in cursor]
         parts.append(_cursor([round(LABELS + column / len(xs) * width, 2) for column in columns], TOP + row * len(labels)))
     bar = data_uri(heat(np.linspace(0, 1, 64, dtype=np.float32)[None]), photo=False)
     scale = legend(

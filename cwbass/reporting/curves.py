@@ -96,7 +96,10 @@ def draw_curves(history: Sequence[Row], class_names: Sequence[str]) -> Curves:
         drawn += _second_stage(stages)
     missing = [figure for figure in drawn if isinstance(figure, str)]
     if stages["train"] and not points_of(stages["train"], "precision"):
-        missing.append("No selection slice: precision of the pseudo-labels was not measured.")
+        if not any(line.points for line in _selection(stages)):
+            missing.append("No selection slice: precision of the pseudo-labels was not measured.")
+        elif points_of(stages["train"], "retention"):
+            missing.append("No label of the selection slice was kept: of precision there is none.")
     return Curves(tuple(figure for figure in drawn if isinstance(figure, Figure)), tuple(dict.fromkeys(missing)))
 
 

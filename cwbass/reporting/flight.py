@@ -21,7 +21,7 @@ from cwbass.evaluation.sweep import Suggestion, Sweep
 from cwbass.headline import points
 from cwbass.provenance import versions
 from cwbass.reporting.charts import Series, heat_strip, line_chart
-from cwbass.reporting.curves import Figure, Row, draw_classes, draw_lines, number, points_of
+from cwbass.reporting.curves import RETRAININGS, Figure, Row, draw_classes, draw_lines, number, points_of
 from cwbass.reporting.html import template
 from cwbass.reporting.scores import percent
 from cwbass.reporting.svg import COLORS, NONE, join, tag
@@ -90,7 +90,7 @@ def write_flight(
         sweep: Over thresholds, after the warm-up; None where there is no selection slice.
         spec: Names and colours of the classes.
     """
-    rows = [row for row in history if row.get("stage") == "train" and row.get("seen_per_class")]
+    rows, starts = _recorded(history)
     shown = [rows[index] for index in sorted(frame_epochs(len(rows)))]
     script = files("cwbass.reporting").joinpath("flight.js").read_text(encoding="utf-8").strip()
     page = template("flight.html.j2").render(
@@ -103,8 +103,9 @@ def write_flight(
         probes=_draw_probes(probes or ProbeBook(), [row["step"] for row in shown]),
         zones=ZONES,
         viridis=VIRIDIS.astype(int).tolist(),
+        starts=starts,
         figures=_figures(rows, [float(row["step"]) for row in shown], spec.class_names),
-        sliced=any(row.get("precision") is not None for row in rows),
+        sliced=any(row.get("selection_miou") is not None for row in history),
         sweep=sweep,
         overall=None if sweep is None else _cells(sweep.overall()),
         suggestions={} if sweep is None else {name: _cells(found) for name, found in sweep.classes().items()},
@@ -116,6 +117,23 @@ def write_flight(
     path.write_text(page, encoding="utf-8")
 
 
+def _recorded(history: Sequence[Row]) -> tuple[list[Row], dict[str, int]]:
+    """Epochs that taught by pseudo-labels, and where each retraining of a second stage begins.
+
+    A retraining counts its own steps (``own_step`` of a row); ``step`` goes on from the stage before, so that one axis holds all.
+    """
+    rows: list[Row] = []
+    starts: dict[str, int] = {}
+    taken = 0
+    for stage in ("train", *RETRAININGS):
+        here = [row for row in history if row.get("stage") == stage]
+        if here and stage in RETRAININGS:
+            starts[RETRAININGS[stage]] = taken
+        rows += [{**row, "step": taken + row["step"], "own_step": row["step"]} for row in here if row.get("seen_per_class")]
+        taken += here[-1]["step"] if here else 0
+    return rows, starts
+
+
 def _moment(row: Row, spec: DatasetSpec) -> Moment:
     tiles = [
         ("Kept", percent(row.get("retention"))),
@@ -125,8 +143,9 @@ def _moment(row: Row, spec: DatasetSpec) -> Moment:
         ("Mean confidence", percent(row.get("mean_confidence"))),
         ("Disagreement", percent(row.get("disagreement"))),
     ]
+    stage = f"retraining {RETRAININGS[row['stage']]}, " if row["stage"] in RETRAININGS else ""
     return Moment(
-        f"epoch {row['epoch'] + 1}, step {row['step']:,}",
+        f"{stage}epoch {row['epoch'] + 1}, step {row['own_step']:,}",
         [tile for tile in tiles if tile[1] != NONE],
         [(name, _class_cells(row, index, name)) for index, name in enumerate(spec.class_names)],
     )

@@ -4,12 +4,25 @@ import math
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from cwbass.comparison.statistics import Interval, draw_images, paired_difference, resampled_miou, t_interval
+from cwbass.comparison.statistics import (
+    Difference,
+    Interval,
+    draw_images,
+    mean_over_classes,
+    paired_difference,
+    resampled_iou,
+    t_interval,
+)
 from cwbass.evaluation.selection import mean_iou
 
 RIGHT = [[2, 0], [0, 2]]
 HALF = [[1, 1], [1, 1]]
+
+
+def miou(matrices: NDArray[np.int64], draws: NDArray[np.int64]) -> NDArray[np.float64]:
+    return mean_over_classes(resampled_iou(matrices, draws))
 
 
 def test_an_interval_over_three_seeds_is_that_of_student() -> None:
@@ -40,14 +53,18 @@ def test_draws_are_whole_resamples_and_repeat() -> None:
 
 
 def test_scores_of_resamples_come_from_summed_matrices() -> None:
-    matrices = np.array([RIGHT, HALF])
-    # both: [[3, 1], [1, 3]], IoU 3/5 each; the first twice: 1; the second twice: [[2, 2], [2, 2]], IoU 2/6
-    assert resampled_miou(matrices, np.array([[1, 1], [2, 0], [0, 2]])) == pytest.approx([0.6, 1.0, 1 / 3])
+    matrices = np.array([RIGHT, [[2, 0], [1, 1]]])
+    # both: [[4, 0], [1, 3]]; the first twice: all right; the second twice: [[4, 0], [2, 2]]
+    iou = resampled_iou(matrices, np.array([[1, 1], [2, 0], [0, 2]]))
+    assert iou == pytest.approx(np.array([[4 / 5, 3 / 4], [1, 1], [4 / 6, 2 / 4]]))
+    assert mean_over_classes(iou) == pytest.approx([31 / 40, 1, 7 / 12])
 
 
 def test_a_class_that_no_image_of_a_resample_shows_does_not_count_in_it() -> None:
-    matrices = np.array([[[4, 0], [0, 0]], [[2, 0], [1, 1]]])
-    assert resampled_miou(matrices, np.array([[2, 0], [1, 1]])) == pytest.approx([1.0, (6 / 7 + 1 / 2) / 2])
+    matrices = np.array([[[4, 0], [0, 0]], [[2, 0], [1, 1]], [[0, 0], [0, 0]]])
+    iou = resampled_iou(matrices, np.array([[3, 0, 0], [1, 1, 1], [0, 0, 3]]))
+    assert iou == pytest.approx(np.array([[1, math.nan], [6 / 7, 1 / 2], [math.nan, math.nan]]), nan_ok=True)
+    assert mean_over_classes(iou) == pytest.approx([1.0, (6 / 7 + 1 / 2) / 2, 0.0])
 
 
 def test_many_resamples_are_those_of_a_plain_loop() -> None:
@@ -55,15 +72,38 @@ def test_many_resamples_are_those_of_a_plain_loop() -> None:
     matrices = rng.integers(0, 9, (7, 3, 3))
     draws = draw_images(7, resamples=230)
     plain = [mean_iou(np.sum([matrices[index] * count for index, count in enumerate(draw)], axis=0)) for draw in draws]
-    assert resampled_miou(matrices, draws) == pytest.approx(plain)
+    assert miou(matrices, draws) == pytest.approx(plain)
 
 
 def test_a_paired_difference_draws_images_jointly_for_both_and_over_seeds() -> None:
     draws = draw_images(2)  # of two images: one twice (0.25 each) or both (0.5)
-    good, bad = (resampled_miou(np.array([RIGHT, second]), draws) for second in (RIGHT, HALF))
+    good, bad = (miou(np.array([RIGHT, second]), draws) for second in (RIGHT, HALF))
     # differences: 0 where the first image came twice, 0.4 with both, 2/3 where the second came twice
     found = paired_difference({0: good, 7: good}, {0: bad, 1: bad, 7: bad}, {0: 1.0, 7: 1.0}, {0: 0.6, 1: 0.1, 7: 0.8})
-    assert found == Interval(pytest.approx(0.3), pytest.approx(0.0), pytest.approx(2 / 3))
+    assert found is not None
+    assert (found.value, found.low, found.high) == pytest.approx((0.3, 0.0, 2 / 3))
+    assert found.each == {0: pytest.approx(0.4), 7: pytest.approx(0.2)}
     # A network against itself has no doubt, however few images: the pairs are drawn alike.
-    assert paired_difference({0: bad}, {0: bad}, {0: 0.6}, {0: 0.6}) == Interval(0.0, 0.0, 0.0)
+    assert paired_difference({0: bad}, {0: bad}, {0: 0.6}, {0: 0.6}) == Difference(
+        0.0, 0.0, 0.0, {0: 0.0}, Interval(0.0, None, None)
+    )
     assert paired_difference({0: good}, {1: bad}, {0: 1.0}, {1: 0.6}) is None
+
+
+def test_seeds_that_disagree_show_over_seeds_however_sure_the_images_are() -> None:
+    stats = pytest.importorskip("scipy.stats", reason="needs scipy: pip install -c constraints.txt -e '.[dev]'")
+    ours, theirs = {0: 0.450, 1: 0.374, 2: 0.465}, {0: 0.464, 1: 0.464, 2: 0.464}
+    sure = [{seed: np.full(9, score) for seed, score in each.items()} for each in (ours, theirs)]
+    found = paired_difference(*sure, ours, theirs)
+    assert found is not None
+    # -1.4, -9.0 and +0.1 points: mean -3.43, deviation 4.88, so 4.3027 x 4.88 / 3 ** 0.5 = 12.1 to both sides
+    assert (found.over_seeds.low, found.over_seeds.high) == (pytest.approx(-0.1555, abs=1e-4), pytest.approx(0.0868, abs=1e-4))
+    assert (found.low, found.high) == (pytest.approx(found.value), pytest.approx(found.value))
+    interval = stats.ttest_rel(list(ours.values()), list(theirs.values())).confidence_interval(0.95)
+    assert (found.over_seeds.low, found.over_seeds.high) == pytest.approx(tuple(interval), rel=1e-4)
+
+
+def test_a_score_that_some_resamples_lack_is_compared_in_the_others() -> None:
+    some = np.array([math.nan, 0.5, math.nan])
+    found = paired_difference({0: some, 1: some}, {0: np.zeros(3), 1: np.zeros(3)}, {0: 0.4, 1: None}, {0: 0.1, 1: 0.3})
+    assert found == Difference(pytest.approx(0.3), 0.5, 0.5, {0: pytest.approx(0.3)}, Interval(pytest.approx(0.3), None, None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from cwbass.comparison.budget import Budget, Cost, MethodCost
 from cwbass.comparison.page import draw_page
 from cwbass.comparison.plan import Cell, Plan
 from cwbass.comparison.results import Result
-from cwbass.comparison.sheets import difference, markdown
+from cwbass.comparison.sheets import bounds, budget, markdown, spread
 from cwbass.comparison.table import tabulate
 from cwbass.comparison.variants import method_variants
 from cwbass.evaluation.per_image import PerImage
+from cwbass.headline import points
 from cwbass.params import Params, load_params
 
 NAMES = ("road", "<b>|sky")
@@ -24,7 +26,7 @@ RIGHT, HALF = [[2, 0], [0, 2]], [[1, 1], [1, 1]]
 SCORES = {"right": (RIGHT, 1.0), "half": (HALF, 0.6), "wrong": ([[0, 2], [2, 0]], 1 / 3)}
 
 
-def result(variant: str, seed: int, kind: str, snapshots: dict[int, float]) -> Result:
+def result(variant: str, seed: int, kind: str, snapshots: dict[int, float], weights: str = "teacher") -> Result:
     second, miou = SCORES[kind]
     row = {"pixel_accuracy": 0.5, "ece": 0.1}
     metrics: dict[str, Any] = {
@@ -33,7 +35,7 @@ def result(variant: str, seed: int, kind: str, snapshots: dict[int, float]) -> R
         "boundary_iou": 0.25,
         "boundary_f1_3px": None,
         "protocol": "whole scale:1",
-        "weights": "teacher",
+        "weights": weights,
         "split_hash": f"{seed}" * 64,
         "split": {"counts": {"labeled": 9, "selection": 3, "unlabeled": 5, "test": 2}},
         "checkpoints": {"teacher selected": {"miou": miou}, "teacher last": {"miou": 0.5}, "student last": {"miou": 0.99}},
@@ -46,10 +48,14 @@ def result(variant: str, seed: int, kind: str, snapshots: dict[int, float]) -> R
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> dict[str, Any]:
+def plan(tmp_path: Path) -> Plan:
     params = load_params({"train": {"steps": 300, "warmup_steps": 100}}, Params)
     labels = {"1-4": {"labeled": 0.25}}
-    plan = Plan(tmp_path, params, Budget("steps", 300), method_variants(["cw_bass", "fixmatch"], params), [0, 1], labels)
+    return Plan(tmp_path, params, Budget("steps", 300), method_variants(["cw_bass", "fixmatch"], params), [0, 1], labels)
+
+
+@pytest.fixture
+def table(plan: Plan) -> dict[str, Any]:
     plan.cost_file("cw_bass").parent.mkdir()
     plan.cost_file("cw_bass").write_text('{"step": {"seconds": 1, "passes": 8, "passes_no_grad": 4}}')
     assert plan.cost("cw_bass") == MethodCost(Cost(1, 8, 4))
@@ -66,43 +72,84 @@ def test_the_markdown_is_what_was_worked_by_hand(table: dict[str, Any]) -> None:
     # mIoU: supervised 60 and 33.3, deviation 18.86, so 46.7 +- 12.7062 x 18.86 / 2 ** 0.5; cw_bass 100 and 60.
     # Resamples: both images (half of them), or one of them twice (a quarter each), which has
     #   seed 0: cw_bass 1, 1, 1; supervised 0.6, 1, 1/3. Seed 1: cw_bass 0.6, 1, 1/3; supervised 1/3, 1, 0.
-    # so that the mean difference is 1/3, 0, or 1/2: from 0 to 50 points.
+    # so that the mean difference is 1/3, 0, or 1/2: from 0 to 50 points over images. Over seeds 40 and 26.7, deviation 9.43, so
+    # 33.3 +- 12.7062 x 9.43 / 2 ** 0.5.
     assert (
         markdown(table)
         == """\
 300 steps for every run, warm-up included. Scores are those of 2 test images, whole scale:1, in per cent; differences are in \
-points. Intervals are 95 %: a mean over seeds has one by Student's t, a difference one by a paired bootstrap over the test \
-images (2,000 resamples). The oracle is the best of the states that were kept, on the test images: an upper bound by which \
-nobody may choose.
+points. Intervals are 95 %, and of two kinds. What stands after ± is Student's t over seeds: what other seeds might have given. \
+What stands in brackets is a paired bootstrap over the test images (2,000 resamples): what other images might have given these \
+very networks; of other seeds it knows nothing. Take a difference for real where both intervals lie on one side of 0. The oracle \
+is the best of the states that were kept, on the test images: an upper bound by which nobody may choose.
 
 ## Labels 1-4: 12 images
 
 Splits by seed: 0: 000000000000, 1: 111111111111.
 
-| method | seeds | mIoU | gain of each seed | against supervised | against cw_bass |
-| --- | --- | --- | --- | --- | --- |
-| supervised | 2 | 46.7 ± 169.4 | - | - | -33.3 (-50.0 to 0.0) |
-| cw\\_bass | 2 | 80.0 ± 254.1 | +40.0, +26.7 | +33.3 (0.0 to +50.0) | - |
+### mIoU
+
+| method | weights | seed 0 | seed 1 | mean ± over seeds |
+| --- | --- | --- | --- | --- |
+| supervised | averaged | 60.0 | 33.3 | 46.7 ± 169.4 |
+| cw\\_bass | averaged | 100.0 | 60.0 | 80.0 ± 254.1 |
+
+### Difference from cw_bass
+
+| method | seed 0 | seed 1 | mean ± over seeds | on other test images |
+| --- | --- | --- | --- | --- |
+| supervised | -40.0 | -26.7 | -33.3 ± 84.7 | (-50.0 to 0.0) |
+
+### Difference from supervised
+
+| method | seed 0 | seed 1 | mean ± over seeds | on other test images |
+| --- | --- | --- | --- | --- |
+| cw\\_bass | +40.0 | +26.7 | +33.3 ± 84.7 | (0.0 to +50.0) |
+
+### mIoU of other checkpoints
 
 | method | last | selected | oracle | student last |
 | --- | --- | --- | --- | --- |
 | supervised | 50.0 ± 0.0 | 46.7 ± 169.4 | 55.0 ± 63.5 | 99.0 ± 0.0 |
 | cw\\_bass | 50.0 ± 0.0 | 80.0 ± 254.1 | 82.5 ± 222.4 | 99.0 ± 0.0 |
 
+### Other scores
+
 | method | boundary IoU | boundary F1 3 px | pixel accuracy | ECE |
 | --- | --- | --- | --- | --- |
 | supervised | 25.0 ± 0.0 | - | 50.0 ± 0.0 | 10.0 ± 0.0 |
 | cw\\_bass | 25.0 ± 0.0 | - | 50.0 ± 0.0 | 10.0 ± 0.0 |
+
+### IoU of each class
 
 | method | road | <b>|sky |
 | --- | --- | --- |
 | supervised | 46.7 | - |
 | cw\\_bass | 80.0 | - |
 
-| method | steps | of them warm-up | ms a step | training s | peak MB | images a step with gradient | without |
-| --- | --- | --- | --- | --- | --- | --- | --- |
-| supervised | 300 | 100 | 123 | 61 | 2048 | - | - |
-| cw\\_bass | 300 | 100 | 123 | 61 | 2048 | 8 | 4 |
+### IoU of each class, difference from cw_bass
+
+Mean over the seeds of both, and its interval on other test images, of those resamples that show the class.
+
+| method | road | <b>|sky |
+| --- | --- | --- |
+| supervised | -33.3 (-50.0 to 0.0) | - |
+
+### Cost
+
+| method | steps | of them warm-up | ms a step | training s | peak MB |
+| --- | --- | --- | --- | --- | --- |
+| supervised | 300 | 100 | 123 | 61 | 2,048 |
+| cw\\_bass | 300 | 100 | 123 | 61 | 2,048 |
+
+### Images through an encoder
+
+With a gradient + without: counted at a real step of each kind, and multiplied.
+
+| method | a step | training |
+| --- | --- | --- |
+| supervised | - | - |
+| cw\\_bass | 8 + 4 | 1,600 + 800 |
 
 Not done: 1-4/seed0/fixmatch, 1-4/seed1/fixmatch.
 
@@ -111,8 +158,23 @@ Fewer than three seeds say little.
     )
 
 
+@pytest.mark.parametrize(
+    ("kind", "amount", "said"),
+    [
+        ("steps", 1500, "1,500 steps"),
+        ("minutes", 2.5, "2.5 minutes"),
+        ("minutes", 20.0, "20 minutes"),
+        ("passes", 48e6, "48,000,000 images through the encoder"),
+        ("passes", 1234567.0, "1,234,567 images through the encoder"),
+    ],
+)
+def test_a_budget_is_written_out(kind: str, amount: float, said: str) -> None:
+    assert budget({"budget": {"kind": kind, "amount": amount}}) == said
+
+
 def test_a_difference_that_rounds_to_nothing_has_no_sign() -> None:
-    assert difference({"value": -0.0001, "low": -0.0004, "high": 0.0006}) == "0.0 (0.0 to +0.1)"
+    assert bounds({"value": -0.0001, "low": -0.0004, "high": 0.0006}) == "(0.0 to +0.1)"
+    assert spread({"value": -0.0001, "low": -0.0021, "high": 0.0019}, points) == "0.0 ± 0.2"
 
 
 def test_a_curve_begins_with_the_warm_up_that_is_shared(table: dict[str, Any]) -> None:
@@ -121,9 +183,83 @@ def test_a_curve_begins_with_the_warm_up_that_is_shared(table: dict[str, Any]) -
     assert rows["cw_bass"]["curve"] == [(100, pytest.approx(0.3)), (200, pytest.approx(0.675)), (300, 0.5)]
 
 
+def test_a_curve_joins_no_two_kinds_of_network(plan: Plan) -> None:
+    warm = result("supervised", 0, "half", {100: 0.2, 300: 0.5})
+    raw = result("fixmatch", 0, "right", {200: 0.7, 300: 0.5}, weights="student")
+    table = tabulate(plan, [warm, raw])
+    row = table["labels"]["1-4"]["rows"]["fixmatch"]
+    assert (row["weights"], row["curve"]) == ("student", [(200, 0.7), (300, 0.5)])
+    text = markdown(table)
+    assert "| fixmatch | raw | 100.0 | 100.0 |" in text
+    assert "Some methods are scored by averaged weights, others by raw ones" in text
+
+
+def test_where_no_states_were_kept_nobody_knows_the_best(plan: Plan) -> None:
+    table = tabulate(plan, [result("supervised", 0, "half", {300: 0.5}), result("cw_bass", 0, "right", {})])
+    text = markdown(table)
+    assert "| supervised | 50.0 | 60.0 | 60.0 | 99.0 |" in text
+    assert "| cw\\_bass | 50.0 | 100.0 | - | 99.0 |" in text
+    assert "No states were kept of cw_bass: no oracle, and no curve. --set train.snapshots=N with another --out" in text
+    assert "second stage" not in text
+
+
+def test_three_methods_are_compared_pair_by_pair(plan: Plan) -> None:
+    kinds = {"supervised": "half", "cw_bass": "right", "fixmatch": "wrong"}
+    text = markdown(tabulate(plan, [result(name, 0, kind, {}) for name, kind in kinds.items()]))
+    # On resamples with both images, the first twice, or the second: right 1, 1, 1; half 0.6, 1, 1/3; wrong 1/3, 1, 0.
+    assert (
+        """
+| method less | supervised | cw_bass | fixmatch |
+| --- | --- | --- | --- |
+| supervised | - | -40.0 (-66.7 to 0.0) | +26.7 (0.0 to +33.3) |
+| cw\\_bass | +40.0 (0.0 to +66.7) | - | +66.7 (0.0 to +100.0) |
+| fixmatch | -26.7 (-33.3 to 0.0) | -66.7 (-100.0 to 0.0) | - |
+"""
+        in text
+    )
+
+
+def test_a_second_stage_shows_all_that_it_takes(tmp_path: Path) -> None:
+    params = load_params({"train": {"steps": 300, "warmup_steps": 100}}, Params)
+    plan = Plan(
+        tmp_path, params, Budget("steps", 1500), method_variants(["st_plus_plus"], params), [0], {"1-4": {"labeled": 0.25}}
+    )
+    step, retraining, labelling = Cost(1, 4, 0, 800), Cost(1, 8, 0, 1200.6), Cost(60, 0, 2400)
+    for name, cost in (("supervised", MethodCost(Cost(1, 4, 0, 700))), ("st_plus_plus", MethodCost(step, retraining, labelling))):
+        plan.cost_file(name).parent.mkdir(exist_ok=True)
+        plan.cost_file(name).write_text(json.dumps(cost.to_dict()))
+    text = markdown(tabulate(plan, [result("supervised", 0, "half", {}), result("st_plus_plus", 0, "right", {})]))
+    assert "No states are kept of a method with a second stage: no oracle, and no curve, of st_plus_plus." in text
+    # 1,500 steps pay for a schedule of 500, a third of it warm-up, and for two retrainings of as many.
+    assert (
+        """
+| method | steps | of them warm-up | of them retraining | ms a step | training s | peak MB | peak MB of the GPU |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+| supervised | 1,500 | 500 | - | 123 | 61 | 2,048 | 700 |
+| st\\_plus\\_plus | 1,500 | 167 | 1,000 | 123 | 61 | 2,048 | 1,201 |
+"""
+        in text
+    )
+    assert (
+        """
+| method | a step | warm-up | training | labelling | retraining | all |
+| --- | --- | --- | --- | --- | --- | --- |
+| supervised | 4 + 0 | 2,000 + 0 | 4,000 + 0 | - | - | 6,000 + 0 |
+| st\\_plus\\_plus | 4 + 0 | 668 + 0 | 1,332 + 0 | 0 + 2,400 | 8,000 + 0 | 10,000 + 2,400 |
+"""
+        in text
+    )
+
+
+def test_where_the_reference_is_missing_nothing_is_compared_with_it(plan: Plan) -> None:
+    text = markdown(tabulate(plan, [result("supervised", 0, "half", {}), result("fixmatch", 0, "right", {})]))
+    assert "ifference from cw_bass" not in text
+    assert "| fixmatch | +40.0 | +40.0 | (0.0 to +66.7) |" in text
+
+
 def test_the_page_shows_each_number_and_takes_no_name_for_markup(table: dict[str, Any]) -> None:
     page = draw_page(table)
-    for cell in ("46.7 ± 169.4", "+33.3 (0.0 to +50.0)", "82.5 ± 222.4"):
+    for cell in ("46.7 ± 169.4", "+33.3 ± 84.7", "(0.0 to +50.0)", "82.5 ± 222.4"):
         assert f"<td>{cell}</td>" in page
     assert '<th scope="col">&lt;b&gt;|sky</th>' in page
     assert "<b>" not in page

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import pytest
 from markupsafe import Markup
 
-from cwbass.reporting.charts import Series, bar_chart, heat_strip, line_chart, reliability_diagram
+from cwbass.reporting.charts import Estimate, Series, bar_chart, heat_strip, interval_chart, line_chart, reliability_diagram
 from cwbass.reporting.svg import COLORS, NONE, Plot, dash, format_value, nice_ticks, tag
 
 
@@ -58,6 +58,12 @@ def test_the_axis_spans_at_least_the_range_asked_for() -> None:
     assert [element.get("points") for element in parse(drawing).iter("polyline")] == ["46,212 438,114"]
 
 
+def test_a_share_that_stays_at_the_whole_has_an_axis_from_nothing_to_it() -> None:
+    drawing = line_chart([Series("kept", [(0, 1.0), (1, 1.0)])], title="t", x_label="step", percent=True)
+    labels = [element.text for element in of_class(parse(drawing), "tick")]
+    assert labels[1:6] == ["0%", "25%", "50%", "75%", "100%"]
+
+
 def test_series_differ_by_colour_and_dash_up_to_32() -> None:
     assert len({(index % COLORS, dash(index)) for index in range(32)}) == 32
     assert len({dash(index) for index in range(4)}) == 4  # the first few differ even without colour
@@ -77,6 +83,38 @@ def test_bars_are_as_long_as_their_fraction_and_absent_classes_say_so() -> None:
     widths = [float(bar.get("width", "")) for bar in of_class(drawing, "bar")]
     assert widths == [146.0, 73.0, 0.5]  # 292 units are 100 %; an IoU of zero still shows
     assert "absent" in [element.text for element in drawing.iter("text")]
+
+
+def test_what_two_seeds_cannot_tell_leaves_room_for_what_they_did() -> None:
+    drawing = interval_chart([Estimate("a", 0.5, [0.25, 0.75], (-2.7, 3.7))], title="t", x_label="x", scale=(0, 1))
+    tree = next(parse(drawing).iter("svg"))
+    # The axis goes from 20 to 80 %, over 318 units from 120 on: 5.3 a point.
+    assert [ring.get("cx") for ring in of_class(tree, "ring")] == ["146.5", "411.5"]
+    assert [dot.get("cx") for dot in of_class(tree, "dot")] == ["279"]
+    bar, left, right = of_class(tree, "interval")
+    assert (bar.get("x1"), bar.get("x2")) == ("120", "438")
+    assert (left.get("d"), right.get("d")) == ("M125 22l-5 3l5 3", "M433 22l5 3l-5 3")
+    assert "a: 50.0, over seeds -270.0 to 370.0" in drawing
+
+
+def test_an_interval_ends_with_the_scale_of_the_score() -> None:
+    drawing = interval_chart([Estimate("a", 0.02, [0.01, 0.02, 0.03], (-0.005, 0.045))], title="t", x_label="x", scale=(0, 1))
+    tree = next(parse(drawing).iter("svg"))
+    bar, left = of_class(tree, "interval")  # from 0 to 6 %: 53 units a point; no arrow at the right
+    assert (bar.get("x1"), bar.get("x2"), left.get("d")) == ("120", "358.5", "M125 22l-5 3l5 3")
+    assert not of_class(tree, "marker")
+
+
+def test_a_difference_has_both_intervals_and_a_line_at_zero() -> None:
+    rows = [Estimate("a", 0.25, [0.2, 0.2, 0.35], (0.1, 0.4), (0.2, 0.3))]
+    drawing = interval_chart(rows, title="t", x_label="x", scale=(-1, 1))
+    tree = next(parse(drawing).iter("svg"))
+    assert [(bar.get("class"), bar.get("x1"), bar.get("x2")) for bar in of_class(tree, "interval")] == [
+        ("interval thick", "279", "358.5"),  # from 0 to 40 points: 7.95 units each
+        ("interval", "199.5", "438"),
+    ]
+    assert [line.get("x1") for line in of_class(tree, "marker")] == ["120"]
+    assert "95 % over test images" in drawing
 
 
 def test_reliability_ignores_empty_bins_and_names_the_gap() -> None:
@@ -101,6 +139,7 @@ def test_names_are_escaped_in_every_chart(name: str) -> None:
     drawings = [
         line_chart([Series(name, points)], title=name, x_label=name, percent=True, marker=(0.5, name)),
         bar_chart([name], [(name, [0.5])], title=name),
+        interval_chart([Estimate(name, 0.5, [0.5], None)], title=name, x_label=name, scale=(0, 1)),
         reliability_diagram([0.5], [0.5], [1], title=name),
         heat_strip([name], [0, 1], [[0.5, 0.6]], title=name, x_label=name),
     ]

@@ -72,6 +72,14 @@ def test_without_a_slice_a_sentence_stands_for_precision_and_selection() -> None
     assert [figure.title for figure in curves.figures] == ["Loss terms", "Pseudo-labels: how many, how sure, how right"]
 
 
+def test_a_slice_is_not_denied_where_nothing_of_it_was_kept_or_the_method_makes_no_labels() -> None:
+    kept_nothing = draw_curves(train(selection_miou=[0.1, 0.2], retention=[0.0, 0.0], precision=[None, None]), NAMES)
+    assert kept_nothing.missing[-1] == "No label of the selection slice was kept: of precision there is none."
+    labels_alone = draw_curves(train(selection_miou=[0.1, 0.2]), NAMES)
+    for curves in (kept_nothing, labels_alone):
+        assert not any("No selection slice" in sentence for sentence in curves.missing)
+
+
 def test_a_loss_that_is_not_finite_leaves_a_gap() -> None:
     history = [json.loads(line) for line in ('{"stage":"train","step":1,"loss":1}', '{"stage":"train","step":2,"loss":NaN}')]
     (figure,) = draw_curves(history, NAMES).figures

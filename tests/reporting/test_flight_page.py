@@ -86,14 +86,78 @@ def test_what_was_not_recorded_is_said(flight: dict[str, Any], tmp_path: Path) -
     write_flight(tmp_path / "a.html", name="run", history=supervised, probes=None, sweep=None, spec=flight["spec"])
     text = Page(tmp_path / "a.html").text
     assert "No epoch made any" in text
-    assert "Not measured: there was no warm-up" in text
-    measured = ("precision", "interior_precision", "boundary_precision", "selection_iou_per_class", "student_gap_per_class")
-    history = [{key: value for key, value in row.items() if key.removesuffix("_per_class") not in measured and key not in measured}
-               for row in flight["history"]]  # fmt: skip
+    assert "No sweep was found." in text
+    measured = ("selection_", "precision", "interior_precision", "boundary_precision", "student_gap", "disagreement")
+    history = [{key: value for key, value in row.items() if not key.startswith(measured)} for row in flight["history"]]
     write_flight(tmp_path / "b.html", name="run", history=history, probes=ProbeBook(), sweep=None, spec=flight["spec"])
     text = Page(tmp_path / "b.html").text
-    assert "No images were looked at" in text
+    assert "No pictures were found" in text
     assert "There is no selection slice" in text
+
+
+def test_a_slice_of_which_nothing_was_kept_is_still_a_slice(flight: dict[str, Any], tmp_path: Path) -> None:
+    history = [
+        {**row, **{key: None for key in row if "precision" in key and "per_class" not in key}} for row in flight["history"]
+    ]
+    write_flight(tmp_path / "flight.html", **{**flight, "history": history})
+    text = Page(tmp_path / "flight.html").text
+    assert "There is no selection slice" not in text
+    assert "a dash stands where nothing was kept" in text
+
+
+def second_stage(flight: dict[str, Any]) -> list[dict[str, Any]]:
+    """Two epochs of each retraining, which count their own steps: pixels alone, as they are recorded."""
+    row = next(row for row in flight["history"] if row["stage"] == "train")
+    pixels = ("seen_", "kept_", "retention", "mean_confidence", "confidence_", "pseudo_", "labeled_", "selection_")
+    bare = {key: value for key, value in row.items() if key.startswith(pixels)}
+    return [
+        {**bare, "stage": stage, "epoch": epoch, "step": step}
+        for stage in ("retrain_reliable", "retrain_all")
+        for epoch, step in enumerate((300, 500))
+    ]
+
+
+def test_a_method_whose_first_stage_makes_no_labels_shows_its_retrainings(flight: dict[str, Any], tmp_path: Path) -> None:
+    first = [{"stage": "train", "epoch": 0, "step": 600, "loss": 1.0, "selection_miou": 0.1}]
+    write_flight(tmp_path / "flight.html", **{**flight, "history": first + second_stage(flight), "probes": ProbeBook()})
+    page = Page(tmp_path / "flight.html")
+    assert "No epoch made any" not in page.text
+    assert "retraining on reliable images, epoch 2, step 500" in page.text
+    assert "retraining on all images, epoch 2, step 500" in page.text
+    assert "that on reliable images begins at 600; that on all images begins at 1,100." in page.text
+    assert "No pictures were found." in page.text
+    assert "where nothing was kept. A retraining learns from labels" in page.text
+    (cursor, *_) = [attributes for tag, attributes in page.tags if attributes.get("class") == "cursor"]
+    # 900, 1100, 1400 and 1600 on an axis from 46 to 438
+    assert cursor["data-at"] == "46 158 326 438"
+
+
+def test_a_retraining_goes_on_from_the_first_stage_and_shows_its_last_pictures(flight: dict[str, Any], tmp_path: Path) -> None:
+    write_flight(tmp_path / "flight.html", **{**flight, "history": flight["history"] + second_stage(flight)})
+    page = Page(tmp_path / "flight.html")
+    assert "epoch 18, step 4,000" in page.text
+    assert "that on reliable images begins at 4,000; that on all images begins at 4,500." in page.text
+    frames = {attributes["data-frame"] for _, attributes in page.tags if "data-frame" in attributes}
+    assert frames == {str(index) for index in range(22)}
+    pictures: dict[str, list[str]] = {}
+    for tag, attributes in page.tags:
+        if tag == "img" and "data-frame" in attributes:
+            pictures.setdefault(str(attributes["data-frame"]), []).append(str(attributes["src"]))
+    assert pictures["21"] == pictures["18"] == pictures["17"]
+
+
+def test_a_cursor_stands_in_the_newest_column_where_its_moment_has_none(flight: dict[str, Any], tmp_path: Path) -> None:
+    """Rows of a retraining have no precision; with many classes, precision is a strip with a column for each row that has it."""
+    names = tuple(f"class {index}" for index in range(9))
+    spec = DatasetSpec(names, tuple((index, index, 0) for index in range(9)))
+    history = [
+        {key: (value * 2)[:9] if isinstance(value, list) else value for key, value in row.items()}
+        for row in flight["history"] + second_stage(flight)
+    ]
+    write_flight(tmp_path / "flight.html", **{**flight, "history": history, "spec": spec, "probes": None, "sweep": None})
+    cursors = [attributes for _, attributes in Page(tmp_path / "flight.html").tags if attributes.get("class") == "cursor"]
+    strip = next(cursor for cursor in cursors if len(set(str(cursor["data-at"]).split()[17:])) == 1)
+    assert strip["x1"] == "429.17"  # the last of 18 columns, over 318 units from 120 on
 
 
 def test_a_long_run_of_many_classes_stays_small(flight: dict[str, Any], tmp_path: Path) -> None:
