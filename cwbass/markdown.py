@@ -13,5 +13,5 @@ def markdown_text(value: object) -> str:
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table of plain text."""
-    lines = [header, ["---"] * len(header), *([markdown_text(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    head, *body = ([markdown_text(cell) for cell in row] for row in (header, *rows))
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body))
