@@ -122,7 +122,7 @@ Splits by seed: 0: 000000000000, 1: 111111111111.
 
 ### IoU of each class
 
-| method | road | <b>|sky |
+| method | road | \\<b\\>\\|sky |
 | --- | --- | --- |
 | supervised | 46.7 | - |
 | cw\\_bass | 80.0 | - |
@@ -131,7 +131,7 @@ Splits by seed: 0: 000000000000, 1: 111111111111.
 
 Mean over the seeds of both, and its interval on other test images, of those resamples that show the class.
 
-| method | road | <b>|sky |
+| method | road | \\<b\\>\\|sky |
 | --- | --- | --- |
 | supervised | -33.3 (-50.0 to 0.0) | - |
 
@@ -209,7 +209,7 @@ def test_three_methods_are_compared_pair_by_pair(plan: Plan) -> None:
     # On resamples with both images, the first twice, or the second: right 1, 1, 1; half 0.6, 1, 1/3; wrong 1/3, 1, 0.
     assert (
         """
-| method less | supervised | cw_bass | fixmatch |
+| method less | supervised | cw\\_bass | fixmatch |
 | --- | --- | --- | --- |
 | supervised | - | -40.0 (-66.7 to 0.0) | +26.7 (0.0 to +33.3) |
 | cw\\_bass | +40.0 (0.0 to +66.7) | - | +66.7 (0.0 to +100.0) |
