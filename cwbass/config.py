@@ -141,7 +141,8 @@ class GuardConfig(Section):
     )
     precision_fall: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.1,
-        description="Sign: precision of kept labels is this far (0.1: ten points) below its best, with no less retention and a lower mIoU.",
+        description="Sign: precision of kept labels is this far (0.1: ten points) below its best, with no less retention and an mIoU "
+        "that has fallen beyond such luck.",
     )
     variety: Fraction = Field(
         default=0.5,

@@ -93,7 +93,7 @@ def paired_difference(
         others: Theirs.
 
     Returns:
-        None where no seed is common.
+        None where no seed is common, or no resample has the scores of all.
 
     Source:
         The percentile bootstrap (Efron, 1979), images being the units, and pairs of networks on one resample the statistic; and
@@ -104,6 +104,9 @@ def paired_difference(
     if not each:
         return None
     resampled = np.mean([ours[seed] - theirs[seed] for seed in each], axis=0)
-    low, high = np.quantile(resampled[~np.isnan(resampled)], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    resampled = resampled[~np.isnan(resampled)]
+    if not resampled.size:
+        return None
+    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     over_seeds = t_interval(list(each.values()))
     return Difference(over_seeds.value, float(low), float(high), each, over_seeds)

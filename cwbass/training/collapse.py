@@ -3,7 +3,7 @@
 Once an epoch it looks for four signs, each against the best that the stage has seen while it was healthy:
 
 - ``miou``: the score on the selection slice has fallen far below, and by more than luck with so few images explains;
-- ``precision``: more labels are kept while fewer of them are right, and the score has fallen too;
+- ``precision``: more labels are kept while fewer of them are right, and the score has fallen too, by more than such luck;
 - ``classes``: the teacher names far fewer classes than it did; needs no labels;
 - ``starved``: a class of the labelled images that had pseudo-labels has none any more; needs no labels either.
 
@@ -74,7 +74,7 @@ class CollapseGuard:
 
     def __init__(self, config: GuardConfig, class_names: Sequence[str], labeled: Sequence[bool], images: int) -> None:
         self.config, self.class_names, self.labeled = config, class_names, labeled
-        self.luck = errors_of_95_percent(images)  # standard errors that a score may be from the truth
+        self.errors = errors_of_95_percent(images)
         self._memory = _Memory(had_labels=[False] * len(class_names), without=[0] * len(class_names))
 
     @property
@@ -141,7 +141,7 @@ class CollapseGuard:
         best, miou = self._memory.miou, row.get("selection_miou")
         if best is None or miou is None:
             return None
-        if best - miou <= max(self.config.miou_fall * best, self.luck * self._error(row)):
+        if best - miou <= max(self.config.miou_fall * best, self._luck(row)):
             return None
         return f"mIoU on the selection slice fell from {_percent(best)} to {_percent(miou)}"
 
@@ -151,7 +151,7 @@ class CollapseGuard:
         if best is None or before is None or precision is None:
             return None
         fell = before - precision > self.config.precision_fall and row["retention"] >= retention
-        if not fell or best - row["selection_miou"] <= self._error(row):
+        if not fell or best - row["selection_miou"] <= self._luck(row):
             return None
         return (
             f"precision of the pseudo-labels fell from {_percent(before)} to {_percent(precision)} while retention rose "
@@ -162,8 +162,9 @@ class CollapseGuard:
         best, miou = self._memory.miou, row.get("selection_miou")
         return best is None or miou is None or bool(miou >= best - self._memory.error)
 
-    def _error(self, row: Mapping[str, Any]) -> float:
-        return max(self._memory.error, float(row["selection_error"]))
+    def _luck(self, row: Mapping[str, Any]) -> float:
+        """How far the score may fall by luck, with as few images as there are."""
+        return self.errors * max(self._memory.error, float(row["selection_error"]))
 
     def _classes_went(self, variety: float | None) -> str | None:
         before = self._memory.variety

@@ -107,3 +107,8 @@ def test_a_score_that_some_resamples_lack_is_compared_in_the_others() -> None:
     some = np.array([math.nan, 0.5, math.nan])
     found = paired_difference({0: some, 1: some}, {0: np.zeros(3), 1: np.zeros(3)}, {0: 0.4, 1: None}, {0: 0.1, 1: 0.3})
     assert found == Difference(pytest.approx(0.3), 0.5, 0.5, {0: pytest.approx(0.3)}, Interval(pytest.approx(0.3), None, None))
+
+
+def test_without_a_resample_that_has_both_scores_there_is_no_difference() -> None:
+    one, other = np.array([0.5, math.nan]), np.array([math.nan, 0.5])
+    assert paired_difference({0: one}, {0: other}, {0: 0.4}, {0: 0.3}) is None

@@ -86,7 +86,8 @@ def test_a_fall_within_student_s_t_of_its_images_is_luck(error: float, luck: boo
 
 
 def test_precision_that_falls_while_more_is_kept_and_the_score_falls_is_a_sign() -> None:
-    rows = [epoch(20, 0.42), *(epoch(step, 0.38, precision=0.79, retention=0.7) for step in (30, 40, 50))]
+    # 0.06 below the best, and luck of five images is 2.7764 x 0.02 = 0.0555.
+    rows = [epoch(20, 0.42), *(epoch(step, 0.36, precision=0.79, retention=0.7) for step in (30, 40, 50))]
     incident = judged(new_guard(), rows)[-1]
     assert incident is not None and (incident.signs, incident.back_to) == (("precision",), 20)
     assert incident.reasons == (
@@ -98,8 +99,9 @@ def test_precision_that_falls_while_more_is_kept_and_the_score_falls_is_a_sign()
     "later",
     [
         {"miou": 0.42, "precision": 0.7, "retention": 0.7},  # more labels, less precise, and a better network
-        {"miou": 0.38, "precision": 0.7, "retention": 0.4},  # the threshold is doing its work
-        {"miou": 0.38, "precision": 0.85, "retention": 0.7},
+        {"miou": 0.37, "precision": 0.7, "retention": 0.7},  # 0.05 below the best may be luck
+        {"miou": 0.36, "precision": 0.7, "retention": 0.4},  # the threshold is doing its work
+        {"miou": 0.36, "precision": 0.85, "retention": 0.7},
     ],
 )
 def test_falling_precision_alone_is_none(later: dict[str, float]) -> None:
@@ -199,7 +201,7 @@ def test_whatever_happens_it_goes_back_to_an_epoch_of_this_run_that_was_good(sco
 def test_every_sign_has_a_series_in_the_metrics() -> None:
     runs = [
         ([epoch(20, 0.1)], EVEN),
-        ([epoch(20, 0.42), epoch(30, 0.38, precision=0.5)], EVEN),
+        ([epoch(20, 0.42), epoch(30, 0.36, precision=0.5)], EVEN),
         ([epoch(20, pseudo_label_share=[1.0, 0.0, 0.0])], (1.0, 0.0, 0.0)),
     ]
     reached = set()
