@@ -56,10 +56,17 @@ def test_the_page_is_drawn_in_a_sandboxed_frame(report: Path, tmp_path: Path) ->
     frame.write_text(
         f'<body style="margin:0"><iframe sandbox width="1000" height="800" srcdoc="{source}"></iframe>', encoding="utf-8"
     )
-    browse(frame, tmp_path / "profile", "--window-size=1000,800", "--virtual-time-budget=5000", f"--screenshot={picture}")
-    with Image.open(picture) as drawn:
-        colors = {color for _, color in drawn.convert("RGB").getcolors(maxcolors=1_000_000) or []}
-    assert (0, 114, 178) in colors  # the edge of the first tile: the page's style is at work
+    edge = (0, 114, 178)  # of the first tile: the page's style is at work
+    seen: list[set[tuple[int, int, int]]] = []
+    while len(seen) < 4 and not (seen and edge in seen[-1]):  # a busy machine takes the picture before the frame is painted
+        browse(
+            frame, tmp_path / f"profile{len(seen)}", "--window-size=1000,800", f"--screenshot={picture}",
+            "--disable-features=IsolateSandboxedIframes",  # the frame in the page's own process: both are painted at once
+            f"--virtual-time-budget={5000 * 4 ** len(seen)}",
+        )  # fmt: skip
+        with Image.open(picture) as drawn:
+            seen.append({color for _, color in drawn.convert("RGB").getcolors(maxcolors=1_000_000) or []})
+    assert edge in seen[-1]
 
 
 def test_the_slider_shows_the_epoch_it_stands_at(flight: dict[str, Any], tmp_path: Path) -> None:
