@@ -75,13 +75,13 @@ class SplitConfig(Section):
 class ModelConfig(Section):
     """Architecture and starting weights."""
 
-    arch: str = Field(default="deeplabv3plus", description="Any architecture of segmentation-models-pytorch.")
+    arch: str = Field(default="deeplabv3plus", description="An architecture of segmentation-models-pytorch or of models.MODELS.")
     encoder: str = Field(default="resnet50", description="Any encoder of smp, or of timm as tu-<name>.")
     weights: str | None = Field(default=None, description="Encoder weights: null, imagenet, a local file or an s3:// URI.")
     mean: tuple[Fraction, Fraction, Fraction] = Field(default=(0.485, 0.456, 0.406), description="RGB mean, images in [0, 1].")
     std: tuple[Positive, Positive, Positive] = Field(default=(0.229, 0.224, 0.225), description="RGB deviation, likewise.")
     options: dict[str, bool | int | float | str | list[int]] = Field(
-        default_factory=dict, description="Further arguments of the smp architecture, e.g. encoder_output_stride: 8."
+        default_factory=dict, description="Further arguments of the architecture, e.g. encoder_output_stride: 8 of smp's."
     )
 
     @property

@@ -7,14 +7,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
 import yaml
 
 from cwbass.cli import app
-from cwbass.config import Section
+from cwbass.config import DataConfig, Section
+from cwbass.data import LAYOUTS
+from cwbass.methods import METHODS
 from cwbass.methods.cw_bass import CWBASS, PAPER
 from cwbass.params import Params, dump_params, flatten, load_params, parse_yaml, read_params
 from cwbass.steps.evaluate import EvaluateParams
@@ -75,8 +77,6 @@ def test_what_a_stage_depends_on_exists_or_is_made_by_an_earlier_stage(stage: st
 
 def test_the_grid_of_dvc_stages_calls_cells_that_a_plan_has() -> None:
     """`compare/dvc.yaml`, its variables filled in as DVC does with `parsing.list append`."""
-    from cwbass.comparison.variants import METHODS
-
     grid = yaml.safe_load((TOP / "compare" / "params.yaml").read_text())["grid"]
     stages = yaml.safe_load((TOP / "compare" / "dvc.yaml").read_text())["stages"]
     assert "list = append" in (TOP / ".dvc" / "config").read_text()
@@ -146,6 +146,15 @@ def test_every_command_in_the_readme_exists() -> None:
     assert verbs <= set(COMMAND.commands)  # type: ignore[attr-defined]
     for target in re.findall(r"^make ([a-z]+)$", text, flags=re.MULTILINE):
         assert re.search(rf"^{target}:", (TOP / "Makefile").read_text(), flags=re.MULTILINE), target
+
+
+def test_every_method_has_a_row_in_the_page_on_methods() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", (TOP / "docs" / "methods.md").read_text(), flags=re.MULTILINE)
+    assert set(METHODS) <= set(rows)
+
+
+def test_every_layout_can_be_asked_for_and_none_else() -> None:
+    assert get_args(DataConfig.model_fields["layout"].annotation) == tuple(LAYOUTS)
 
 
 def test_links_of_the_documents_lead_somewhere() -> None:

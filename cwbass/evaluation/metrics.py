@@ -56,16 +56,23 @@ class EvalResult:
     calibration: Calibration
     reliability: Reliability
 
+    def scores(self) -> dict[str, float | None]:
+        """Those of all classes and images together, by their names in metrics.json; None where undefined."""
+        values = {
+            "miou": self.miou,
+            "pixel_accuracy": self.pixel_accuracy,
+            "boundary_iou": self.boundary_iou,
+            **{f"boundary_f1_{tolerance}px": score for tolerance, score in self.boundary_f1.items()},
+            "ece": self.ece,
+        }
+        return {name: _or_none(value) for name, value in values.items()}
+
     def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
         """Plain JSON values; None where undefined. Per class, ``accuracy`` is the recall and ``pixels`` the truth's."""
         pixels = [sum(row) for row in self.confusion]
         return {
             "images": self.images,
-            "miou": _or_none(self.miou),
-            "pixel_accuracy": _or_none(self.pixel_accuracy),
-            "boundary_iou": _or_none(self.boundary_iou),
-            **{f"boundary_f1_{tolerance}px": _or_none(score) for tolerance, score in self.boundary_f1.items()},
-            "ece": _or_none(self.ece),
+            **self.scores(),
             "per_class": {
                 name: {
                     "iou": _or_none(self.iou[index]),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 
 from cwbass.config import ModelConfig
+from cwbass.errors import ParamsError
 from cwbass.models.base import SegmentationNet
 
 # Networks that smp does not have: one file and one line here, {"my_net": MyNet}.
@@ -21,6 +23,14 @@ def build_model(config: ModelConfig, num_classes: int) -> SegmentationNet:
     Raises:
         ParamsError: The architecture or encoder is unknown, or an option does not fit it.
     """
-    from cwbass.models.smp_net import SmpNet  # smp and timm take seconds to load, and parameters are read without them
+    if (own := MODELS.get(config.arch)) is not None:
+        return own(config, num_classes)
+    # smp and timm take seconds to load, and parameters are read without them
+    from cwbass.models.smp_net import ARCHITECTURES, SmpNet
 
-    return MODELS.get(config.arch, SmpNet)(config, num_classes)
+    if config.arch not in ARCHITECTURES:
+        known = sorted((*ARCHITECTURES, *MODELS))
+        near = difflib.get_close_matches(config.arch, known, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ParamsError(f"model.arch is {config.arch!r}; choose one of {', '.join(known)}.{hint}")
+    return SmpNet(config, num_classes)

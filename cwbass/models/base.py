@@ -29,7 +29,10 @@ class SegmentationNet(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, image: Tensor) -> list[Tensor]:
-        """Feature maps of a normalised image, finest first. [B, 3, H, W] float -> list."""
+        """Feature maps of a normalised image, finest first. [B, 3, H, W] float -> list.
+
+        ``decode`` sees nothing else: the size of the image goes along as a map without channels, ``image[:, :0]``.
+        """
 
     @abstractmethod
     def decode(self, features: list[Tensor]) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,19 +21,15 @@ class SmpNet(SegmentationNet):
     """Wraps an smp model: normalises, and pads odd sizes to what the encoder can halve.
 
     Args:
-        config: Architecture and encoder; weights are loaded elsewhere.
+        config: Architecture, one of ``ARCHITECTURES``, and encoder; weights are loaded elsewhere.
         num_classes: C.
 
     Raises:
-        ParamsError: The architecture or encoder is unknown, or an option does not fit it.
+        ParamsError: The encoder is unknown, or an option does not fit the architecture.
     """
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__(config.mean, config.std)
-        if config.arch not in ARCHITECTURES:
-            near = difflib.get_close_matches(config.arch, ARCHITECTURES, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ParamsError(f"model.arch is {config.arch!r}; choose one of {', '.join(ARCHITECTURES)}.{hint}")
         known = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[config.arch]).parameters
         foreign = [name for name in config.options if name not in known]
         if foreign and not config.encoder.startswith("tu-"):  # timm refuses what it does not know; smp drops it

@@ -156,7 +156,7 @@ def evaluate(
         base_weights = base.network_name(config.weights)
         base_result = scorer.score(base, base_weights, gallery.take_baseline)
         table[f"baseline {base_weights} {base_name}"] = _headline(base_result)
-        _add_baseline(metrics, base_result.to_dict(data.spec.class_names))
+        _add_baseline(metrics, base_result, data.spec.class_names)
         metrics["baseline_method"] = base.method
     if out_dir is not None:
         for prefix, group in (("", ours), ("baseline ", theirs)):
@@ -321,13 +321,13 @@ def _headline(result: EvalResult) -> dict[str, Any]:
     return {"miou": result.miou, "pixel_accuracy": result.pixel_accuracy, "ece": result.ece}
 
 
-def _add_baseline(metrics: dict[str, Any], baseline: Mapping[str, Any]) -> None:
-    for key in ("miou", "boundary_iou", "boundary_f1_1px", "boundary_f1_3px", "boundary_f1_5px", "ece", "pixel_accuracy"):
-        metrics[f"baseline_{key}"] = baseline[key]
-    metrics["miou_gain"] = metrics["miou"] - baseline["miou"]
+def _add_baseline(metrics: dict[str, Any], baseline: EvalResult, class_names: Sequence[str]) -> None:
+    metrics |= {f"baseline_{key}": score for key, score in baseline.scores().items()}
+    metrics["miou_gain"] = metrics["miou"] - metrics["baseline_miou"]
+    theirs = baseline.to_dict(class_names)["per_class"]
     for name, row in metrics["per_class"].items():
-        row["baseline_iou"] = baseline["per_class"][name]["iou"]
-        row["baseline_boundary_iou"] = baseline["per_class"][name]["boundary_iou"]
+        row["baseline_iou"] = theirs[name]["iou"]
+        row["baseline_boundary_iou"] = theirs[name]["boundary_iou"]
 
 
 def _history(*groups: tuple[Path | None, Mapping[str, Checkpoint]]) -> list[dict[str, Any]]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from threads import in_threads
 from torch import Tensor
 
+from cwbass.config import Section
 from cwbass.methods import METHODS, OFFLINE, build_method
 from cwbass.methods.base import Method
-from cwbass.methods.cw_bass import CwBass, CwBassConfig
+from cwbass.methods.cw_bass import CwBass, CwBassConfig, ThresholdConfig
+from cwbass.methods.selection import SelectionConfig
 from cwbass.models.base import SegmentationNet
 from cwbass.models.norm import synchronize_norms_
 from cwbass.types import LabeledBatch, Progress, UnlabeledBatch
@@ -41,19 +43,26 @@ def balanced(net: Net, name: str) -> Method:
     return build_method(config, net, num_classes=CLASSES, ignore_index=255, class_weight=weight)
 
 
+def rules(config: type[Section]) -> tuple[str, ...]:
+    """The rules that a section knows."""
+    return get_args(config.model_fields["rule"].annotation)
+
+
 # Settings with which some labels of an untrained network are kept, and some are not.
 HEARD: dict[str, dict[str, Any]] = {name: {"threshold": {"tau": 0.4}} for name in ("fixmatch", "unimatch", "unimatch_v2")} | {
     "corrmatch": {"tau": 0.4}
 }
 PEERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "fixmatch, freematch": ("fixmatch", {"threshold": {"rule": "freematch", "momentum": 0.1}}),
-    "fixmatch, softmatch": ("fixmatch", {"threshold": {"rule": "softmatch", "momentum": 0.1}}),
+    **{
+        f"fixmatch, {rule}": ("fixmatch", {"threshold": {"rule": rule, "tau": 0.4, "momentum": 0.1}})
+        for rule in rules(SelectionConfig)
+    },
     "cps without CutMix": ("cps", {"cutmix": False}),
     "dssn, all": ("dssn", {"rule": "all"}),
     "corrmatch, low": ("corrmatch", {"tau": 0.3, "momentum": 0.5}),
 }
 OFFLINE_KINDS = [name for name in OFFLINE if name != "cw_bass"]  # which shares its loss with cw_bass: test_offline
-RULES = [{"rule": rule, "low": 0.0, "strict": 0.4} for rule in ("strict", "logistic", "per_class", "floor", "auto")]
+RULES = [{"rule": rule, "low": 0.0, "strict": 0.4} for rule in rules(ThresholdConfig)]
 KINDS: dict[str, Callable[[Net], Method]] = {
     **{name: lambda net, name=name: of(net, name) for name in METHODS},
     **{f"{name}, balanced": lambda net, name=name: balanced(net, name) for name in METHODS},

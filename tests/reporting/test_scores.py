@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from cwbass.evaluation.metrics import Scores
 from cwbass.reporting import scores
 from cwbass.reporting.svg import NONE
 
@@ -24,6 +25,10 @@ def test_the_verdict_names_score_gain_and_extremes() -> None:
         "CW-BASS reaches 50.0% mIoU on 1,200 test images, 5.0 points above training on the labelled images alone. "
         "1 of 2 classes improve: best road (+12.0), worst sky (\N{MINUS SIGN}2.0)."
     )
+
+
+def test_every_score_of_the_test_images_has_a_printed_name() -> None:
+    assert set(scores.SCORES) == set(Scores(2, 255).result().scores())
 
 
 def test_another_method_goes_by_its_own_name() -> None:

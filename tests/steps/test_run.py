@@ -9,6 +9,7 @@ import torch
 from tiny import TinyRun, run_training, sections, smoke_params
 
 from cwbass.errors import CheckpointError, DataError, ParamsError
+from cwbass.evaluation.metrics import Scores
 from cwbass.steps.evaluate import evaluate
 from cwbass.steps.predict import predict
 from cwbass.steps.report import report
@@ -54,6 +55,8 @@ def test_metrics_hold_the_names_that_others_rely_on(tiny_run: TinyRun) -> None:
     metrics = json.loads((tiny_run.reports / "metrics.json").read_text())
     for key in ("miou", "baseline_miou", "boundary_iou", "boundary_f1_3px", "ece", "pixel_accuracy"):
         assert 0 <= metrics[key] <= 1, key
+    for key in Scores(2, 255).result().scores():
+        assert metrics.keys() >= {key, f"baseline_{key}"}
     assert metrics["miou_gain"] == pytest.approx(metrics["miou"] - metrics["baseline_miou"])
     assert metrics["split_hash"] == json.loads(tiny_run.manifest.read_text())["hash"]
     assert (metrics["protocol"], metrics["seed"], metrics["images"]) == ("whole scale:1", 0, 6)
