@@ -11,7 +11,6 @@ import importlib.util
 import json
 import logging
 import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cwbass.errors import GateError, ParamsError
+from cwbass.files import partial_file
 from cwbass.models.base import SegmentationNet
 
 SIZES = ((64, 64), (97, 131), (161, 90))  # height and width, in pixels: even, odd, upright
@@ -68,9 +68,7 @@ def export_onnx(net: SegmentationNet, path: Path, *, class_names: Sequence[str])
     """
     if missing := missing_packages():
         raise ParamsError(f"ONNX needs {', '.join(missing)}: pip install 'cwbass[export]', or set registry.onnx: false.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
-    try:
+    with partial_file(path) as partial:
         _write(net, partial, class_names)
         parity = measure_parity(net, partial)
         if (problem := parity_problem(parity)) is not None:
@@ -78,8 +76,6 @@ def export_onnx(net: SegmentationNet, path: Path, *, class_names: Sequence[str])
                 f"{path.name} does not answer as the network does: {problem}. Set registry.onnx: false to ship without."
             )
         os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return parity
 
 

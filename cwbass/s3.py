@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -26,6 +25,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as EndpointError
 
 from cwbass.errors import ParamsError, ServiceError, without_password
+from cwbass.files import partial_file
 
 ATTEMPTS = 3
 CONNECT_TIMEOUT, READ_TIMEOUT = 3, 20  # seconds, for each attempt
@@ -172,15 +172,11 @@ def _refuse_impossible_size(http_response: Any, parsed: dict[str, Any], **_: Any
 
 
 def _fetch(client: Any, bucket: str, key: str, path: Path, size: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
-    try:
+    with partial_file(path) as partial:
         client.download_file(bucket, key, str(partial), Config=TransferConfig(num_download_attempts=ATTEMPTS))
         if (came := partial.stat().st_size) != size:
             raise ServiceError(f"s3://{bucket}/{key}: {came} bytes came of {size}. It may be changing; try again.")
         os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _line(error: BaseException) -> str:

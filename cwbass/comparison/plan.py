@@ -18,10 +18,10 @@ from cwbass.comparison.variants import SUPERVISED
 from cwbass.data import list_dataset
 from cwbass.data.splits import check_pool, find_candidates
 from cwbass.errors import DataError, ParamsError
+from cwbass.files import write_whole
 from cwbass.jsonfile import read_object
 from cwbass.methods.base import MethodConfig
 from cwbass.params import Params, flatten, load_params
-from cwbass.training.checkpoint import write_whole
 from cwbass.training.resume import decisive, differences
 
 SCHEMA = 1

@@ -17,9 +17,9 @@ from cwbass.comparison.run import JobFailed, Worker, cell_jobs, measure_jobs
 from cwbass.comparison.sheets import markdown
 from cwbass.comparison.table import tabulate
 from cwbass.errors import PERMANENT, CwbassError, ParamsError
+from cwbass.files import write_whole
 from cwbass.methods.base import MethodConfig
 from cwbass.params import Params
-from cwbass.training.checkpoint import write_whole
 
 logger = logging.getLogger(__name__)
 

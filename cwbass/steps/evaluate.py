@@ -29,6 +29,7 @@ from cwbass.evaluation.per_image import CONFUSIONS, PerImage
 from cwbass.evaluation.probes import ProbeBook
 from cwbass.evaluation.selection import ImageConfusions
 from cwbass.evaluation.sweep import SWEEP, read_sweep
+from cwbass.files import write_whole
 from cwbass.jsonfile import read_object, read_rows
 from cwbass.pseudo_labels import threshold_map
 from cwbass.reporting.gallery import GalleryItem
@@ -37,7 +38,7 @@ from cwbass.steps.report import RunFiles, write_run_files
 from cwbass.steps.train import BEST, LAST
 from cwbass.steps.warmup import BASELINE_BEST, BASELINE_LAST
 from cwbass.telemetry.base import SILENT, Telemetry
-from cwbass.training.checkpoint import Checkpoint, load_checkpoint, write_whole
+from cwbass.training.checkpoint import Checkpoint, load_checkpoint
 from cwbass.training.device import place, resolve_device, resolve_precision
 from cwbass.training.flight import PROBES
 from cwbass.training.stage import SNAPSHOTS, TIMINGS

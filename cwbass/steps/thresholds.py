@@ -13,7 +13,8 @@ from cwbass.data.manifest import Manifest
 from cwbass.errors import CheckpointError, DataError
 from cwbass.evaluation.evaluate import evaluate
 from cwbass.evaluation.sweep import SWEEP, Sweep, read_sweep
-from cwbass.training.checkpoint import file_sha256, load_checkpoint, write_whole
+from cwbass.files import file_sha256, write_whole
+from cwbass.training.checkpoint import load_checkpoint
 from cwbass.training.device import place, resolve_device, resolve_precision
 from cwbass.training.stage import Run
 from cwbass.world import ALONE, World

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cwbass.errors import CheckpointError, ParamsError
+from cwbass.files import file_sha256
 from cwbass.methods import build_method
 from cwbass.methods.cw_bass import CwBassConfig
 from cwbass.models import build_model
@@ -24,7 +25,7 @@ from cwbass.steps.training import (
     start_run,
 )
 from cwbass.telemetry.base import SILENT, Telemetry
-from cwbass.training.checkpoint import Checkpoint, file_sha256, load_checkpoint
+from cwbass.training.checkpoint import Checkpoint, load_checkpoint
 from cwbass.training.device import place
 from cwbass.training.distributed import check_same
 from cwbass.training.optim import build_optimizer, load_moments_

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from cwbass.errors import CwbassError, ServiceError
-from cwbass.training.checkpoint import file_sha256
+from cwbass.files import file_sha256, partial_file
 
 logger = logging.getLogger(__name__)
 
@@ -72,17 +72,13 @@ class FolderPlace:
 
     def put(self, key: str, file: IO[bytes]) -> None:
         path = self.root / key
-        partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
+            with partial_file(path) as partial:
                 with partial.open("wb") as copy:
                     shutil.copyfileobj(file, copy)
                     copy.flush()
                     os.fsync(copy.fileno())
                 os.replace(partial, path)
-            finally:
-                partial.unlink(missing_ok=True)
         except OSError as error:
             raise ServiceError(f"{path} cannot be written: {error.strerror or error}.") from error
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import signal
 import time
@@ -32,20 +31,10 @@ import torch
 import cwbass
 from cwbass.config import Section
 from cwbass.errors import CheckpointError, Interrupted, ParamsError
+from cwbass.files import file_sha256, place_link, unlink_with_digest, write_digest, write_whole
 from cwbass.params import flatten
 from cwbass.telemetry.base import SILENT, Telemetry
-from cwbass.training.checkpoint import (
-    Checkpoint,
-    as_checkpoint,
-    digest_path,
-    fields_of,
-    file_sha256,
-    load_plain,
-    no_room,
-    serialize,
-    write_digest,
-    write_whole,
-)
+from cwbass.training.checkpoint import Checkpoint, as_checkpoint, fields_of, load_plain, serialize
 from cwbass.training.interrupt import StopSignals
 from cwbass.training.mirror import EPOCH, FILES, Mirror, is_commit, is_plain_name, newest_first
 from cwbass.world import ALONE, World
@@ -263,8 +252,7 @@ class Keeper:
             return
         with self._lock:
             self._files.pop(path.name, None)
-        path.unlink(missing_ok=True)
-        digest_path(path).unlink(missing_ok=True)
+        unlink_with_digest(path)
 
     def finish_stage(self, stage: str, best: Mapping[str, Any]) -> None:
         """A stage is done; what is saved from now on belongs to the next."""
@@ -473,29 +461,6 @@ class Keeper:
             for path in (self.folder / FILES).glob("*"):
                 if path.name not in needed:
                     path.unlink(missing_ok=True)
-
-
-def place_link(source: Path, target: Path, *, replace: bool = False) -> None:
-    """Give a file a second name; a copy, where the two are on different disks.
-
-    Raises:
-        ServiceError: There is no room.
-    """
-    if target.exists() and not replace:
-        return
-    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            try:
-                os.link(source, partial)
-            except OSError:
-                shutil.copyfile(source, partial)
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)  # a rename of one name of a file to another does nothing, and leaves both
-    except OSError as error:
-        raise no_room(target, source.stat().st_size, error) from error
 
 
 def _delete_state(folder: Path, name: str) -> None:

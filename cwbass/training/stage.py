@@ -35,19 +35,12 @@ from cwbass.errors import DataError, ParamsError
 from cwbass.evaluation.evaluate import evaluate
 from cwbass.evaluation.metrics import EvalResult
 from cwbass.evaluation.selection import ImageConfusions, LatestWithinOneError
+from cwbass.files import file_sha256, place_link, unlink_with_digest, write_digest, write_whole
 from cwbass.losses.supervised import balanced_class_weights
 from cwbass.methods.base import Method
 from cwbass.models.norm import synchronize_norms_
 from cwbass.telemetry.base import SILENT, Telemetry
-from cwbass.training.checkpoint import (
-    Checkpoint,
-    digest_path,
-    file_sha256,
-    load_checkpoint,
-    save_checkpoint,
-    write_digest,
-    write_whole,
-)
+from cwbass.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cwbass.training.collapse import CollapseGuard, Incident
 from cwbass.training.device import compile_networks_
 from cwbass.training.flight import PROBES, Keep, ProbeRecorder, SliceRecord, unlabeled_row
@@ -55,7 +48,7 @@ from cwbass.training.loop import EpochRecord, Meter, Schedule, fit
 from cwbass.training.loss_scale import LossScale
 from cwbass.training.optim import load_moments_
 from cwbass.training.progress import ProgressLine
-from cwbass.training.resume import Keeper, State, place_link
+from cwbass.training.resume import Keeper, State
 from cwbass.world import ALONE, World
 
 logger = logging.getLogger(__name__)
@@ -282,7 +275,7 @@ class Stage:
         """Become what an earlier process saved, if it did; returns the steps that are left."""
         if (state := self.run.keeper.enter(self.name)) is None:
             if self.probes is not None:
-                self._forget_probes()
+                unlink_with_digest(self.out_dir / PROBES)  # those of an earlier run in the same folder
             self._start_guard(schedule.start, *self._calibrate())
             return schedule
         saved = state.checkpoint
@@ -535,11 +528,6 @@ class Stage:
             return None
         chosen = run.manifest.unlabeled, run.manifest.selection, run.train.probes
         return ProbeRecorder(*chosen, root=run.data_root, spec=run.manifest.spec, config=run.eval, schedule=schedule)
-
-    def _forget_probes(self) -> None:
-        """Those of an earlier run in the same folder."""
-        (self.out_dir / PROBES).unlink(missing_ok=True)
-        digest_path(self.out_dir / PROBES).unlink(missing_ok=True)
 
     def _draw_probes(self, keep: Keep, record: EpochRecord) -> None:
         """Let ``probes.zip`` have a frame of this epoch, and the states from now on hold it."""

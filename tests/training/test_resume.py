@@ -18,9 +18,10 @@ import pytest
 import torch
 
 from cwbass.errors import Interrupted, ParamsError, ServiceError
+from cwbass.files import file_sha256
 from cwbass.methods.cw_bass import CWBASS
 from cwbass.params import Params, load_params
-from cwbass.training.checkpoint import Checkpoint, file_sha256, load_checkpoint, save_checkpoint
+from cwbass.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cwbass.training.resume import RUN, Keeper, Resume, State, _delete_state, code_version, run_identity
 from cwbass.world import World
 
