@@ -22,7 +22,7 @@ from cwbass.files import write_whole
 from cwbass.jsonfile import read_object
 from cwbass.methods.base import MethodConfig
 from cwbass.params import Params, flatten, load_params
-from cwbass.training.resume import decisive, differences
+from cwbass.training.identity import decisive, differences
 
 SCHEMA = 1
 PLAN, COSTS = "plan.json", "costs"

@@ -28,8 +28,9 @@ from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint
 from cwbass.training.device import place
 from cwbass.training.distributed import check_same
+from cwbass.training.identity import differences
 from cwbass.training.optim import build_optimizer, load_moments_
-from cwbass.training.resume import Resume, differences
+from cwbass.training.resume import Resume
 from cwbass.training.stage import Run, Stage, plan_steps
 from cwbass.world import ALONE, World
 

@@ -23,9 +23,10 @@ from cwbass.params import Params, TrainingSections, dump_params, load_params
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.device import resolve_device, resolve_precision
 from cwbass.training.distributed import check_same
+from cwbass.training.identity import run_identity
 from cwbass.training.loss_scale import LossScale
 from cwbass.training.mirror import open_mirror
-from cwbass.training.resume import RUN, Keeper, Resume, run_identity
+from cwbass.training.resume import RUN, Keeper, Resume
 from cwbass.training.seed import seed_everything
 from cwbass.training.stage import Run
 from cwbass.world import ALONE, World

@@ -22,7 +22,8 @@ from cwbass.files import file_sha256
 from cwbass.methods.cw_bass import CWBASS
 from cwbass.params import Params, load_params
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from cwbass.training.resume import RUN, Keeper, Resume, State, _delete_state, code_version, run_identity
+from cwbass.training.identity import code_version, run_identity
+from cwbass.training.resume import RUN, Keeper, Resume, State, _delete_state
 from cwbass.world import World
 
 IDENTITY = {"seed": 0, "train.optimizer.lr": 0.1, "train.optimizer.name": "adamw", "code": "1"}
