@@ -30,7 +30,7 @@ from cwbass.files import unlink_with_digest, write_whole
 from cwbass.params import Params, dump_params
 from cwbass.training.interrupt import SIGNALS
 from cwbass.training.resume import RUN
-from cwbass.training.stage import SNAPSHOTS
+from cwbass.training.run import SNAPSHOTS
 
 logger = logging.getLogger(__name__)
 

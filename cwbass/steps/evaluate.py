@@ -41,7 +41,8 @@ from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint
 from cwbass.training.device import place, resolve_device, resolve_precision
 from cwbass.training.flight import PROBES
-from cwbass.training.stage import SNAPSHOTS, TIMINGS
+from cwbass.training.history import TIMINGS
+from cwbass.training.run import SNAPSHOTS
 
 logger = logging.getLogger(__name__)
 

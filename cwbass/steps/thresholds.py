@@ -16,7 +16,7 @@ from cwbass.evaluation.sweep import SWEEP, Sweep, read_sweep
 from cwbass.files import file_sha256, write_whole
 from cwbass.training.checkpoint import load_checkpoint
 from cwbass.training.device import place, resolve_device, resolve_precision
-from cwbass.training.stage import Run
+from cwbass.training.run import Run
 from cwbass.world import ALONE, World
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from cwbass.errors import CheckpointError, ParamsError
 from cwbass.files import file_sha256
-from cwbass.methods import build_method
 from cwbass.methods.cw_bass import CwBassConfig
 from cwbass.models import build_model
 from cwbass.models.base import SegmentationNet
@@ -22,6 +21,7 @@ from cwbass.steps.training import (
     finish_run,
     finished_report,
     network_factory,
+    new_method,
     start_run,
 )
 from cwbass.telemetry.base import SILENT, Telemetry
@@ -31,7 +31,8 @@ from cwbass.training.distributed import check_same
 from cwbass.training.identity import differences
 from cwbass.training.optim import build_optimizer, load_moments_
 from cwbass.training.resume import Resume
-from cwbass.training.stage import Run, Stage, plan_steps
+from cwbass.training.run import Run, plan_steps
+from cwbass.training.stage import Stage
 from cwbass.world import ALONE, World
 
 logger = logging.getLogger(__name__)
@@ -101,18 +102,16 @@ def train(
     _check_warmup(start, params, run.manifest.hash, plan.total, warmup)
     if run.keeper.state is None:  # what goes on from a state is compared with that one
         _check_same_recipe(start, params, warmup, resume.force)
-    spec = run.manifest.spec
+    num_classes = run.manifest.spec.num_classes
 
     def build(**other: Any) -> SegmentationNet:
         if not other:  # it gets the warm-up's weights
-            return build_model(params.model, spec.num_classes)
-        return network_factory(params.model, spec.num_classes, out_dir / "weights", world)(**other)
+            return build_model(params.model, num_classes)
+        return network_factory(params.model, num_classes, out_dir / "weights", world)(**other)
 
-    method = build_method(
-        params.method, build, num_classes=spec.num_classes, ignore_index=spec.ignore_index, class_weight=run.class_weight
-    )
+    method = new_method(run, params.method, build)
     method.start_from({name: start.network(name) for name in start.networks})
-    check_network(method.student, params, spec.num_classes, unlabeled=method.needs_unlabeled)
+    check_network(method.student, params, num_classes, unlabeled=method.needs_unlabeled)
     place(method, run.device)
     optimizer = build_optimizer(method.trainable(), params.train.optimizer, batch_size=params.train.labeled_a_step)
     if start.step:

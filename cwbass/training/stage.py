@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cwbass.config import AugmentConfig, EvalConfig, TrainConfig
 from cwbass.data.base import Sample
-from cwbass.data.cache import open_source
-from cwbass.data.manifest import Manifest
 from cwbass.data.offline import OfflineStream, collate_offline
 from cwbass.data.streams import (
     LabeledStream,
@@ -36,91 +33,22 @@ from cwbass.evaluation.evaluate import evaluate
 from cwbass.evaluation.metrics import EvalResult
 from cwbass.evaluation.selection import ImageConfusions, LatestWithinOneError
 from cwbass.files import file_sha256, place_link, unlink_with_digest, write_digest, write_whole
-from cwbass.losses.supervised import balanced_class_weights
 from cwbass.methods.base import Method
 from cwbass.models.norm import synchronize_norms_
-from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cwbass.training.collapse import CollapseGuard, Incident
 from cwbass.training.device import compile_networks_
 from cwbass.training.flight import PROBES, Keep, ProbeRecorder, SliceRecord, unlabeled_row
+from cwbass.training.history import HISTORY, SKIPPED, TIMINGS, finite_or_none, timing_row, write_rows
 from cwbass.training.loop import EpochRecord, Meter, Schedule, fit
-from cwbass.training.loss_scale import LossScale
 from cwbass.training.optim import load_moments_
 from cwbass.training.progress import ProgressLine
-from cwbass.training.resume import Keeper, State
-from cwbass.world import ALONE, World
+from cwbass.training.resume import State
+from cwbass.training.run import Run
 
 logger = logging.getLogger(__name__)
 
-HISTORY, TIMINGS, SKIPPED = "history.jsonl", "timings.jsonl", "skipped.jsonl"
-SNAPSHOT, SNAPSHOTS = "step-{:07d}.pt", "step-*.pt"
 HEALTHY = "healthy.pt"  # what the collapse guard goes back to; gone when the stage is done
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What all stages of a run share."""
-
-    manifest: Manifest
-    data_root: Path
-    seed: int
-    augment: AugmentConfig
-    train: TrainConfig
-    eval: EvalConfig
-    params_text: str  # resolved, for the checkpoint
-    device: torch.device
-    autocast_dtype: torch.dtype | None
-    keeper: Keeper
-    telemetry: Telemetry = SILENT
-    world: World = ALONE
-    loss_scale: LossScale | None = None  # of float16; goes on from stage to stage
-
-    @property
-    def class_weight(self) -> Tensor | None:
-        """What a labelled pixel of each class counts, from the split's own labels. [K] float."""
-        if not self.train.class_balance:
-            return None
-        pixels = [sum(column) for column in zip(*(sample.pixels or () for sample in self.manifest.labeled), strict=True)]
-        return balanced_class_weights(pixels, self.train.class_balance)
-
-    @property
-    def labeled_share(self) -> list[float]:
-        """Share of each class in the labelled pixels. [K]."""
-        pixels = [sum(column) for column in zip(*(sample.pixels or () for sample in self.manifest.labeled), strict=True)]
-        return [count / max(1, sum(pixels)) for count in pixels]
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The steps of a run, derived from its parameters and the number of images."""
-
-    total: int  # optimiser steps, warm-up included
-    epoch_steps: int  # between measurements
-    pass_steps: int  # of one pass over the unlabelled images
-    kept: int = 0  # snapshots, evenly spaced over all steps
-
-    def schedule(self, start: int, stop: int) -> Schedule:
-        """A stage of the run's one schedule, from ``start`` to ``stop``."""
-        return Schedule(start, stop, self.total, self.epoch_steps, start, self.pass_steps)
-
-    def snapshots(self, schedule: Schedule) -> dict[int, str]:
-        """Steps of a stage after which its networks are kept, and the file for each."""
-        steps = {self.total * (turn + 1) // self.kept for turn in range(self.kept)}
-        return {step: SNAPSHOT.format(step) for step in sorted(steps) if schedule.stage_start < step <= schedule.stop}
-
-
-def plan_steps(train: TrainConfig, manifest: Manifest) -> Plan:
-    """How long the whole run is, and how often it is measured.
-
-    A pass is over the unlabelled images, or over the labelled ones where there are none.
-    """
-    images, batch = len(manifest.unlabeled), train.unlabeled_a_step
-    if not images:
-        images, batch = len(manifest.labeled), train.labeled_a_step
-    pass_steps = math.ceil(images / batch)
-    total = train.steps if train.steps is not None else (train.epochs or 1) * pass_steps
-    return Plan(total, train.epoch_steps or pass_steps, pass_steps, train.snapshots)
 
 
 class Stage:
@@ -198,7 +126,7 @@ class Stage:
             row = self._measure(record)
             incident = self._judge(row, record)
             self.history.append(row)
-            self.timings.append(_timing(self.name, record))
+            self.timings.append(timing_row(self.name, record))
             self._write_rows()
             counts = incident is None and self._counts(row)
             state = self.checkpoint(record.step, record.epoch + 1)
@@ -349,8 +277,6 @@ class Stage:
 
     def _loaders(self, schedule: Schedule) -> tuple[Any, Any]:
         run, train = self.run, self.run.train
-        cache = None if train.cache is None else Path(train.cache)
-        spec = run.manifest.spec
         settings: dict[str, Any] = {
             "start": schedule.start * train.accumulate,
             "stop": schedule.stop * train.accumulate,
@@ -358,26 +284,25 @@ class Stage:
             "pin_memory": run.device.type == "cuda",
             "world": run.world,
         }
-        source = run.world.once_per_machine(lambda: open_source(run.manifest.labeled, run.data_root, spec, cache))
-        stream = LabeledStream(source, run.augment, ignore_index=spec.ignore_index, seed=run.seed)
+        source = run.open_images(run.manifest.labeled)
+        stream = LabeledStream(source, run.augment, ignore_index=run.manifest.spec.ignore_index, seed=run.seed)
         labeled = make_loader(stream, collate_labeled, batch_size=train.batch_labeled, **settings)
         if not self.method.needs_unlabeled:
             return labeled, None
         if self.offline is not None:
             return labeled, make_loader(self.offline, collate_offline, batch_size=train.batch_unlabeled, **settings)
-        source = run.world.once_per_machine(lambda: open_source(run.manifest.unlabeled, run.data_root, spec, cache))
-        views = UnlabeledStream(source, run.augment, seed=run.seed, strong_views=self.method.strong_views)
+        views = UnlabeledStream(
+            run.open_images(run.manifest.unlabeled), run.augment, seed=run.seed, strong_views=self.method.strong_views
+        )
         return labeled, make_loader(views, collate_unlabeled, batch_size=train.batch_unlabeled, **settings)
 
     def _start_telemetry(self, schedule: Schedule) -> None:
-        manifest = self.run.manifest
-        names = manifest.spec.class_names
-        shown = {name for sample in manifest.labeled for name, count in zip(names, sample.pixels or (), strict=False) if count}
+        names = self.run.manifest.spec.class_names
         self.run.telemetry.start_phase(
             self.name,
             epochs=math.ceil((schedule.stop - schedule.stage_start) / schedule.epoch_steps),
             class_names=names,
-            labeled_classes=[name for name in names if name in shown],
+            labeled_classes=[name for name, pixels in zip(names, self.run.labeled_pixels, strict=True) if pixels],
             device=self.run.device,
         )
 
@@ -434,9 +359,8 @@ class Stage:
         config, manifest = self.run.train.guard, self.run.manifest
         if not config.enabled or not self.method.needs_unlabeled or self.offline is not None:
             return None
-        names = manifest.spec.class_names
-        shown = [any(sample.pixels and sample.pixels[index] for sample in manifest.labeled) for index in range(len(names))]
-        return CollapseGuard(config, names, shown, images=len(manifest.selection))
+        shown = [pixels > 0 for pixels in self.run.labeled_pixels]
+        return CollapseGuard(config, manifest.spec.class_names, shown, images=len(manifest.selection))
 
     def _start_guard(self, step: int, miou: float | None, error: float) -> None:
         """What the stage begins with counts as healthy."""
@@ -505,10 +429,10 @@ class Stage:
         chosen, error = scores[preferred]
         row["selection_miou"], row["selection_error"] = chosen.miou, error
         row.update({f"selection_miou_{name}": score.miou for name, (score, _) in scores.items()})
-        row["selection_iou_per_class"] = [_or_none(value) for value in chosen.iou]
+        row["selection_iou_per_class"] = [finite_or_none(value) for value in chosen.iou]
         for name in others:
             row["student_gap_per_class"] = [
-                _or_none(own - teachers) for own, teachers in zip(scores[name][0].iou, chosen.iou, strict=True)
+                finite_or_none(own - teachers) for own, teachers in zip(scores[name][0].iou, chosen.iou, strict=True)
             ]
         row.update(watch.row())
         self.method.calibrate(chosen.reliability)
@@ -573,32 +497,3 @@ class Stage:
             rng=rng,
             loss_scale={} if run.loss_scale is None else run.loss_scale.state(),
         )
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """One JSON object a line, rewritten whole: a torn line cannot be left behind."""
-    write_whole(path, "".join(f"{json.dumps(_finite(row))}\n" for row in rows).encode())
-
-
-def _timing(stage: str, record: EpochRecord) -> dict[str, Any]:
-    return {
-        "stage": stage,
-        "epoch": record.epoch,
-        "step": record.step,
-        "seconds": record.seconds,
-        "step_seconds": record.step_seconds,
-        "data_wait": record.data_wait,
-    }
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list) else value
-
-
-def _or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None
