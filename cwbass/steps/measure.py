@@ -86,20 +86,18 @@ def _step_cost(
 ) -> Cost:
     """Of a step of training."""
     plan = plan_steps(run.train, run.manifest)
-    settings: dict[str, Any] = {"out_dir": folder, "history": [], "timings": [], "offline": offline}
     name = "measure" if offline is None else "measure-offline"
     on_gpu = run.device.type == "cuda"
 
     def take(run: Run, kind: str, steps: int, epoch_steps: int) -> list[dict[str, Any]]:
         """Some steps; returns the timings of their epochs."""
-        settings["timings"].clear()
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(run.device)
         optimizer = build_optimizer(method.trainable(), params.train.optimizer, batch_size=run.train.labeled_a_step)
-        stage = Stage(run, f"{name}-{kind}", method, params.method.name, optimizer, **settings)
+        stage = Stage(run, f"{name}-{kind}", method, params.method.name, optimizer, out_dir=folder, offline=offline)
         schedule = Schedule(0, steps, max(steps, plan.total), epoch_steps, 0, plan.pass_steps)
         stage.train(schedule, checkpoint="measured.pt", best=None)
-        return stage.timings
+        return stage.history.timings
 
     plain = replace(run, train=run.train.model_copy(update={"compile": False}))  # compiled code counts nothing
     with counting_encoders(method) as images:

@@ -207,8 +207,6 @@ class SecondStage:
             optimizer,
             out_dir=self.out_dir,
             history=before.history,
-            timings=before.timings,
-            skipped=before.skipped,
             offline=stream,
         )
         schedule = Schedule(0, self.steps, self.steps, self.first.epoch_steps, 0, self.first.pass_steps)

@@ -120,7 +120,7 @@ def train(
         run.loss_scale.load(start.loss_scale)
 
     out_dir.mkdir(parents=True, exist_ok=True)
-    stage = Stage(run, "train", method, params.method.name, optimizer, out_dir=out_dir, history=[], timings=[])
+    stage = Stage(run, "train", method, params.method.name, optimizer, out_dir=out_dir)
     schedule = plan.schedule(start.step, plan.total)
     if (retraining := params.method.retraining) is None:
         stage.train(schedule, checkpoint=LAST, best=BEST, snapshots=plan.snapshots(schedule))
@@ -137,7 +137,7 @@ def _report(run: Run, stages: Sequence[Stage], steps: int, out_dir: Path) -> Tra
     if stages[-1].best:
         written["best"] = str(out_dir / BEST)
     reached = {stage.name: stage.best.get("miou") for stage in stages}
-    incidents = sum("incident" in row for row in stages[-1].history)
+    incidents = sum("incident" in row for row in stages[-1].history.epochs)
     return TrainReport("train", steps, run.manifest.hash, written, reached, incidents)
 
 

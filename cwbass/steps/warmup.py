@@ -87,7 +87,7 @@ def warmup(
 
     out_dir.mkdir(parents=True, exist_ok=True)
     steps = params.train.warmup_steps
-    first = Stage(run, "warmup", method, "supervised", optimizer, out_dir=out_dir, history=[], timings=[])
+    first = Stage(run, "warmup", method, "supervised", optimizer, out_dir=out_dir)
     if steps:
         schedule = plan.schedule(0, steps)
         first.train(schedule, checkpoint=WARMUP, best=None, snapshots=plan.snapshots(schedule))
@@ -99,17 +99,7 @@ def warmup(
     written = {"warmup": str(out_dir / WARMUP)}
     reached = {"warmup": first.best.get("miou")}
     if params.train.baseline:
-        second = Stage(
-            run,
-            "baseline",
-            method,
-            "supervised",
-            optimizer,
-            out_dir=out_dir,
-            history=first.history,
-            timings=first.timings,
-            skipped=first.skipped,
-        )
+        second = Stage(run, "baseline", method, "supervised", optimizer, out_dir=out_dir, history=first.history)
         schedule = plan.schedule(steps, plan.total)
         second.train(schedule, checkpoint=BASELINE_LAST, best=BASELINE_BEST, snapshots=plan.snapshots(schedule))
         written["baseline_last"] = str(out_dir / BASELINE_LAST)

@@ -39,7 +39,7 @@ from cwbass.training.checkpoint import Checkpoint, load_checkpoint, save_checkpo
 from cwbass.training.collapse import CollapseGuard, Incident
 from cwbass.training.device import compile_networks_
 from cwbass.training.flight import PROBES, Keep, ProbeRecorder, SliceRecord, unlabeled_row
-from cwbass.training.history import HISTORY, SKIPPED, TIMINGS, finite_or_none, timing_row, write_rows
+from cwbass.training.history import History, finite_or_none, timing_row
 from cwbass.training.loop import EpochRecord, Meter, Schedule, fit
 from cwbass.training.optim import load_moments_
 from cwbass.training.progress import ProgressLine
@@ -61,9 +61,7 @@ class Stage:
         method_name: Its name in METHODS.
         optimizer: Of what the method trains.
         out_dir: Where checkpoints and history go.
-        history: Rows of the stages before; this stage's are appended.
-        timings: Likewise; apart, so that the history and the checkpoints of two equal runs are equal.
-        skipped: Steps of the stages before that were not finite, with their images; this stage's are appended.
+        history: Of the stages before; this stage's rows are appended. None begins one.
         offline: Unlabelled crops with labels made before; None takes the run's unlabelled images.
     """
 
@@ -76,15 +74,12 @@ class Stage:
         optimizer: torch.optim.Optimizer,
         *,
         out_dir: Path,
-        history: list[dict[str, Any]],
-        timings: list[dict[str, Any]],
-        skipped: list[dict[str, Any]] | None = None,
+        history: History | None = None,
         offline: OfflineStream | None = None,
     ) -> None:
         self.run, self.name, self.method, self.method_name = run, name, method, method_name
-        self.optimizer, self.out_dir, self.history, self.timings = optimizer, out_dir, history, timings
-        self.skipped = [] if skipped is None else skipped
-        self.offline = offline
+        self.optimizer, self.out_dir, self.offline = optimizer, out_dir, offline
+        self.history = History() if history is None else history
         synchronize_norms_(method, run.world)
         self.compiled = run.train.compile and compile_networks_(method.networks().values())
         self.best: dict[str, Any] = {}  # of the checkpoint that counts: miou on the slice, step
@@ -121,24 +116,16 @@ class Stage:
         self._start_telemetry(schedule)
         ended: dict[int, Checkpoint] = {}  # step -> of the epoch that ended with it
 
+        def reached(taken: int) -> Checkpoint:
+            return ended.get(taken) or self.checkpoint(taken, schedule.epoch_of(taken))
+
         def on_epoch(record: EpochRecord) -> bool:
             telemetry.step_done()  # before what is measured now: that is no part of the step
-            row = self._measure(record)
-            incident = self._judge(row, record)
-            self.history.append(row)
-            self.timings.append(timing_row(self.name, record))
-            self._write_rows()
-            counts = incident is None and self._counts(row)
-            state = self.checkpoint(record.step, record.epoch + 1)
+            row, timing = self._measure(record), timing_row(self.name, record)
             ended.clear()
-            ended[record.step] = state
-            digest = self._save(state, checkpoint)
-            if self.guard is not None and self.guard.healthy_step == record.step:
-                self._hold(checkpoint, digest)
-            if counts and best is not None:
-                keeper.keep(self.out_dir / best, self._save(state, best))
+            ended[record.step] = self._end_epoch(record, row, timing, checkpoint, best)
             if line is not None:
-                line.epoch({**row, **self.timings[-1]})
+                line.epoch({**row, **timing})
             telemetry.epoch_done(record, row, self._learning_rates(record.learning_rate))
             patience = run.train.early_stop
             if patience is not None and self.selection.epochs_without_gain >= patience:
@@ -152,18 +139,16 @@ class Stage:
             if line is not None:
                 line.step(taken)
             if snapshots and taken in snapshots:
-                snapshot = replace(ended.get(taken) or self.checkpoint(taken, schedule.epoch_of(taken)), optimizer={}, rng={})
+                snapshot = replace(reached(taken), optimizer={}, rng={})
                 keeper.keep(self.out_dir / snapshots[taken], self._save(snapshot, snapshots[taken]))
-            keeper.after_step(
-                lambda: self._state(ended.get(taken) or self.checkpoint(taken, schedule.epoch_of(taken))),
-                epoch_ended=taken in ended,
-            )
+            keeper.after_step(lambda: self._state(reached(taken)), epoch_ended=taken in ended)
 
         def on_skip(step: int) -> None:
             telemetry.step_skipped(step)
-            self.skipped.append({"stage": self.name, "step": step, **self._images_of(step)})
-            logger.warning("the images of step %d: %s", step, json.dumps(self._images_of(step)))
-            self._write_rows()
+            images = self._images_of(step)
+            logger.warning("the images of step %d: %s", step, json.dumps(images))
+            self.history.skipped.append({"stage": self.name, "step": step, **images})
+            self._write_history()
 
         with keeper.listening(), loader_failures():
             fit(
@@ -192,6 +177,23 @@ class Stage:
         keeper.finish_stage(self.name, self.best)
         world.barrier()  # what the main process wrote is there for all
 
+    def _end_epoch(
+        self, record: EpochRecord, row: dict[str, Any], timing: dict[str, Any], checkpoint: str, best: str | None
+    ) -> Checkpoint:
+        """Judge an epoch by its row, and write down what it leaves behind; returns the stage's state."""
+        incident = self._judge(row, record)
+        self.history.epochs.append(row)
+        self.history.timings.append(timing)
+        self._write_history()
+        counts = incident is None and self._counts(row)
+        state = self.checkpoint(record.step, record.epoch + 1)
+        digest = self._save(state, checkpoint)
+        if self.guard is not None and self.guard.healthy_step == record.step:
+            self._hold(checkpoint, digest)
+        if counts and best is not None:
+            self.run.keeper.keep(self.out_dir / best, self._save(state, best))
+        return state
+
     def _save(self, state: Checkpoint, name: str) -> str:
         """Write a checkpoint, if this is the main process; returns its SHA-256."""
         if not self.run.world.main:
@@ -217,7 +219,7 @@ class Stage:
                 f"the saved state of {self.name} does not fit this model ({' '.join(str(error).split())[:200]}). "
                 "Take back what --resume-force let through, or begin anew with --restart."
             ) from error
-        self.history[:], self.timings[:], self.skipped[:] = saved.history, state.timings, state.skipped
+        self.history.epochs[:], self.history.timings[:], self.history.skipped[:] = saved.history, state.timings, state.skipped
         self.best, self.stopped = dict(saved.best), state.stopped
         self.selection.load(state.selection)
         if self.guard is not None and state.guard:
@@ -225,7 +227,7 @@ class Stage:
             self.method.unsup_scale = self.guard.unsup_scale
         else:
             self._start_guard(state.step, None, math.inf)  # it was switched on in between
-        self._write_rows()
+        self._write_history()
         if self.probes is not None:
             self.probes.go_on(self.out_dir / PROBES, state.step)
         if len(state.meters) == self.run.world.size:
@@ -241,8 +243,8 @@ class Stage:
         return State(
             checkpoint=checkpoint,
             selection=self.selection.state(),
-            timings=self.timings,
-            skipped=self.skipped,
+            timings=self.history.timings,
+            skipped=self.history.skipped,
             finished=keeper.finished,
             stopped=self.stopped,
             meters=self.run.world.collect(self.meter.state()),
@@ -250,13 +252,9 @@ class Stage:
             guard={} if self.guard is None else self.guard.state(),
         )
 
-    def _write_rows(self) -> None:
-        if not self.run.world.main:
-            return
-        write_rows(self.out_dir / HISTORY, self.history)
-        write_rows(self.out_dir / TIMINGS, self.timings)
-        if self.skipped:
-            write_rows(self.out_dir / SKIPPED, self.skipped)
+    def _write_history(self) -> None:
+        if self.run.world.main:
+            self.history.write(self.out_dir)
 
     def _images_of(self, step: int) -> dict[str, list[str]]:
         """Ids of a step's labelled and unlabelled images."""
@@ -493,7 +491,7 @@ class Stage:
             stage=self.name,
             optimizer=self.optimizer.state_dict(),
             best=self.best,
-            history=self.history,
+            history=self.history.epochs,
             rng=rng,
             loss_scale={} if run.loss_scale is None else run.loss_scale.state(),
         )
