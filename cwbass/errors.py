@@ -68,6 +68,12 @@ class Interrupted(CwbassError):
     exit_code = 75
 
 
+def error_of(exit_code: int) -> type[CwbassError]:
+    """The kind of error that a command of ours ended with."""
+    kinds = (ParamsError, DataError, GateError, ServiceError, Interrupted)
+    return next((kind for kind in kinds if kind.exit_code == exit_code), CwbassError)
+
+
 def without_password(text: str) -> str:
     """A text with the user and password cut out of every URL in it."""
     return _PASSWORD.sub("//", text)

@@ -97,7 +97,7 @@ def start_run(
     split = Manifest.read(manifest)
     full = load_params(params.model_dump(mode="json"), Params)
     train = full.train
-    check_batches(train, world)
+    check_batches(train, world.size)
     check_same(world, "the version of cwbass", __version__)
     check_same(world, "the split", split.hash)
     check_same(world, "the digest of the parameters", hashlib.sha256(dump_params(full).encode()).hexdigest())
@@ -199,14 +199,14 @@ def _check_labels(split: Manifest, batch: int) -> None:
         )
 
 
-def check_batches(train: TrainConfig, world: World) -> None:
+def check_batches(train: TrainConfig, processes: int) -> None:
     """Raise a ParamsError unless the batches can be divided evenly among the processes."""
     for name in ("batch_labeled", "batch_unlabeled"):
         count = getattr(train, name)
-        if count % world.size:
+        if count % processes:
             raise ParamsError(
                 f"train.{name} is {count}, the images of a step over all processes, and cannot be divided evenly among "
-                f"{world.size} processes. Use a multiple of {world.size}, or another number of processes."
+                f"{processes} processes. Use a multiple of {processes}, or another number of processes."
             )
 
 
