@@ -117,12 +117,8 @@ def evaluate(
     chosen_name, chosen = next(iter(ours.items()))
     config = chosen.run_params.eval if params is None else params.eval
     data = _test_set(chosen, manifest, data_root)
-    for path, each in ((checkpoint, chosen), *((baseline, each) for each in theirs.values())):
-        if manifest is not None and each.split_hash != data.split_hash:
-            raise CheckpointError(
-                f"{path} was trained on split {each.split_hash[:12]}, {manifest} is {data.split_hash[:12]}: "
-                "its test images may have been trained on. Pass the manifest it was trained with."
-            )
+    if manifest is not None:
+        _check_split([(checkpoint, chosen), *((baseline, each) for each in theirs.values())], manifest, data.split_hash)
     on = resolve_device(device)
     dtype = resolve_precision(chosen.run_params.train.precision if device == "auto" else "auto", on)
     scorer = _Scorer(data, config, on, dtype)
@@ -140,9 +136,7 @@ def evaluate(
     table = {f"{weights} {chosen_name}": _headline(result)}
     metrics: dict[str, Any] = {
         **result.to_dict(data.spec.class_names),
-        "baseline_miou": None,
-        "baseline_method": None,
-        "miou_gain": None,
+        **dict.fromkeys(("baseline_miou", "baseline_method", "miou_gain")),  # where there is no baseline
         "split_hash": data.split_hash,
         "protocol": describe_protocol(config),
         "seed": chosen.seed,
@@ -158,14 +152,9 @@ def evaluate(
         base_weights = base.network_name(config.weights)
         base_result = scorer.score(base, base_weights, gallery.take_baseline)
         table[f"baseline {base_weights} {base_name}"] = _headline(base_result)
-        _add_baseline(metrics, base_result.to_dict(data.spec.class_names))
-        metrics["baseline_method"] = base.method
+        _add_baseline(metrics, base_result.to_dict(data.spec.class_names), base.method)
     if out_dir is not None:
-        for prefix, group in (("", ours), ("baseline ", theirs)):
-            for name, each in group.items():
-                for network in each.networks:
-                    if (key := f"{prefix}{network} {name}") not in table:
-                        table[key] = _headline(scorer.score(each, network, boundary=False))
+        _score_others(scorer, table, {"": ours, "baseline ": theirs})
         metrics["snapshots"] = [
             {"step": each.step, **_headline(scorer.score(each, weights, boundary=False))}
             for each in _snapshots(checkpoint, chosen)
@@ -176,9 +165,10 @@ def evaluate(
         telemetry.scored(metrics)
     if out_dir is None:
         return EvalReport(metrics, None)
+    supervised = (baseline, theirs) if metrics["baseline_method"] == "supervised" else (None, {})
     files = RunFiles(
         metrics=metrics,
-        history=_history((baseline, theirs) if metrics["baseline_method"] == "supervised" else (None, {}), (checkpoint, ours)),
+        history=_history(supervised, (checkpoint, ours)),
         gallery=gallery.items(_last_threshold(chosen)),
         spec=data.spec,
         params_text=chosen.params,
@@ -310,6 +300,15 @@ def _test_set(checkpoint: Checkpoint, manifest: Path | None, data_root: Path | N
     return TestSet(samples, data_root, listing.spec, checkpoint.split_hash, {"test": len(samples)}, (note,))
 
 
+def _check_split(checkpoints: Sequence[tuple[Path | None, Checkpoint]], manifest: Path, split_hash: str) -> None:
+    for path, checkpoint in checkpoints:
+        if checkpoint.split_hash != split_hash:
+            raise CheckpointError(
+                f"{path} was trained on split {checkpoint.split_hash[:12]}, {manifest} is {split_hash[:12]}: "
+                "its test images may have been trained on. Pass the manifest it was trained with."
+            )
+
+
 def _check_classes(checkpoint: Checkpoint, spec: DatasetSpec, where: str) -> None:
     theirs = checkpoint.dataset.class_names
     if theirs != spec.class_names:
@@ -323,7 +322,17 @@ def _headline(result: EvalResult) -> dict[str, Any]:
     return {"miou": result.miou, "pixel_accuracy": result.pixel_accuracy, "ece": result.ece}
 
 
-def _add_baseline(metrics: dict[str, Any], baseline: Mapping[str, Any]) -> None:
+def _score_others(scorer: _Scorer, table: dict[str, Any], groups: Mapping[str, Mapping[str, Checkpoint]]) -> None:
+    """Add every network of every checkpoint to the table, as far as it is not there; groups are by prefix of their names."""
+    for prefix, checkpoints in groups.items():
+        for name, checkpoint in checkpoints.items():
+            for network in checkpoint.networks:
+                if (key := f"{prefix}{network} {name}") not in table:
+                    table[key] = _headline(scorer.score(checkpoint, network, boundary=False))
+
+
+def _add_baseline(metrics: dict[str, Any], baseline: Mapping[str, Any], method: str) -> None:
+    metrics["baseline_method"] = method
     for key in ("miou", "boundary_iou", "boundary_f1_1px", "boundary_f1_3px", "boundary_f1_5px", "ece", "pixel_accuracy"):
         metrics[f"baseline_{key}"] = baseline[key]
     metrics["miou_gain"] = metrics["miou"] - baseline["miou"]
