@@ -71,6 +71,30 @@ def whole_numbers(texts: Sequence[str]) -> list[int]:
     return list(dict.fromkeys(map(int, texts)))
 
 
+def asked_plan(
+    params: Params,
+    variants: Mapping[str, MethodConfig],
+    *,
+    seeds: Sequence[str],
+    labels: Sequence[str],
+    budget: str | None,
+    out_dir: Path,
+) -> Plan:
+    """The plan that the options of ``cwbass compare`` ask for; nothing is read or written. Arguments as of :func:`prepare`.
+
+    Raises:
+        ParamsError: A parameter, a seed, a set of labels or the budget is wrong.
+    """
+    return Plan(
+        out=out_dir,
+        params=params,
+        budget=Budget("steps", params.train.steps or 0) if budget is None else Budget.parse(budget),
+        variants=variants,
+        seeds=whole_numbers(seeds) or [params.seed],
+        labels=label_sets(labels),
+    )
+
+
 def prepare(
     params: Params,
     variants: Mapping[str, MethodConfig],
@@ -98,14 +122,7 @@ def prepare(
         JobFailed: Something else prevents that a method is measured.
         Interrupted: A signal came while methods were measured, or another process wrote the plan.
     """
-    asked = Plan(
-        out=out_dir,
-        params=params,
-        budget=Budget("steps", params.train.steps or 0) if budget is None else Budget.parse(budget),
-        variants=variants,
-        seeds=whole_numbers(seeds) or [params.seed],
-        labels=label_sets(labels),
-    ).looked_up()
+    asked = asked_plan(params, variants, seeds=seeds, labels=labels, budget=budget, out_dir=out_dir).looked_up()
     with Worker() as worker, worker.locked(out_dir):
         plan = asked.joined()
         for job in measure_jobs(plan, plan.unmeasured()):
