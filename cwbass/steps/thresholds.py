@@ -27,8 +27,15 @@ def write_sweep(run: Run, checkpoint: Path) -> None:
     """
     if not run.manifest.selection:
         return
-    settings = {"config": run.eval, "device": run.device, "dtype": run.autocast_dtype, "world": run.world}
-    sweep = _measure(checkpoint, run.manifest, run.data_root, **settings)  # type: ignore[arg-type]
+    sweep = _measure(
+        checkpoint,
+        run.manifest,
+        run.data_root,
+        config=run.eval,
+        device=run.device,
+        autocast_dtype=run.autocast_dtype,
+        world=run.world,
+    )
     if run.world.main:
         write_whole(checkpoint.parent / SWEEP, f"{json.dumps(sweep.to_dict())}\n".encode())
 
@@ -73,7 +80,7 @@ def thresholds(
         params, on = saved.run_params, resolve_device(device)
         dtype = resolve_precision(params.train.precision if device == "auto" else "auto", on)
         root = Path(params.data.root) if data_root is None else data_root
-        sweep = _measure(checkpoint, split, root, config=params.eval, device=on, dtype=dtype)
+        sweep = _measure(checkpoint, split, root, config=params.eval, device=on, autocast_dtype=dtype)
     return sweep if target is None else replace(sweep, rule=replace(sweep.rule, target=target))
 
 
@@ -84,13 +91,22 @@ def _measure(
     *,
     config: EvalConfig,
     device: torch.device,
-    dtype: torch.dtype | None,
+    autocast_dtype: torch.dtype | None,
     world: World = ALONE,
 ) -> Sweep:
     saved = load_checkpoint(checkpoint)
     net = place(saved.network(), device)
-    settings = {"spec": split.spec, "config": config, "device": device, "autocast_dtype": dtype, "world": world}
-    found = evaluate(net, split.selection, root=root, boundary=False, **settings)  # type: ignore[arg-type]
+    found = evaluate(
+        net,
+        split.selection,
+        root=root,
+        spec=split.spec,
+        config=config,
+        device=device,
+        autocast_dtype=autocast_dtype,
+        boundary=False,
+        world=world,
+    )
     source = {
         "checkpoint": checkpoint.name,
         "checkpoint_sha256": file_sha256(checkpoint),

@@ -7,6 +7,7 @@ network, states in between are passed over. What fails is told and counted, and 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -212,10 +213,8 @@ class Mirror:
         return str(getattr(self.place, "uri", None) or getattr(self.place, "root", self.place))
 
     def _fetch_state(self, name: str, folder: Path, usable: Callable[[str, Mapping[str, Any]], bool]) -> bool:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILES).mkdir(exist_ok=True)
-        partial = folder / f".{name}.json.tmp"
-        try:
+        (folder / FILES).mkdir(parents=True, exist_ok=True)
+        with partial_file(folder / f"{name}.json") as partial:
             self.place.get(f"{name}.json", partial)
             commit = _read_commit(partial, f"{name}.json")
             if not usable(name, commit):
@@ -230,8 +229,6 @@ class Mirror:
                     raise _Torn(key)
             os.replace(partial, folder / f"{name}.json")
             return True
-        finally:
-            partial.unlink(missing_ok=True)
 
     def _work(self) -> None:
         while True:
@@ -239,7 +236,7 @@ class Mirror:
                 self._changed.wait_for(lambda: self._next is not None)
                 files, self._next, self._busy = self._next or {}, None, True
             try:
-                self._try(lambda files=files: self._copy(files))  # type: ignore[misc]
+                self._try(functools.partial(self._copy, files))
             finally:
                 _close(files)
                 with self._changed:
