@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cwbass.errors import GateError, ParamsError
+from cwbass.errors import GateError, ParamsError, one_line
 from cwbass.files import partial_file
 from cwbass.models.base import SegmentationNet
 
@@ -113,10 +113,9 @@ def _run(path: Path, image: Tensor) -> NDArray[np.float32]:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         logits: NDArray[np.float32] = session.run(None, {"image": image.numpy()})[0]
     except Exception as error:  # its exceptions have no common base
-        problem = " ".join(str(error).split())[:300]
         size = " x ".join(map(str, image.shape[-2:]))
         raise ParamsError(
-            f"this network cannot be exported to ONNX: its file fails at {size} pixels ({problem}). Set registry.onnx: false."
+            f"this network cannot be exported to ONNX: its file fails at {size} pixels ({one_line(error)}). Set registry.onnx: false."
         ) from error
     return logits
 
@@ -138,8 +137,7 @@ def _write(net: SegmentationNet, path: Path, class_names: Sequence[str]) -> None
     try:
         model = _core(net, stride)
     except Exception as error:  # the exporter raises whatever the operation it fails on does
-        problem = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ParamsError(f"this network cannot be exported to ONNX: {problem}. Set registry.onnx: false.") from error
+        raise ParamsError(f"this network cannot be exported to ONNX: {one_line(error)}. Set registry.onnx: false.") from error
     _strip(model)
     _take_any_size(model, stride)
     model.producer_name = "cwbass"

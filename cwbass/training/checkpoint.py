@@ -20,7 +20,7 @@ from torch import Tensor
 import cwbass
 from cwbass.config import ModelConfig
 from cwbass.data.base import DatasetSpec
-from cwbass.errors import CheckpointError
+from cwbass.errors import CheckpointError, one_line
 from cwbass.files import digest_path, file_sha256, write_digest, write_whole
 from cwbass.models import build_model
 from cwbass.models.base import SegmentationNet
@@ -105,7 +105,7 @@ def build_with_weights(
     try:
         net.load_state_dict(dict(state), strict=True)
     except RuntimeError as error:
-        problem = " ".join(str(error).split())[:600].rstrip(".")
+        problem = one_line(error, 600).rstrip(".")
         raise CheckpointError(
             f"the weights of {name} do not fit {config.arch} with {config.encoder}: {problem}. Use a file of this very model."
         ) from error
@@ -208,7 +208,7 @@ def load_plain(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to say
         raise CheckpointError(
-            f"{path} is no checkpoint of cwbass, or is torn ({' '.join(str(error).split())[:200]}). Use another file."
+            f"{path} is no checkpoint of cwbass, or is torn ({one_line(error, 200)}). Use another file."
         ) from error
 
 

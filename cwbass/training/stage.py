@@ -28,7 +28,7 @@ from cwbass.data.streams import (
     loader_failures,
     make_loader,
 )
-from cwbass.errors import DataError, ParamsError
+from cwbass.errors import DataError, ParamsError, one_line
 from cwbass.evaluation.evaluate import evaluate
 from cwbass.evaluation.metrics import EvalResult
 from cwbass.evaluation.selection import ImageConfusions, LatestWithinOneError
@@ -216,7 +216,7 @@ class Stage:
                 self.run.loss_scale.load(saved.loss_scale)
         except (RuntimeError, ValueError) as error:
             raise ParamsError(
-                f"the saved state of {self.name} does not fit this model ({' '.join(str(error).split())[:200]}). "
+                f"the saved state of {self.name} does not fit this model ({one_line(error, 200)}). "
                 "Take back what --resume-force let through, or begin anew with --restart."
             ) from error
         self.history.epochs[:], self.history.timings[:], self.history.skipped[:] = saved.history, state.timings, state.skipped
