@@ -209,7 +209,6 @@ def _split_job(params: Params, folder: Path) -> Job:
 
 
 def _write_params(path: Path, text: str) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text.encode())
     return str(path)
 
