@@ -39,7 +39,7 @@ from cwbass.steps.train import BEST, LAST
 from cwbass.steps.warmup import BASELINE_BEST, BASELINE_LAST
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint
-from cwbass.training.device import place, resolve_device, resolve_precision
+from cwbass.training.device import place, scoring_device
 from cwbass.training.flight import PROBES
 from cwbass.training.history import TIMINGS
 from cwbass.training.run import SNAPSHOTS
@@ -119,8 +119,7 @@ def evaluate(
     data = _test_set(chosen, manifest, data_root)
     if manifest is not None:
         _check_split([(checkpoint, chosen), *((baseline, each) for each in theirs.values())], manifest, data.split_hash)
-    on = resolve_device(device)
-    dtype = resolve_precision(chosen.run_params.train.precision if device == "auto" else "auto", on)
+    on, dtype = scoring_device(device, chosen.run_params.train.precision)
     scorer = _Scorer(data, config, on, dtype)
 
     gallery = _Gallery(data, config.gallery)

@@ -15,7 +15,7 @@ from cwbass.evaluation.evaluate import evaluate
 from cwbass.evaluation.sweep import SWEEP, Sweep, read_sweep
 from cwbass.files import file_sha256, write_whole
 from cwbass.training.checkpoint import load_checkpoint
-from cwbass.training.device import place, resolve_device, resolve_precision
+from cwbass.training.device import place, scoring_device
 from cwbass.training.run import Run
 from cwbass.world import ALONE, World
 
@@ -77,8 +77,8 @@ def thresholds(
             )
         if not split.selection:
             raise DataError(f"{manifest} has no selection slice to measure thresholds on. Raise split.selection and split again.")
-        params, on = saved.run_params, resolve_device(device)
-        dtype = resolve_precision(params.train.precision if device == "auto" else "auto", on)
+        params = saved.run_params
+        on, dtype = scoring_device(device, params.train.precision)
         root = Path(params.data.root) if data_root is None else data_root
         sweep = _measure(checkpoint, split, root, config=params.eval, device=on, autocast_dtype=dtype)
     return sweep if target is None else replace(sweep, rule=replace(sweep.rule, target=target))
