@@ -80,7 +80,15 @@ def asked_plan(
     budget: str | None,
     out_dir: Path,
 ) -> Plan:
-    """The plan that the options of ``cwbass compare`` ask for; nothing is read or written. Arguments as of :func:`prepare`.
+    """The plan that the options of ``cwbass compare`` ask for; nothing is read or written.
+
+    Args:
+        params: Of every cell.
+        variants: From ``method_variants`` or ``ablation_variants``.
+        seeds: Whole numbers; empty takes the one of ``params``.
+        labels: See ``label_sets``; empty takes those of ``params``.
+        budget: See ``Budget.parse``; None takes the steps of ``params``.
+        out_dir: Folder of the comparison.
 
     Raises:
         ParamsError: A parameter, a seed, a set of labels or the budget is wrong.
@@ -95,26 +103,13 @@ def asked_plan(
     )
 
 
-def prepare(
-    params: Params,
-    variants: Mapping[str, MethodConfig],
-    *,
-    seeds: Sequence[str],
-    labels: Sequence[str],
-    budget: str | None,
-    out_dir: Path,
-) -> Comparison:
+def prepare(asked: Plan) -> Comparison:
     """Write the plan of a comparison; where it must be known what a step of a method costs, measure that first.
 
     A request that is refused leaves no plan behind.
 
     Args:
-        params: Of every cell.
-        variants: From ``method_variants`` or ``ablation_variants``.
-        seeds: Whole numbers; empty takes the one of ``params``.
-        labels: See ``label_sets``; empty takes those of ``params``.
-        budget: See ``Budget.parse``; None takes the steps of ``params``.
-        out_dir: Folder of the comparison.
+        asked: From :func:`asked_plan`.
 
     Raises:
         ParamsError: A parameter is wrong, or the budget is too small.
@@ -122,8 +117,8 @@ def prepare(
         JobFailed: Something else prevents that a method is measured.
         Interrupted: A signal came while methods were measured, or another process wrote the plan.
     """
-    asked = asked_plan(params, variants, seeds=seeds, labels=labels, budget=budget, out_dir=out_dir).looked_up()
-    with Worker() as worker, worker.locked(out_dir):
+    asked = asked.looked_up()
+    with Worker() as worker, worker.locked(asked.out):
         plan = asked.joined()
         for job in measure_jobs(plan, plan.unmeasured()):
             worker.run(job)
