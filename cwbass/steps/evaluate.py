@@ -151,7 +151,8 @@ def evaluate(
         base_weights = base.network_name(config.weights)
         base_result = scorer.score(base, base_weights, gallery.take_baseline)
         table[f"baseline {base_weights} {base_name}"] = _headline(base_result)
-        _add_baseline(metrics, base_result.to_dict(data.spec.class_names), base.method)
+        _add_baseline(metrics, base_result.to_dict(data.spec.class_names))
+        metrics["baseline_method"] = base.method
     if out_dir is not None:
         _score_others(scorer, table, {"": ours, "baseline ": theirs})
         metrics["snapshots"] = [
@@ -299,6 +300,15 @@ def _test_set(checkpoint: Checkpoint, manifest: Path | None, data_root: Path | N
     return TestSet(samples, data_root, listing.spec, checkpoint.split_hash, {"test": len(samples)}, (note,))
 
 
+def _score_others(scorer: _Scorer, table: dict[str, Any], groups: Mapping[str, Mapping[str, Checkpoint]]) -> None:
+    """Add every network of every checkpoint to the table, as far as it is not there; groups are by prefix of their names."""
+    for prefix, checkpoints in groups.items():
+        for name, checkpoint in checkpoints.items():
+            for network in checkpoint.networks:
+                if (key := f"{prefix}{network} {name}") not in table:
+                    table[key] = _headline(scorer.score(checkpoint, network, boundary=False))
+
+
 def _check_split(checkpoints: Sequence[tuple[Path | None, Checkpoint]], manifest: Path, split_hash: str) -> None:
     for path, checkpoint in checkpoints:
         if checkpoint.split_hash != split_hash:
@@ -321,17 +331,7 @@ def _headline(result: EvalResult) -> dict[str, Any]:
     return {"miou": result.miou, "pixel_accuracy": result.pixel_accuracy, "ece": result.ece}
 
 
-def _score_others(scorer: _Scorer, table: dict[str, Any], groups: Mapping[str, Mapping[str, Checkpoint]]) -> None:
-    """Add every network of every checkpoint to the table, as far as it is not there; groups are by prefix of their names."""
-    for prefix, checkpoints in groups.items():
-        for name, checkpoint in checkpoints.items():
-            for network in checkpoint.networks:
-                if (key := f"{prefix}{network} {name}") not in table:
-                    table[key] = _headline(scorer.score(checkpoint, network, boundary=False))
-
-
-def _add_baseline(metrics: dict[str, Any], baseline: Mapping[str, Any], method: str) -> None:
-    metrics["baseline_method"] = method
+def _add_baseline(metrics: dict[str, Any], baseline: Mapping[str, Any]) -> None:
     for key in ("miou", "boundary_iou", "boundary_f1_1px", "boundary_f1_3px", "boundary_f1_5px", "ece", "pixel_accuracy"):
         metrics[f"baseline_{key}"] = baseline[key]
     metrics["miou_gain"] = metrics["miou"] - baseline["miou"]
