@@ -57,6 +57,7 @@ from cwbass.data.lists import read_ids
 from cwbass.data.manifest import Manifest
 from cwbass.data.remote import local_dataset
 from cwbass.errors import CwbassError, DataError
+from cwbass.files import digest_path, file_sha256
 from cwbass.gate import Champion, check_gate, gate_page, reasons
 from cwbass.models import build_model
 from cwbass.models.weights import load_encoder_weights_
@@ -70,7 +71,7 @@ from cwbass.steps.evaluate import read_metrics
 from cwbass.steps.report import RunFiles, report, write_run_files
 from cwbass.steps.training import finished_report
 from cwbass.storage import FolderStore
-from cwbass.training.checkpoint import Checkpoint, digest_path, fields_of, file_sha256, load_checkpoint, save_checkpoint
+from cwbass.training.checkpoint import Checkpoint, fields_of, load_checkpoint, save_checkpoint
 from cwbass.training.mirror import Mirror, S3Place
 from cwbass.training.resume import Keeper, State
 

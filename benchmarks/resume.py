@@ -266,9 +266,6 @@ def fill(disk: Path) -> None:
         os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free - (1 << 20))
 
 
-# --- processes ---
-
-
 def run(arguments: Sequence[str], log: Path, prepare_child: Callable[[], None] = lambda: None) -> int:
     """The command line in a forked process; returns its exit code, or minus the signal that ended it."""
     sys.stdout.flush()
@@ -327,9 +324,6 @@ def send(number: int, delay: float) -> None:
 def require(code: int, expected: int, log: Path) -> None:
     if code != expected:
         sys.exit(f"exit code {code} in place of {expected}; the end of {log}:\n{log.read_text()[-3000:]}")
-
-
-# --- comparing ---
 
 
 def differences(one: Path, other: Path) -> list[str]:

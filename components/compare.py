@@ -30,7 +30,7 @@ def plan(params: str, methods: list[str], seeds: str, labels: str, budget: str, 
     from cwbass.comparison.variants import method_variants
     from cwbass.data.remote import DATASETS, local_dataset
     from cwbass.params import Params, apply_overrides, load_params, parse_yaml
-    from cwbass.steps.compare import listed, prepare
+    from cwbass.steps.compare import asked_plan, listed, prepare
     from cwbass.steps.runs import run_folder
 
     root = local_dataset(data, DATASETS)
@@ -38,7 +38,7 @@ def plan(params: str, methods: list[str], seeds: str, labels: str, budget: str, 
     folder = run_folder(Path(runs), run_id, "compare")
     names = {"seeds": listed(seeds), "labels": listed(labels)}
     variants = method_variants(methods, loaded)
-    return prepare(loaded, variants, **names, budget=budget or None, out_dir=folder).groups
+    return prepare(asked_plan(loaded, variants, **names, budget=budget or None, out_dir=folder)).groups
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -529,9 +529,10 @@ def _compare(
     cell: str | None,
     list_cells: bool,
 ) -> None:
-    from cwbass.steps.compare import prepare, run_cells
+    from cwbass.steps.compare import asked_plan, prepare, run_cells
 
-    comparison = prepare(params, variants, seeds=_listed(seeds), labels=_listed(labels), budget=budget, out_dir=out)
+    asked = asked_plan(params, variants, seeds=_listed(seeds), labels=_listed(labels), budget=budget, out_dir=out)
+    comparison = prepare(asked)
     if list_cells:
         _print(comparison.listing())
     elif cell is not None:

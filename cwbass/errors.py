@@ -68,6 +68,18 @@ class Interrupted(CwbassError):
     exit_code = 75
 
 
+def error_of(exit_code: int) -> type[CwbassError]:
+    """The kind of error that a command of ours ended with."""
+    kinds = (ParamsError, DataError, GateError, ServiceError, Interrupted)
+    return next((kind for kind in kinds if kind.exit_code == exit_code), CwbassError)
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """What an error of a library says, for a message of ours: one line, without passwords; its kind where it says nothing."""
+    text = without_password(" ".join(str(error).split()))  # before the cut, which could leave half of one
+    return text[:limit] or type(error).__name__
+
+
 def without_password(text: str) -> str:
     """A text with the user and password cut out of every URL in it."""
     return _PASSWORD.sub("//", text)

@@ -11,7 +11,6 @@ import importlib.util
 import json
 import logging
 import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cwbass.errors import GateError, ParamsError
+from cwbass.errors import GateError, ParamsError, one_line
+from cwbass.files import partial_file
 from cwbass.models.base import SegmentationNet
 
 SIZES = ((64, 64), (97, 131), (161, 90))  # height and width, in pixels: even, odd, upright
@@ -68,9 +68,7 @@ def export_onnx(net: SegmentationNet, path: Path, *, class_names: Sequence[str])
     """
     if missing := missing_packages():
         raise ParamsError(f"ONNX needs {', '.join(missing)}: pip install 'cwbass[export]', or set registry.onnx: false.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
-    try:
+    with partial_file(path) as partial:
         _write(net, partial, class_names)
         parity = measure_parity(net, partial)
         if (problem := parity_problem(parity)) is not None:
@@ -78,8 +76,6 @@ def export_onnx(net: SegmentationNet, path: Path, *, class_names: Sequence[str])
                 f"{path.name} does not answer as the network does: {problem}. Set registry.onnx: false to ship without."
             )
         os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return parity
 
 
@@ -117,10 +113,9 @@ def _run(path: Path, image: Tensor) -> NDArray[np.float32]:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         logits: NDArray[np.float32] = session.run(None, {"image": image.numpy()})[0]
     except Exception as error:  # its exceptions have no common base
-        problem = " ".join(str(error).split())[:300]
         size = " x ".join(map(str, image.shape[-2:]))
         raise ParamsError(
-            f"this network cannot be exported to ONNX: its file fails at {size} pixels ({problem}). Set registry.onnx: false."
+            f"this network cannot be exported to ONNX: its file fails at {size} pixels ({one_line(error)}). Set registry.onnx: false."
         ) from error
     return logits
 
@@ -142,8 +137,7 @@ def _write(net: SegmentationNet, path: Path, class_names: Sequence[str]) -> None
     try:
         model = _core(net, stride)
     except Exception as error:  # the exporter raises whatever the operation it fails on does
-        problem = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ParamsError(f"this network cannot be exported to ONNX: {problem}. Set registry.onnx: false.") from error
+        raise ParamsError(f"this network cannot be exported to ONNX: {one_line(error)}. Set registry.onnx: false.") from error
     _strip(model)
     _take_any_size(model, stride)
     model.producer_name = "cwbass"

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from cwbass.config import ModelConfig
 from cwbass.errors import DataError, ServiceError
+from cwbass.files import file_sha256
 from cwbass.storage import ObjectStore
 
 if TYPE_CHECKING:
@@ -268,7 +269,6 @@ def _sha256(content: bytes | Path) -> str:
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
     try:
-        with content.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(content)
     except OSError as error:
         raise DataError(f"{content} cannot be read, so it cannot be registered: {error.strerror or error}.") from error

@@ -20,9 +20,10 @@ from pathlib import Path, PurePosixPath
 
 from cwbass.aliases import named_version
 from cwbass.errors import CheckpointError, CwbassError, DataError, ParamsError, ServiceError
+from cwbass.files import digest_path, file_sha256
 from cwbass.registry import CONFIG, MANIFEST, WEIGHTS, Number, Version, find_version, read_file, read_manifest
 from cwbass.storage import FolderStore, ObjectStore, open_store
-from cwbass.training.checkpoint import Checkpoint, digest_path, file_sha256, load_checkpoint
+from cwbass.training.checkpoint import Checkpoint, load_checkpoint
 
 logger = logging.getLogger(__name__)
 

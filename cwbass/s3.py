@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -25,7 +24,8 @@ from botocore.exceptions import (
 )
 from botocore.exceptions import ConnectionError as EndpointError
 
-from cwbass.errors import ParamsError, ServiceError, without_password
+from cwbass.errors import ParamsError, ServiceError, one_line, without_password
+from cwbass.files import partial_file
 
 ATTEMPTS = 3
 CONNECT_TIMEOUT, READ_TIMEOUT = 3, 20  # seconds, for each attempt
@@ -137,29 +137,29 @@ def s3_failures(uri: str, endpoint: str | None = None) -> Iterator[None]:
         answer = error.response
         status, code = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0), answer.get("Error", {}).get("Code")
         if code in _EXPIRED:
-            raise ServiceError(f"{where}: the credentials have expired ({_line(error)}). Renew them and run again.") from error
+            raise ServiceError(f"{where}: the credentials have expired ({one_line(error)}). Renew them and run again.") from error
         if status == 404:
             what = "bucket" if code == "NoSuchBucket" else "object or bucket"
             raise ParamsError(f"{where}: no such {what}. Check the URI and AWS_ENDPOINT_URL.") from error
         if 300 <= status < 500 and status not in _PASSING and code not in _PASSING_CODES:
             raise ParamsError(
-                f"{where}: refused ({_line(error)}). Check the credentials, their rights and AWS_REGION."
+                f"{where}: refused ({one_line(error)}). Check the credentials, their rights and AWS_REGION."
             ) from error
-        raise ServiceError(f"{where}: the store failed {ATTEMPTS} times ({_line(error)}). Try again later.") from error
+        raise ServiceError(f"{where}: the store failed {ATTEMPTS} times ({one_line(error)}). Try again later.") from error
     except FlexibleChecksumError as error:
-        raise ServiceError(f"{where}: damaged on its way, {ATTEMPTS} times ({_line(error)}). Check the network.") from error
+        raise ServiceError(f"{where}: damaged on its way, {ATTEMPTS} times ({one_line(error)}). Check the network.") from error
     except (EndpointError, HTTPClientError, IncompleteReadError, CredentialRetrievalError, Boto3Error) as error:
-        raise ServiceError(f"{where}: out of reach ({_line(error)}). Check the network and AWS_ENDPOINT_URL.") from error
+        raise ServiceError(f"{where}: out of reach ({one_line(error)}). Check the network and AWS_ENDPOINT_URL.") from error
     except (BotoCoreError, ValueError) as error:  # nothing was sent: no credentials, a bad bucket, an endpoint that is no URL
-        raise ParamsError(f"{where}: {_line(error)}. Check the AWS_... variables or the profile.") from error
+        raise ParamsError(f"{where}: {one_line(error)}. Check the AWS_... variables or the profile.") from error
     except (AttributeError, KeyError, OverflowError, TypeError) as error:  # what boto3 makes of an answer that is none
         raise ServiceError(
-            f"{where}: the store's answer is not understood ({type(error).__name__}: {_line(error)}). "
+            f"{where}: the store's answer is not understood ({type(error).__name__}: {one_line(error)}). "
             "Check AWS_ENDPOINT_URL and the network."
         ) from error
     except OSError as error:
         kind = ServiceError if error.errno in _FULL else ParamsError
-        raise kind(f"{uri} cannot be kept: {_line(error)}. Check the folder and its disk.") from error
+        raise kind(f"{uri} cannot be kept: {one_line(error)}. Check the folder and its disk.") from error
 
 
 def _refuse_impossible_size(http_response: Any, parsed: dict[str, Any], **_: Any) -> None:
@@ -172,16 +172,8 @@ def _refuse_impossible_size(http_response: Any, parsed: dict[str, Any], **_: Any
 
 
 def _fetch(client: Any, bucket: str, key: str, path: Path, size: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
-    try:
+    with partial_file(path) as partial:
         client.download_file(bucket, key, str(partial), Config=TransferConfig(num_download_attempts=ATTEMPTS))
         if (came := partial.stat().st_size) != size:
             raise ServiceError(f"s3://{bucket}/{key}: {came} bytes came of {size}. It may be changing; try again.")
         os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _line(error: BaseException) -> str:
-    return without_password(" ".join(str(error).split()))[:300] or type(error).__name__

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cwbass.errors import DataError, ParamsError, ServiceError
+from cwbass.files import partial_file, sync_folder
 
 # Safe in every file system, in URLs and in S3. A part starts with no dot: no "..", and no name of a partial file.
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
@@ -101,14 +101,9 @@ class FolderStore:
 
     def put(self, key: str, content: bytes | Path, *, if_absent: bool = False) -> bool:
         path = self._path(key)
-        partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
-        with self._service("write", path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                _write_through(partial, content)
-                written = _place(partial, path, if_absent=if_absent)
-            finally:
-                partial.unlink(missing_ok=True)
+        with self._service("write", path), partial_file(path) as partial:
+            _write_through(partial, content)
+            written = _place(partial, path, if_absent=if_absent)
             sync_folder(path.parent)
         return written
 
@@ -176,12 +171,3 @@ def _place(partial: Path, path: Path, *, if_absent: bool) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-def sync_folder(path: Path) -> None:
-    """Names are data of the folder: without this, a power cut could keep a later change of it and lose an earlier one."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -49,21 +49,14 @@ def _needs_kfp() -> None:
         raise ParamsError("kfp is not installed. Run: pip install -c constraints.txt -e '.[pipeline]'") from error
 
 
-def _arguments(params: Path, overrides: list[str] | None, data: str | None) -> dict[str, str]:
+def _arguments(params: Path, overrides: list[str] | None, data: str | None, **grid: str) -> dict[str, Any]:
+    """Parameters of the pipeline; with a grid, of a comparison's."""
     _needs_kfp()
     from cwbass.params import read_params
-    from pipeline.arguments import pipeline_arguments
+    from pipeline.arguments import compare_arguments, pipeline_arguments
 
-    arguments = pipeline_arguments(read_params(params, overrides or ()))
-    return arguments | ({"data": data} if data else {})
-
-
-def _compare_arguments(params: Path, overrides: list[str] | None, data: str | None, **grid: str) -> dict[str, Any]:
-    _needs_kfp()
-    from cwbass.params import read_params
-    from pipeline.arguments import compare_arguments
-
-    arguments = compare_arguments(read_params(params, overrides or ()), **grid)
+    values = read_params(params, overrides or ())
+    arguments = compare_arguments(values, **grid) if grid else pipeline_arguments(values)
     return arguments | ({"data": data} if data else {})
 
 
@@ -101,7 +94,7 @@ def compile_compare(
     out: Annotated[Path, typer.Option(help="The file to write.", dir_okay=False)] = Path("pipeline-compare.yaml"),
 ) -> None:
     """Write the pipeline of a comparison, a loop over its cells, as YAML; `submit --package` starts it."""
-    arguments = _compare_arguments(params, overrides, data, methods=methods, seeds=seeds, labels=labels, budget=budget)
+    arguments = _arguments(params, overrides, data, methods=methods, seeds=seeds, labels=labels, budget=budget)
     from pipeline.compare import build
     from pipeline.compile import compile_pipeline
 
@@ -135,7 +128,7 @@ def run_local_compare(
     out: Runs = Path("artifacts/run-local-compare"),
 ) -> None:
     """Run the pipeline of a comparison on this machine; the same command goes on where it was stopped."""
-    arguments = _compare_arguments(params, overrides, data, methods=methods, seeds=seeds, labels=labels, budget=budget)
+    arguments = _arguments(params, overrides, data, methods=methods, seeds=seeds, labels=labels, budget=budget)
     from cwbass.steps.compare import MARKDOWN, PAGE
     from pipeline.local import run_local_compare
 

@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cwbass.comparison.budget import Budget
-from cwbass.comparison.plan import Plan, label_sets
 from cwbass.comparison.variants import SUPERVISED, method_variants
 from cwbass.config import Section
 from cwbass.params import Params, dump_params, load_params
-from cwbass.steps.compare import listed, whole_numbers
+from cwbass.steps.compare import asked_plan, listed
 from cwbass.steps.evaluate import EvaluateParams
 from cwbass.steps.register import RegisterParams
 from cwbass.steps.split import SplitParams
@@ -59,14 +57,8 @@ def compare_arguments(values: Mapping[str, Any], *, methods: str, seeds: str, la
     """
     params = load_params(values, Params)
     variants = method_variants(listed(methods) or [params.method.name], params)
-    Plan(
-        Path(),
-        params,
-        Budget.parse(budget) if budget else Budget("steps", params.train.steps or 1),
-        variants,
-        whole_numbers(listed(seeds)) or [params.seed],
-        label_sets(listed(labels)),
-    )
+    asked = {"seeds": listed(seeds), "labels": listed(labels), "budget": budget or None}
+    asked_plan(params, variants, **asked, out_dir=Path())  # refuses what is wrong
     grid = {"seeds": seeds or str(params.seed), "labels": labels, "budget": budget}
     names = [name for name in variants if name != SUPERVISED]
     return {"params": dump_params(params), "methods": names, **grid, "data": params.data.root}

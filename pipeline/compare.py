@@ -7,7 +7,7 @@ from kfp import dsl
 
 from components import compare as components
 from cwbass.comparison.variants import SUPERVISED
-from pipeline.pods import GPU_TAINT, HOUR, LONGEST, RETRIES, RUNS, connect, monitoring, secure, small, training
+from pipeline.pods import HARDWARE, HOUR, LONGEST, RETRIES, RUNS, Hardware, connect, monitoring, secure, small, training
 
 NAME = "cwbass-compare"
 AT_ONCE = 8  # pods of each loop
@@ -53,21 +53,14 @@ def build(
         tolerations: list,
     ) -> list[str]:
         """Methods on one split, side by side, after the baseline from whose warm-up they start."""
-        hardware = {
-            "cpu": cpu,
-            "memory": memory,
-            "accelerator_type": accelerator_type,
-            "accelerator_count": accelerator_count,
-            "node_selector": node_selector,
-            "tolerations": tolerations,
-        }
+        hardware = Hardware(cpu, memory, accelerator_type, accelerator_count, node_selector, tolerations)
         # Without it first, each pod of the loop would wait for the same warm-up.
         baseline = components.cell(group=group, variant=SUPERVISED, **run)
         with dsl.ParallelFor(methods, parallelism=at_once) as method:
             cell = components.cell(group=group, variant=method, **run).after(baseline)
         for task in (baseline, cell):
             dress(task, LONGEST)
-            training(task, **hardware)
+            training(task, hardware)
         return dsl.Collected(cell.output)
 
     @dsl.pipeline(name=NAME)
@@ -78,12 +71,12 @@ def build(
         labels: str = arguments["labels"],
         budget: str = arguments["budget"],
         data: str = arguments["data"],
-        cpu: str = "4",
-        memory: str = "16Gi",
-        accelerator_type: str = "nvidia.com/gpu",
-        accelerator_count: str = "1",
-        node_selector: dict = {},  # noqa: B006
-        tolerations: list = [GPU_TAINT],  # noqa: B006
+        cpu: str = HARDWARE.cpu,
+        memory: str = HARDWARE.memory,
+        accelerator_type: str = HARDWARE.accelerator_type,
+        accelerator_count: str = HARDWARE.accelerator_count,
+        node_selector: dict = HARDWARE.node_selector,
+        tolerations: list = HARDWARE.tolerations,
     ):
         """Methods x seeds x labels on one budget, side by side.
 
@@ -101,20 +94,13 @@ def build(
             node_selector: Labels of the nodes they may run on.
             tolerations: Taints of those nodes that they bear.
         """
-        hardware = {
-            "cpu": cpu,
-            "memory": memory,
-            "accelerator_type": accelerator_type,
-            "accelerator_count": accelerator_count,
-            "node_selector": node_selector,
-            "tolerations": tolerations,
-        }
+        hardware = Hardware(cpu, memory, accelerator_type, accelerator_count, node_selector, tolerations)
         plan = components.plan(params=params, methods=methods, seeds=seeds, labels=labels, budget=budget, data=data, **run)
         with dsl.ParallelFor(plan.output, parallelism=at_once) as group:
-            cells = split_group(group=group, methods=methods, **hardware)
+            cells = split_group(group=group, methods=methods, **hardware._asdict())
         table = components.table(cells=dsl.Collected(cells.output), **run)
         dress(plan, 2 * HOUR)
-        training(plan, **hardware)
+        training(plan, hardware)
         dress(table, HOUR)
         small(table)
 

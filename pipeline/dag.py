@@ -7,7 +7,7 @@ from kfp import dsl
 
 import components
 from components.image import IMAGE
-from pipeline.pods import GPU_TAINT, HOUR, LONGEST, RETRIES, RUNS, connect, monitoring, secure, small, training
+from pipeline.pods import HARDWARE, HOUR, LONGEST, RETRIES, RUNS, Hardware, connect, monitoring, secure, small, training
 
 NAME = "cwbass-train-eval-register"
 TIMEOUTS = {"split": 2 * HOUR, "warmup": LONGEST, "train": LONGEST, "evaluate": 24 * HOUR, "register": 2 * HOUR, "verdict": HOUR}
@@ -26,7 +26,6 @@ def build(
     """
     variables = monitoring(NAME) if environment is None else environment
 
-    # Numbers of pods are text: the back end reads them so, and would take a number for none.
     @dsl.pipeline(name=NAME)
     def cwbass(
         split_params: str = arguments["split_params"],
@@ -36,12 +35,12 @@ def build(
         register_params: str = arguments["register_params"],
         data: str = arguments["data"],
         data_version: str = "",
-        cpu: str = "4",
-        memory: str = "16Gi",
-        accelerator_type: str = "nvidia.com/gpu",
-        accelerator_count: str = "1",
-        node_selector: dict = {},  # noqa: B006
-        tolerations: list = [GPU_TAINT],  # noqa: B006
+        cpu: str = HARDWARE.cpu,
+        memory: str = HARDWARE.memory,
+        accelerator_type: str = HARDWARE.accelerator_type,
+        accelerator_count: str = HARDWARE.accelerator_count,
+        node_selector: dict = HARDWARE.node_selector,
+        tolerations: list = HARDWARE.tolerations,
     ):
         """CW-BASS: split, warm up, train semi-supervised, evaluate, register.
 
@@ -78,16 +77,9 @@ def build(
             connect(task, variables)
         for task in (split, register, verdict):
             small(task)
+        hardware = Hardware(cpu, memory, accelerator_type, accelerator_count, node_selector, tolerations)
         for task in (warmup, train, evaluate):
-            training(
-                task,
-                cpu=cpu,
-                memory=memory,
-                accelerator_type=accelerator_type,
-                accelerator_count=accelerator_count,
-                node_selector=node_selector,
-                tolerations=tolerations,
-            )
+            training(task, hardware)
         # What follows from its inputs alone may be cached. Training resumes by run id, and registration writes.
         for task in (split, evaluate):
             task.set_caching_options(True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import NamedTuple
 
 from kfp import dsl, kubernetes
 
@@ -17,6 +17,20 @@ RETRIES = 3
 HOUR = 3600
 LONGEST = 14 * 24 * HOUR  # of a training
 GPU_TAINT = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+
+
+class Hardware(NamedTuple):
+    """What pods that train ask for. Numbers are text: the back end reads them so, and would take a number for none."""
+
+    cpu: str
+    memory: str  # request and limit
+    accelerator_type: str  # a resource of the nodes
+    accelerator_count: str  # 0 trains on CPUs
+    node_selector: dict[str, str]
+    tolerations: list[dict[str, str]]
+
+
+HARDWARE = Hardware("4", "16Gi", "nvidia.com/gpu", "1", {}, [GPU_TAINT])  # defaults of every pipeline
 
 
 def monitoring(pipeline: str) -> dict[str, str]:
@@ -55,22 +69,13 @@ def small(task: dsl.PipelineTask) -> None:
     task.set_cpu_request("1").set_memory_request("4Gi").set_memory_limit("8Gi")
 
 
-def training(
-    task: dsl.PipelineTask,
-    *,
-    cpu: Any,
-    memory: Any,
-    accelerator_type: Any,
-    accelerator_count: Any,
-    node_selector: Any,
-    tolerations: Any,
-) -> None:
-    """Of a step that trains or scores; all are parameters of the pipeline."""
-    task.set_cpu_request(cpu).set_memory_request(memory).set_memory_limit(memory)
-    task.set_accelerator_type(accelerator_type).set_accelerator_limit(accelerator_count)
+def training(task: dsl.PipelineTask, hardware: Hardware) -> None:
+    """Of a step that trains or scores; all of ``hardware`` are parameters of the pipeline."""
+    task.set_cpu_request(hardware.cpu).set_memory_request(hardware.memory).set_memory_limit(hardware.memory)
+    task.set_accelerator_type(hardware.accelerator_type).set_accelerator_limit(hardware.accelerator_count)
     # A loop has those parameters alone that its tasks register, and kfp 2.17.0 does not do it for these.
-    task.register_pipeline_channels([cpu, memory, accelerator_type, accelerator_count])
-    kubernetes.add_node_selector_json(task, node_selector)
-    kubernetes.add_toleration_json(task, tolerations)
+    task.register_pipeline_channels([hardware.cpu, hardware.memory, hardware.accelerator_type, hardware.accelerator_count])
+    kubernetes.add_node_selector_json(task, hardware.node_selector)
+    kubernetes.add_toleration_json(task, hardware.tolerations)
     # Loader processes hand over batches in /dev/shm; a pod has 64 MB of it.
     kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory")

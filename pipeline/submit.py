@@ -15,7 +15,7 @@ from typing import Any
 import kfp_server_api
 import yaml
 
-from cwbass.errors import CwbassError, GateError, ParamsError, ServiceError
+from cwbass.errors import CwbassError, GateError, ParamsError, ServiceError, one_line
 from pipeline.compile import compile_pipeline
 from pipeline.service import Service, connect, create_run, find_experiment, get_run
 
@@ -135,7 +135,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ParamsError(f"--package {path} cannot be read: {' '.join(str(error).split())[:200]}.") from error
+        raise ParamsError(f"--package {path} cannot be read: {one_line(error, 200)}.") from error
     if not documents or not isinstance(documents[0], dict) or "pipelineInfo" not in documents[0]:
         raise ParamsError(f"--package {path} is no compiled pipeline. Make one with: python -m pipeline compile")
     return {"pipeline_spec": documents[0], **({"platform_spec": documents[1]} if len(documents) > 1 else {})}

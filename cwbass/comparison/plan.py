@@ -18,11 +18,11 @@ from cwbass.comparison.variants import SUPERVISED
 from cwbass.data import list_dataset
 from cwbass.data.splits import check_pool, find_candidates
 from cwbass.errors import DataError, ParamsError
+from cwbass.files import write_whole
 from cwbass.jsonfile import read_object
 from cwbass.methods.base import MethodConfig
 from cwbass.params import Params, flatten, load_params
-from cwbass.training.checkpoint import write_whole
-from cwbass.training.resume import decisive, differences
+from cwbass.training.identity import decisive, differences
 
 SCHEMA = 1
 PLAN, COSTS = "plan.json", "costs"
@@ -98,8 +98,6 @@ class Plan:
             raise ParamsError(f"--cell {cell_id} is none of this comparison's cells: {', '.join(found)}.")
         return found[cell_id]
 
-    # --- lengths ---
-
     def cost(self, variant: str) -> MethodCost | None:
         """What was measured of a variant; None where it was not, yet."""
         path = self.cost_file(variant)
@@ -136,8 +134,6 @@ class Plan:
             retraining=retraining is not None,
             retrain_steps=retraining.steps if retraining else None,
         )
-
-    # --- parameters and folders ---
 
     def group_params(self, cell: Cell) -> Params:
         """What a cell shares with the others of its group: seed and labels."""
@@ -181,8 +177,6 @@ class Plan:
         values = self.params.model_dump(mode="json")
         merged = {key: {**values[key], **new} if key in ("split", "train") else new for key, new in changes.items()}
         return load_params({**values, **merged}, Params)
-
-    # --- the file ---
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, without the folder."""

@@ -16,8 +16,9 @@ from cwbass.errors import DataError
 from cwbass.evaluation.per_image import CONFUSIONS, PerImage
 from cwbass.jsonfile import read_object, read_rows
 from cwbass.params import Params, TrainingSections, load_params, read_params
-from cwbass.training.resume import RUN, decisive, differences
-from cwbass.training.stage import TIMINGS
+from cwbass.training.history import TIMINGS
+from cwbass.training.identity import decisive, differences
+from cwbass.training.resume import RUN
 
 OWN_TEST_IMAGES = "Where each seed draws its own test images, name them in split.test_list."
 

@@ -26,11 +26,11 @@ from cwbass.comparison.variants import SUPERVISED
 from cwbass.errors import CwbassError, DataError, Interrupted
 from cwbass.evaluation.per_image import CONFUSIONS, PerImage
 from cwbass.evaluation.sweep import SWEEP
+from cwbass.files import unlink_with_digest, write_whole
 from cwbass.params import Params, dump_params
-from cwbass.training.checkpoint import write_whole
 from cwbass.training.interrupt import SIGNALS
 from cwbass.training.resume import RUN
-from cwbass.training.stage import SNAPSHOTS
+from cwbass.training.run import SNAPSHOTS
 
 logger = logging.getLogger(__name__)
 
@@ -200,8 +200,7 @@ def cell_jobs(plan: Plan, cell: Cell) -> Iterator[Job]:
         arguments += ["--sweep", str(sweep)]
     yield Job("eval", folder, reports / CONFUSIONS, arguments, read=PerImage.read)
     for snapshot in trained.glob(SNAPSHOTS):  # they are scored now, and as large as checkpoints
-        snapshot.unlink()
-        snapshot.with_name(f"{snapshot.name}.sha256").unlink(missing_ok=True)
+        unlink_with_digest(snapshot)
 
 
 def _split_job(params: Params, folder: Path) -> Job:
@@ -210,7 +209,6 @@ def _split_job(params: Params, folder: Path) -> Job:
 
 
 def _write_params(path: Path, text: str) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text.encode())
     return str(path)
 

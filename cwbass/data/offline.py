@@ -24,6 +24,7 @@ from cwbass.data.cache import ImageSource
 from cwbass.data.streams import collate_unlabeled, index_at, view_rng
 from cwbass.data.transforms import crop_image, crop_mask, crop_valid, draw_geometry, strong_view
 from cwbass.errors import DataError
+from cwbass.files import partial_file
 from cwbass.types import UnlabeledBatch
 
 LABEL, CONFIDENCE = "label", "confidence"
@@ -48,13 +49,9 @@ def write_pseudo_label(
 
 
 def _save(image: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with partial_file(path) as partial:
         image.save(partial, format="PNG")
         os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class PseudoLabels:

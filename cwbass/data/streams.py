@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from cwbass.config import AugmentConfig
 from cwbass.data.cache import ImageSource
 from cwbass.data.transforms import crop_mask, crop_valid, draw_geometry, fit_image, strong_view
-from cwbass.errors import CwbassError, ServiceError
+from cwbass.errors import CwbassError, ServiceError, one_line
 from cwbass.memory import keep_freed_memory
 from cwbass.types import LabeledBatch, UnlabeledBatch
 from cwbass.world import ALONE, World
@@ -208,7 +208,7 @@ def loader_failures() -> Iterator[None]:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # told once is enough
         raise ServiceError(
-            f"a loader process died ({' '.join(str(error).split())[:200]}). It was killed, mostly for want of memory: lower "
+            f"a loader process died ({one_line(error, 200)}). It was killed, mostly for want of memory: lower "
             "train.workers or the batch, or give the pod more memory and /dev/shm. Run the same command again: it goes on "
             "from the last saved state."
         ) from error

@@ -14,7 +14,7 @@ from torch import nn
 from torch.func import functional_call
 
 from cwbass.config import ModelConfig
-from cwbass.errors import ParamsError
+from cwbass.errors import ParamsError, one_line
 from cwbass.models import build_model
 
 _FAILURES = (AssertionError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)
@@ -68,7 +68,7 @@ def _real_problem(net: nn.Module, size: int, batch: int) -> str | None:
         with torch.no_grad():  # of a batch, what matters is whether it is more than one image
             copy.deepcopy(net).train()(torch.zeros(min(batch, 2), 3, size, size))
     except _FAILURES as error:
-        return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        return one_line(error, 200).rstrip(".")
     return None
 
 

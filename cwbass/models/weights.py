@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from cwbass.errors import ParamsError, WeightsError
+from cwbass.errors import ParamsError, WeightsError, one_line
 from cwbass.models.base import SegmentationNet
 from cwbass.models.smp_net import SmpNet
 from cwbass.s3 import download
@@ -88,9 +88,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path} cannot be read ({_line(error)}). Fetch it again.") from error
+        raise WeightsError(f"{path} cannot be read ({one_line(error)}). Fetch it again.") from error
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to say
-        raise WeightsError(f"{path} is damaged, or not only tensors ({_line(error)}). Save a plain state_dict().") from error
+        raise WeightsError(f"{path} is damaged, or not only tensors ({one_line(error)}). Save a plain state_dict().") from error
     while isinstance(content, Mapping) and (wrapper := next((key for key in _WRAPPERS if key in content), None)):
         content = content[wrapper]
     if not isinstance(content, Mapping) or not content or not all(isinstance(value, Tensor) for value in content.values()):
@@ -155,11 +155,13 @@ def _pretrained(target: nn.Module, encoder: str) -> dict[str, Tensor]:
             published = timm.create_model(_timm_name(target, encoder), pretrained=True)
     except OSError as error:
         raise WeightsError(
-            f"model.weights is imagenet, but those of {encoder} cannot be fetched from the Hugging Face hub ({_line(error)}). "
+            f"model.weights is imagenet, but those of {encoder} cannot be fetched from the Hugging Face hub ({one_line(error)}). "
             "Without a network, give a local file or an s3:// URI."
         ) from error
     except (KeyError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"model.weights is imagenet, but {encoder} has none ({_line(error)}). Give a file or null.") from error
+        raise WeightsError(
+            f"model.weights is imagenet, but {encoder} has none ({one_line(error)}). Give a file or null."
+        ) from error
     return dict(published.state_dict())
 
 
@@ -201,7 +203,3 @@ def _listed(what: str, keys: Iterable[str]) -> str:
     names = list(keys)
     more = ", ..." if len(names) > _SHOWN else ""
     return f"{len(names)} {what}" + (f" ({', '.join(names[:_SHOWN])}{more})" if names else "")
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

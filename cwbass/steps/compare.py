@@ -17,9 +17,9 @@ from cwbass.comparison.run import JobFailed, Worker, cell_jobs, measure_jobs
 from cwbass.comparison.sheets import markdown
 from cwbass.comparison.table import tabulate
 from cwbass.errors import PERMANENT, CwbassError, ParamsError
+from cwbass.files import write_whole
 from cwbass.methods.base import MethodConfig
 from cwbass.params import Params
-from cwbass.training.checkpoint import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def whole_numbers(texts: Sequence[str]) -> list[int]:
     return list(dict.fromkeys(map(int, texts)))
 
 
-def prepare(
+def asked_plan(
     params: Params,
     variants: Mapping[str, MethodConfig],
     *,
@@ -79,10 +79,8 @@ def prepare(
     labels: Sequence[str],
     budget: str | None,
     out_dir: Path,
-) -> Comparison:
-    """Write the plan of a comparison; where it must be known what a step of a method costs, measure that first.
-
-    A request that is refused leaves no plan behind.
+) -> Plan:
+    """The plan that the options of ``cwbass compare`` ask for; nothing is read or written.
 
     Args:
         params: Of every cell.
@@ -93,20 +91,34 @@ def prepare(
         out_dir: Folder of the comparison.
 
     Raises:
-        ParamsError: A parameter is wrong, or the budget is too small.
-        DataError: The folder holds another comparison, or the dataset or a list is wrong.
-        JobFailed: Something else prevents that a method is measured.
-        Interrupted: A signal came while methods were measured, or another process wrote the plan.
+        ParamsError: A parameter, a seed, a set of labels or the budget is wrong.
     """
-    asked = Plan(
+    return Plan(
         out=out_dir,
         params=params,
         budget=Budget("steps", params.train.steps or 0) if budget is None else Budget.parse(budget),
         variants=variants,
         seeds=whole_numbers(seeds) or [params.seed],
         labels=label_sets(labels),
-    ).looked_up()
-    with Worker() as worker, worker.locked(out_dir):
+    )
+
+
+def prepare(asked: Plan) -> Comparison:
+    """Write the plan of a comparison; where it must be known what a step of a method costs, measure that first.
+
+    A request that is refused leaves no plan behind.
+
+    Args:
+        asked: From :func:`asked_plan`.
+
+    Raises:
+        ParamsError: A parameter is wrong, or the budget is too small.
+        DataError: The folder holds another comparison, or the dataset or a list is wrong.
+        JobFailed: Something else prevents that a method is measured.
+        Interrupted: A signal came while methods were measured, or another process wrote the plan.
+    """
+    asked = asked.looked_up()
+    with Worker() as worker, worker.locked(asked.out):
         plan = asked.joined()
         for job in measure_jobs(plan, plan.unmeasured()):
             worker.run(job)

@@ -29,6 +29,7 @@ from cwbass.evaluation.per_image import CONFUSIONS, PerImage
 from cwbass.evaluation.probes import ProbeBook
 from cwbass.evaluation.selection import ImageConfusions
 from cwbass.evaluation.sweep import SWEEP, read_sweep
+from cwbass.files import write_whole
 from cwbass.jsonfile import read_object, read_rows
 from cwbass.pseudo_labels import threshold_map
 from cwbass.reporting.gallery import GalleryItem
@@ -37,10 +38,11 @@ from cwbass.steps.report import RunFiles, write_run_files
 from cwbass.steps.train import BEST, LAST
 from cwbass.steps.warmup import BASELINE_BEST, BASELINE_LAST
 from cwbass.telemetry.base import SILENT, Telemetry
-from cwbass.training.checkpoint import Checkpoint, load_checkpoint, write_whole
-from cwbass.training.device import place, resolve_device, resolve_precision
+from cwbass.training.checkpoint import Checkpoint, load_checkpoint
+from cwbass.training.device import place, scoring_device
 from cwbass.training.flight import PROBES
-from cwbass.training.stage import SNAPSHOTS, TIMINGS
+from cwbass.training.history import TIMINGS
+from cwbass.training.run import SNAPSHOTS
 
 logger = logging.getLogger(__name__)
 
@@ -115,14 +117,9 @@ def evaluate(
     chosen_name, chosen = next(iter(ours.items()))
     config = chosen.run_params.eval if params is None else params.eval
     data = _test_set(chosen, manifest, data_root)
-    for path, each in ((checkpoint, chosen), *((baseline, each) for each in theirs.values())):
-        if manifest is not None and each.split_hash != data.split_hash:
-            raise CheckpointError(
-                f"{path} was trained on split {each.split_hash[:12]}, {manifest} is {data.split_hash[:12]}: "
-                "its test images may have been trained on. Pass the manifest it was trained with."
-            )
-    on = resolve_device(device)
-    dtype = resolve_precision(chosen.run_params.train.precision if device == "auto" else "auto", on)
+    if manifest is not None:
+        _check_split([(checkpoint, chosen), *((baseline, each) for each in theirs.values())], manifest, data.split_hash)
+    on, dtype = scoring_device(device, chosen.run_params.train.precision)
     scorer = _Scorer(data, config, on, dtype)
 
     gallery = _Gallery(data, config.gallery)
@@ -138,9 +135,7 @@ def evaluate(
     table = {f"{weights} {chosen_name}": _headline(result)}
     metrics: dict[str, Any] = {
         **result.to_dict(data.spec.class_names),
-        "baseline_miou": None,
-        "baseline_method": None,
-        "miou_gain": None,
+        **dict.fromkeys(("baseline_miou", "baseline_method", "miou_gain")),  # where there is no baseline
         "split_hash": data.split_hash,
         "protocol": describe_protocol(config),
         "seed": chosen.seed,
@@ -159,11 +154,7 @@ def evaluate(
         _add_baseline(metrics, base_result, data.spec.class_names)
         metrics["baseline_method"] = base.method
     if out_dir is not None:
-        for prefix, group in (("", ours), ("baseline ", theirs)):
-            for name, each in group.items():
-                for network in each.networks:
-                    if (key := f"{prefix}{network} {name}") not in table:
-                        table[key] = _headline(scorer.score(each, network, boundary=False))
+        _score_others(scorer, table, {"": ours, "baseline ": theirs})
         metrics["snapshots"] = [
             {"step": each.step, **_headline(scorer.score(each, weights, boundary=False))}
             for each in _snapshots(checkpoint, chosen)
@@ -174,9 +165,10 @@ def evaluate(
         telemetry.scored(metrics)
     if out_dir is None:
         return EvalReport(metrics, None)
+    supervised = (baseline, theirs) if metrics["baseline_method"] == "supervised" else (None, {})
     files = RunFiles(
         metrics=metrics,
-        history=_history((baseline, theirs) if metrics["baseline_method"] == "supervised" else (None, {}), (checkpoint, ours)),
+        history=_history(supervised, (checkpoint, ours)),
         gallery=gallery.items(_last_threshold(chosen)),
         spec=data.spec,
         params_text=chosen.params,
@@ -306,6 +298,24 @@ def _test_set(checkpoint: Checkpoint, manifest: Path | None, data_root: Path | N
     samples = listing.test or tuple(sample for sample in listing.train if sample.mask is not None)
     note = f"scored on {len(samples)} images of {data_root}, not on the split the model was trained with"
     return TestSet(samples, data_root, listing.spec, checkpoint.split_hash, {"test": len(samples)}, (note,))
+
+
+def _score_others(scorer: _Scorer, table: dict[str, Any], groups: Mapping[str, Mapping[str, Checkpoint]]) -> None:
+    """Add every network of every checkpoint to the table, as far as it is not there; groups are by prefix of their names."""
+    for prefix, checkpoints in groups.items():
+        for name, checkpoint in checkpoints.items():
+            for network in checkpoint.networks:
+                if (key := f"{prefix}{network} {name}") not in table:
+                    table[key] = _headline(scorer.score(checkpoint, network, boundary=False))
+
+
+def _check_split(checkpoints: Sequence[tuple[Path | None, Checkpoint]], manifest: Path, split_hash: str) -> None:
+    for path, checkpoint in checkpoints:
+        if checkpoint.split_hash != split_hash:
+            raise CheckpointError(
+                f"{path} was trained on split {checkpoint.split_hash[:12]}, {manifest} is {split_hash[:12]}: "
+                "its test images may have been trained on. Pass the manifest it was trained with."
+            )
 
 
 def _check_classes(checkpoint: Checkpoint, spec: DatasetSpec, where: str) -> None:

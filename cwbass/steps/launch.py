@@ -13,31 +13,24 @@ import logging
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cwbass.errors import CheckpointError, CwbassError, DataError, Interrupted, ParamsError, ServiceError
+from cwbass.errors import CheckpointError, DataError, ParamsError, error_of
 from cwbass.params import dump_params
 from cwbass.steps.train import TrainParams, train
 from cwbass.steps.training import TrainReport, check_batches
 from cwbass.telemetry.base import SILENT, Telemetry
+from cwbass.train_jobs import GROUP, JOB_OF_POD, VERSION, TrainJobs, connect
 from cwbass.training.torchrun import run_processes
-from cwbass.world import World
 
 logger = logging.getLogger(__name__)
 
-GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 # What a pod does: torchrun reads number, rank and address of the machines from the variables that Trainer sets.
 COMMAND = ("python", "-m", "cwbass.training.torchrun", "-m", "cwbass", "train")
-JOB_OF_POD = "jobset.sigs.k8s.io/jobset-name"
-_ERRORS: Mapping[int, type[CwbassError]] = {
-    error.exit_code: error for error in (ParamsError, DataError, ServiceError, Interrupted)
-}
-_LOST = 5  # questions in a row without an answer, after which the cluster is given up
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +73,7 @@ def launch(
         Interrupted: The job's training stopped with a clean checkpoint.
         CwbassError: The job failed otherwise.
     """
-    total = World()
-    total.size = params.train.nodes * params.train.processes
-    check_batches(params.train, total)
+    check_batches(params.train, params.train.nodes * params.train.processes)
     for name, folder in (("the dataset", data_root), ("the folder of results", out_dir)):
         if not folder.resolve().is_relative_to(cluster.work.resolve()):
             raise ParamsError(
@@ -90,7 +81,7 @@ def launch(
             )
     files = _hand_over(params, manifest, warmup, out_dir)
     job = train_job(params, cluster, files=files, data_root=data_root.resolve(), out_dir=out_dir.resolve())
-    client = _Jobs(_connect() if api is None else api, cluster.namespace)
+    client = TrainJobs(connect() if api is None else api, cluster.namespace)
     report = files["report"]
     with _signals_interrupt(), _deleted_unless_done(client, job["metadata"]["name"]) as done:
         client.start(job, fresh=lambda: report.unlink(missing_ok=True))
@@ -144,9 +135,7 @@ def train_where_asked(
     files["report"].unlink(missing_ok=True)
     code = run_processes(params.train.processes, ["train", *_arguments(files, data_root, out_dir)])
     if code:
-        raise _ERRORS.get(code, CwbassError)(
-            f"training in {params.train.processes} processes ended with exit code {code}; see above."
-        )
+        raise error_of(code)(f"training in {params.train.processes} processes ended with exit code {code}; see above.")
     return _read_report(files["report"])
 
 
@@ -231,163 +220,6 @@ def _read_report(path: Path) -> TrainReport:
         ) from error
 
 
-class _Jobs:
-    """The few things asked of the Kubernetes API, with its answers turned into our errors."""
-
-    def __init__(self, api: Any, namespace: str) -> None:
-        from kubernetes import client
-
-        self.jobs, self.pods, self.namespace = client.CustomObjectsApi(api), client.CoreV1Api(api), namespace
-        self.place = (GROUP, VERSION, namespace, PLURAL)
-
-    def start(self, job: Mapping[str, Any], fresh: Callable[[], None]) -> None:
-        """Create a job, unless it is there and active; one that has ended is deleted first."""
-        name = job["metadata"]["name"]
-        if (there := self._get(name)) is not None:
-            if _ending(there) is None and "deletionTimestamp" not in there["metadata"]:
-                logger.info("TrainJob %s is active already; following it", name)
-                return
-            self.delete(name)
-            while self._get(name) is not None:
-                time.sleep(0.2)
-        fresh()
-        self._ask("create a TrainJob", lambda: self.jobs.create_namespaced_custom_object(*self.place, dict(job)))
-
-    def follow(self, name: str, *, poll: float) -> dict[str, Any] | None:
-        """Wait for the end: None where the job is complete, else the condition that says it failed."""
-        lost, told = 0, ""
-        while True:
-            try:
-                job = self._get(name)
-                lost = 0
-            except ServiceError:
-                lost += 1
-                if lost >= _LOST:
-                    raise
-                logger.warning("the Kubernetes API did not answer (%d of %d); training goes on", lost, _LOST)
-                time.sleep(poll)
-                continue
-            if job is None:
-                raise CwbassError(f"TrainJob {self.namespace}/{name} was deleted while it ran; start it again.")
-            if (ending := _ending(job)) is not None:
-                return None if ending["type"] == "Complete" else ending
-            state = _state(job)
-            if state != told:
-                logger.info("TrainJob %s: %s", name, state)
-                told = state
-            time.sleep(poll)
-
-    def explain(self, name: str, condition: Mapping[str, Any]) -> CwbassError:
-        """The error of a failed job: what the first of its pods to fail said, with its exit code."""
-        code, line = None, ""
-        with suppress(CwbassError):  # the condition has to do where pods cannot be seen
-            code, line = self._first_failure(name)
-        said = line or f"{condition.get('reason', 'Failed')}: {condition.get('message', 'no message')}"
-        ended = "" if code is None else f" with exit code {code}"
-        kind = _ERRORS.get(code or 1, CwbassError)
-        return kind(f"TrainJob {self.namespace}/{name} failed{ended}: {said}")
-
-    def delete(self, name: str) -> None:
-        """Delete a job and its pods; one that is gone is no error."""
-        self._ask(
-            "delete a TrainJob",
-            lambda: self.jobs.delete_namespaced_custom_object(*self.place, name, propagation_policy="Foreground"),
-            missing=None,
-        )
-
-    def _first_failure(self, name: str) -> tuple[int | None, str]:
-        """Exit code and last error line of the pod that failed first."""
-        selector = f"{JOB_OF_POD}={name}"
-        pods = self._ask("list pods", lambda: self.pods.list_namespaced_pod(self.namespace, label_selector=selector)).items
-        ended = [
-            (status.state.terminated.finished_at, status.state.terminated.exit_code, pod.metadata.name)
-            for pod in pods
-            for status in pod.status.container_statuses or ()
-            if status.state.terminated is not None and status.state.terminated.exit_code
-        ]
-        if not ended:
-            return None, ""
-        # Pods that lost the first one end with 1 or by a signal; another code says why.
-        _, code, pod = min(ended, key=lambda item: (item[1] == 1 or item[1] > 128, item[0]))
-        log = self._ask("read a pod's log", lambda: self.pods.read_namespaced_pod_log(pod, self.namespace, tail_lines=50))
-        errors = [text for text in log.splitlines() if text.startswith("error")]
-        return code, next((text for text in errors if "ended with exit code" not in text), "")[:500]
-
-    def _get(self, name: str) -> dict[str, Any] | None:
-        job: dict[str, Any] | None = self._ask(
-            "read a TrainJob",
-            lambda: self.jobs.get_namespaced_custom_object(*self.place, name, _request_timeout=30),
-            missing=None,
-        )
-        return job
-
-    def _ask(self, what: str, question: Callable[[], Any], **missing: Any) -> Any:
-        from kubernetes.client import ApiException
-        from urllib3.exceptions import HTTPError
-
-        try:
-            return question()
-        except ApiException as error:
-            if error.status == 404 and missing:
-                return missing["missing"]
-            said = _message(error)
-            if error.status in (401, 403):
-                raise ParamsError(
-                    f"the cluster does not let us {what} in namespace {self.namespace} ({error.status}: {said}). "
-                    "Give the service account the role in k8s/base/access."
-                ) from error
-            if error.status == 404:
-                raise ParamsError(
-                    f"the cluster has no {PLURAL}.{GROUP}, or no namespace {self.namespace} ({said}). Install Kubeflow Trainer 2."
-                ) from error
-            if error.status and 400 <= error.status < 500 and error.status != 429:
-                raise ParamsError(f"the cluster refuses to {what} ({error.status}: {said}).") from error
-            raise ServiceError(f"the Kubernetes API cannot {what} ({error.status}: {said}).") from error
-        except (HTTPError, OSError) as error:
-            raise ServiceError(f"the Kubernetes API does not answer: cannot {what} ({str(error)[:200]}).") from error
-
-
-def _connect() -> Any:
-    """A client of the cluster that this process runs in, or that kubectl talks to."""
-    try:
-        from kubernetes import client, config
-    except ImportError as error:
-        raise ParamsError("train.nodes > 1 needs the kubernetes package. Run: pip install 'cwbass[pipeline]'") from error
-    try:
-        config.load_incluster_config()
-    except config.ConfigException:
-        try:
-            config.load_kube_config()
-        except config.ConfigException as error:
-            raise ParamsError(f"there is no cluster to launch a TrainJob on: {error} Run in a pod, or set KUBECONFIG.") from error
-    return client.ApiClient()
-
-
-def _ending(job: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The condition that says a job has ended."""
-    return next((item for item in _conditions(job) if item["type"] in ("Complete", "Failed") and item["status"] == "True"), None)
-
-
-def _conditions(job: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return list(job.get("status", {}).get("conditions") or ())
-
-
-def _state(job: Mapping[str, Any]) -> str:
-    """What a job that has not ended is doing, for people."""
-    if any(item["type"] == "Suspended" and item["status"] == "True" for item in _conditions(job)):
-        return "suspended"
-    pods = [f"{each['active']} active, {each['ready']} ready" for each in job.get("status", {}).get("jobsStatus") or ()]
-    return "; ".join(pods) or "waiting for its pods"
-
-
-def _message(error: Any) -> str:
-    """What the API says of an error, in a line."""
-    try:
-        return str(json.loads(error.body)["message"])[:300]
-    except (TypeError, ValueError, KeyError):
-        return str(error.reason)
-
-
 @contextmanager
 def _signals_interrupt() -> Iterator[None]:
     """Inside, SIGTERM raises as SIGINT does, so that what is under way is cleaned up."""
@@ -406,7 +238,7 @@ def _signals_interrupt() -> Iterator[None]:
 
 
 @contextmanager
-def _deleted_unless_done(client: _Jobs, name: str) -> Iterator[Callable[[], None]]:
+def _deleted_unless_done(client: TrainJobs, name: str) -> Iterator[Callable[[], None]]:
     """Delete a job when this process is told to stop; gives what to call once the job has ended."""
     done = False
 

@@ -16,19 +16,18 @@ from torch import Tensor, nn
 
 from cwbass.comparison.budget import Cost, MethodCost
 from cwbass.config import EvalConfig
-from cwbass.data.cache import open_source
 from cwbass.data.offline import OfflineStream, PseudoLabels
-from cwbass.methods import build_method
 from cwbass.methods.base import Method, Retraining
 from cwbass.models.base import SegmentationNet
 from cwbass.steps.train import TrainParams
-from cwbass.steps.training import check_network, network_factory, start_run
+from cwbass.steps.training import check_network, network_factory, new_method, start_run
 from cwbass.training.device import place
 from cwbass.training.loop import Schedule
 from cwbass.training.optim import build_optimizer
 from cwbass.training.resume import Resume
+from cwbass.training.run import Run, plan_steps
 from cwbass.training.second_stage import write_pseudo_labels
-from cwbass.training.stage import Run, Stage, plan_steps
+from cwbass.training.stage import Stage
 
 TIMED = 5  # epochs of as many steps; the one before them is not counted
 LABELLED = 4  # images labelled offline to see what one takes
@@ -69,27 +68,16 @@ def measure(params: TrainParams, *, manifest: Path, data_root: Path, timed: bool
 
 
 def _measure(run: Run, params: TrainParams, folder: Path, timed: bool) -> MethodCost:
-    spec = run.manifest.spec
-    build = network_factory(params.model, spec.num_classes, folder / "weights")
-
-    def make(*, offline: bool = False) -> Method:
-        return build_method(
-            params.method,
-            build,
-            num_classes=spec.num_classes,
-            ignore_index=spec.ignore_index,
-            class_weight=run.class_weight,
-            offline=offline,
-        )
-
-    method = make()
-    check_network(method.student, params, spec.num_classes, unlabeled=method.needs_unlabeled)
+    num_classes = run.manifest.spec.num_classes
+    build = network_factory(params.model, num_classes, folder / "weights")
+    method = new_method(run, params.method, build)
+    check_network(method.student, params, num_classes, unlabeled=method.needs_unlabeled)
     place(method, run.device)
     step = _step_cost(run, params, method, folder, timed)
     if (retraining := params.method.retraining) is None:
         return MethodCost(step)
     labelling, offline = _label(run, retraining, method.student, folder)
-    retrained = place(make(offline=True), run.device)
+    retrained = place(new_method(run, params.method, build, offline=True), run.device)
     return MethodCost(step, _step_cost(run, params, retrained, folder, timed, offline), labelling)
 
 
@@ -98,21 +86,18 @@ def _step_cost(
 ) -> Cost:
     """Of a step of training."""
     plan = plan_steps(run.train, run.manifest)
-    settings: dict[str, Any] = {"out_dir": folder, "history": [], "timings": [], "offline": offline}
     name = "measure" if offline is None else "measure-offline"
-
     on_gpu = run.device.type == "cuda"
 
     def take(run: Run, kind: str, steps: int, epoch_steps: int) -> list[dict[str, Any]]:
         """Some steps; returns the timings of their epochs."""
-        settings["timings"].clear()
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(run.device)
         optimizer = build_optimizer(method.trainable(), params.train.optimizer, batch_size=run.train.labeled_a_step)
-        stage = Stage(run, f"{name}-{kind}", method, params.method.name, optimizer, **settings)
+        stage = Stage(run, f"{name}-{kind}", method, params.method.name, optimizer, out_dir=folder, offline=offline)
         schedule = Schedule(0, steps, max(steps, plan.total), epoch_steps, 0, plan.pass_steps)
         stage.train(schedule, checkpoint="measured.pt", best=None)
-        return stage.timings
+        return stage.history.timings
 
     plain = replace(run, train=run.train.model_copy(update={"compile": False}))  # compiled code counts nothing
     with counting_encoders(method) as images:
@@ -132,8 +117,7 @@ def _label(run: Run, config: Retraining, net: SegmentationNet, folder: Path) -> 
     Ranking predicts every image with three networks, as ``eval`` says; labelling, once, as the second stage says.
     """
     unlabeled = run.manifest.unlabeled
-    cache = None if run.train.cache is None else Path(run.train.cache)
-    source = open_source(unlabeled, run.data_root, run.manifest.spec, cache)
+    source = run.open_images(unlabeled)
     chosen = range(min(LABELLED, len(unlabeled)))
     ids = [unlabeled[index].id for index in chosen]
     labels = folder / "labels"

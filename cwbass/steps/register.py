@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +18,7 @@ from cwbass.aliases import CHAMPION, Entry, current, promote
 from cwbass.config import RegistryConfig, Section
 from cwbass.errors import DataError, GateError, ParamsError
 from cwbass.export import export_onnx, missing_packages
+from cwbass.files import file_sha256, write_whole
 from cwbass.gate import Champion, Check, check_gate, gate_page, reasons
 from cwbass.model_card import model_card
 from cwbass.models.base import SegmentationNet
@@ -29,7 +29,7 @@ from cwbass.steps.evaluate import read_metrics
 from cwbass.steps.report import FLIGHT, REPORT
 from cwbass.storage import ObjectStore, open_store
 from cwbass.telemetry.base import SILENT, Telemetry
-from cwbass.training.checkpoint import Checkpoint, file_sha256, load_checkpoint
+from cwbass.training.checkpoint import Checkpoint, load_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -272,8 +272,5 @@ def _write(outcome: RegisterReport, checks: tuple[Check, ...], champion: Champio
     said = "It is not registered." if outcome.version is None else f"It is version {outcome.version} ({outcome.uri})."
     promoted = "" if outcome.alias is None else f" The alias {outcome.alias} points to it."
     page = gate_page(outcome.name, checks, outcome=said + promoted, champion=champion)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    for name, content in ((PAGE, page.encode()), (REGISTRATION, _json(outcome.to_dict()))):
-        partial = out_dir / f".{name}.partial"
-        partial.write_bytes(content)
-        os.replace(partial, out_dir / name)
+    write_whole(out_dir / PAGE, page.encode())
+    write_whole(out_dir / REGISTRATION, _json(outcome.to_dict()))

@@ -23,7 +23,7 @@ from cwbass.reporting.flight import write_flight
 from cwbass.reporting.gallery import GalleryItem
 from cwbass.reporting.html import write_report
 from cwbass.training.flight import PROBES
-from cwbass.training.stage import HISTORY, write_rows
+from cwbass.training.history import HISTORY, write_rows
 
 CURVES = (
     "stage",

@@ -17,21 +17,22 @@ from typing import Any
 import torch
 
 from cwbass.config import ModelConfig
-from cwbass.data.cache import ImageSource, open_source
+from cwbass.data.cache import ImageSource
 from cwbass.data.offline import OfflineStream, PseudoLabels
 from cwbass.errors import ParamsError
 from cwbass.evaluation.evaluate import evaluate
-from cwbass.methods import build_method
 from cwbass.methods.base import FIRST_STAGE_STEPS, MethodConfig, Retraining
 from cwbass.models.base import SegmentationNet
-from cwbass.steps.training import network_factory
+from cwbass.steps.training import network_factory, new_method
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint
 from cwbass.training.device import place
+from cwbass.training.history import write_rows
 from cwbass.training.loop import Schedule
 from cwbass.training.optim import build_optimizer
+from cwbass.training.run import Run
 from cwbass.training.second_stage import measure_reliability, rank_by_reliability, write_pseudo_labels
 from cwbass.training.seed import seed_everything
-from cwbass.training.stage import Run, Stage, write_rows
+from cwbass.training.stage import Stage
 from cwbass.types import Reliability
 
 logger = logging.getLogger(__name__)
@@ -110,12 +111,7 @@ class SecondStage:
         Raises:
             ParamsError: The network did not change during the first stage.
         """
-        cache = self.run.train.cache
-        unlabeled = self.run.manifest.unlabeled
-        folder = None if cache is None else Path(cache)
-        source = self.run.world.once_per_machine(
-            lambda: open_source(unlabeled, self.run.data_root, self.run.manifest.spec, folder)
-        )
+        source = self.run.open_images(self.run.manifest.unlabeled)
         order = self._rank(source)
         count = min(max(1, round(self.config.reliable * len(order))), len(order) - 1)
 
@@ -195,21 +191,14 @@ class SecondStage:
 
     def _train(self, name: str, source: ImageSource, done: Sequence[Labelling], before: Stage, *, last: str, best: str) -> Stage:
         """Train from the initial weights on all images that are labelled by now."""
-        run, spec = self.run, self.run.manifest.spec
-        method = build_method(
-            self.method,
-            lambda **other: copy.deepcopy(self.initial),
-            num_classes=spec.num_classes,
-            ignore_index=spec.ignore_index,
-            class_weight=run.class_weight,
-            offline=True,
-        )
+        run = self.run
+        method = new_method(run, self.method, lambda **other: copy.deepcopy(self.initial), offline=True)
         method.calibrate_labels(_pooled(done))
         place(method, run.device)
         optimizer = build_optimizer(method.trainable(), run.train.optimizer, batch_size=run.train.labeled_a_step)
         chosen = sorted(index for labelling in done for index in labelling.chosen)
         labels = PseudoLabels(source, chosen, self._ids(chosen), self.folder)
-        stream = OfflineStream(labels, run.augment, ignore_index=spec.ignore_index, seed=run.seed)
+        stream = OfflineStream(labels, run.augment, ignore_index=run.manifest.spec.ignore_index, seed=run.seed)
         stage = Stage(
             run,
             name,
@@ -218,8 +207,6 @@ class SecondStage:
             optimizer,
             out_dir=self.out_dir,
             history=before.history,
-            timings=before.timings,
-            skipped=before.skipped,
             offline=stream,
         )
         schedule = Schedule(0, self.steps, self.steps, self.first.epoch_steps, 0, self.first.pass_steps)

@@ -13,9 +13,10 @@ from cwbass.data.manifest import Manifest
 from cwbass.errors import CheckpointError, DataError
 from cwbass.evaluation.evaluate import evaluate
 from cwbass.evaluation.sweep import SWEEP, Sweep, read_sweep
-from cwbass.training.checkpoint import file_sha256, load_checkpoint, write_whole
-from cwbass.training.device import place, resolve_device, resolve_precision
-from cwbass.training.stage import Run
+from cwbass.files import file_sha256, write_whole
+from cwbass.training.checkpoint import load_checkpoint
+from cwbass.training.device import place, scoring_device
+from cwbass.training.run import Run
 from cwbass.world import ALONE, World
 
 
@@ -26,8 +27,15 @@ def write_sweep(run: Run, checkpoint: Path) -> None:
     """
     if not run.manifest.selection:
         return
-    settings = {"config": run.eval, "device": run.device, "dtype": run.autocast_dtype, "world": run.world}
-    sweep = _measure(checkpoint, run.manifest, run.data_root, **settings)  # type: ignore[arg-type]
+    sweep = _measure(
+        checkpoint,
+        run.manifest,
+        run.data_root,
+        config=run.eval,
+        device=run.device,
+        autocast_dtype=run.autocast_dtype,
+        world=run.world,
+    )
     if run.world.main:
         write_whole(checkpoint.parent / SWEEP, f"{json.dumps(sweep.to_dict())}\n".encode())
 
@@ -69,10 +77,10 @@ def thresholds(
             )
         if not split.selection:
             raise DataError(f"{manifest} has no selection slice to measure thresholds on. Raise split.selection and split again.")
-        params, on = saved.run_params, resolve_device(device)
-        dtype = resolve_precision(params.train.precision if device == "auto" else "auto", on)
+        params = saved.run_params
+        on, dtype = scoring_device(device, params.train.precision)
         root = Path(params.data.root) if data_root is None else data_root
-        sweep = _measure(checkpoint, split, root, config=params.eval, device=on, dtype=dtype)
+        sweep = _measure(checkpoint, split, root, config=params.eval, device=on, autocast_dtype=dtype)
     return sweep if target is None else replace(sweep, rule=replace(sweep.rule, target=target))
 
 
@@ -83,13 +91,22 @@ def _measure(
     *,
     config: EvalConfig,
     device: torch.device,
-    dtype: torch.dtype | None,
+    autocast_dtype: torch.dtype | None,
     world: World = ALONE,
 ) -> Sweep:
     saved = load_checkpoint(checkpoint)
     net = place(saved.network(), device)
-    settings = {"spec": split.spec, "config": config, "device": device, "autocast_dtype": dtype, "world": world}
-    found = evaluate(net, split.selection, root=root, boundary=False, **settings)  # type: ignore[arg-type]
+    found = evaluate(
+        net,
+        split.selection,
+        root=root,
+        spec=split.spec,
+        config=config,
+        device=device,
+        autocast_dtype=autocast_dtype,
+        boundary=False,
+        world=world,
+    )
     source = {
         "checkpoint": checkpoint.name,
         "checkpoint_sha256": file_sha256(checkpoint),

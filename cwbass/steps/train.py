@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cwbass.errors import CheckpointError, ParamsError
-from cwbass.methods import build_method
+from cwbass.files import file_sha256
 from cwbass.methods.cw_bass import CwBassConfig
 from cwbass.models import build_model
 from cwbass.models.base import SegmentationNet
@@ -21,15 +21,18 @@ from cwbass.steps.training import (
     finish_run,
     finished_report,
     network_factory,
+    new_method,
     start_run,
 )
 from cwbass.telemetry.base import SILENT, Telemetry
-from cwbass.training.checkpoint import Checkpoint, file_sha256, load_checkpoint
+from cwbass.training.checkpoint import Checkpoint, load_checkpoint
 from cwbass.training.device import place
 from cwbass.training.distributed import check_same
+from cwbass.training.identity import differences
 from cwbass.training.optim import build_optimizer, load_moments_
-from cwbass.training.resume import Resume, differences
-from cwbass.training.stage import Run, Stage, plan_steps
+from cwbass.training.resume import Resume
+from cwbass.training.run import Run, plan_steps
+from cwbass.training.stage import Stage
 from cwbass.world import ALONE, World
 
 logger = logging.getLogger(__name__)
@@ -99,18 +102,16 @@ def train(
     _check_warmup(start, params, run.manifest.hash, plan.total, warmup)
     if run.keeper.state is None:  # what goes on from a state is compared with that one
         _check_same_recipe(start, params, warmup, resume.force)
-    spec = run.manifest.spec
+    num_classes = run.manifest.spec.num_classes
 
     def build(**other: Any) -> SegmentationNet:
         if not other:  # it gets the warm-up's weights
-            return build_model(params.model, spec.num_classes)
-        return network_factory(params.model, spec.num_classes, out_dir / "weights", world)(**other)
+            return build_model(params.model, num_classes)
+        return network_factory(params.model, num_classes, out_dir / "weights", world)(**other)
 
-    method = build_method(
-        params.method, build, num_classes=spec.num_classes, ignore_index=spec.ignore_index, class_weight=run.class_weight
-    )
+    method = new_method(run, params.method, build)
     method.start_from({name: start.network(name) for name in start.networks})
-    check_network(method.student, params, spec.num_classes, unlabeled=method.needs_unlabeled)
+    check_network(method.student, params, num_classes, unlabeled=method.needs_unlabeled)
     place(method, run.device)
     optimizer = build_optimizer(method.trainable(), params.train.optimizer, batch_size=params.train.labeled_a_step)
     if start.step:
@@ -119,7 +120,7 @@ def train(
         run.loss_scale.load(start.loss_scale)
 
     out_dir.mkdir(parents=True, exist_ok=True)
-    stage = Stage(run, "train", method, params.method.name, optimizer, out_dir=out_dir, history=[], timings=[])
+    stage = Stage(run, "train", method, params.method.name, optimizer, out_dir=out_dir)
     schedule = plan.schedule(start.step, plan.total)
     if (retraining := params.method.retraining) is None:
         stage.train(schedule, checkpoint=LAST, best=BEST, snapshots=plan.snapshots(schedule))
@@ -136,7 +137,7 @@ def _report(run: Run, stages: Sequence[Stage], steps: int, out_dir: Path) -> Tra
     if stages[-1].best:
         written["best"] = str(out_dir / BEST)
     reached = {stage.name: stage.best.get("miou") for stage in stages}
-    incidents = sum("incident" in row for row in stages[-1].history)
+    incidents = sum("incident" in row for row in stages[-1].history.epochs)
     return TrainReport("train", steps, run.manifest.hash, written, reached, incidents)
 
 

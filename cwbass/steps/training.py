@@ -14,7 +14,8 @@ from cwbass import __version__
 from cwbass.config import ModelConfig, Section, TrainConfig
 from cwbass.data.manifest import Manifest
 from cwbass.errors import CheckpointError, DataError, ParamsError
-from cwbass.methods.base import BuildModel
+from cwbass.methods import build_method
+from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.models import build_model
 from cwbass.models.base import SegmentationNet
 from cwbass.models.trainable import check_trainable
@@ -23,11 +24,12 @@ from cwbass.params import Params, TrainingSections, dump_params, load_params
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.device import resolve_device, resolve_precision
 from cwbass.training.distributed import check_same
+from cwbass.training.identity import run_identity
 from cwbass.training.loss_scale import LossScale
 from cwbass.training.mirror import open_mirror
-from cwbass.training.resume import RUN, Keeper, Resume, run_identity
+from cwbass.training.resume import RUN, Keeper, Resume
+from cwbass.training.run import Run
 from cwbass.training.seed import seed_everything
-from cwbass.training.stage import Run
 from cwbass.world import ALONE, World
 
 logger = logging.getLogger(__name__)
@@ -95,7 +97,7 @@ def start_run(
     split = Manifest.read(manifest)
     full = load_params(params.model_dump(mode="json"), Params)
     train = full.train
-    check_batches(train, world)
+    check_batches(train, world.size)
     check_same(world, "the version of cwbass", __version__)
     check_same(world, "the split", split.hash)
     check_same(world, "the digest of the parameters", hashlib.sha256(dump_params(full).encode()).hexdigest())
@@ -197,14 +199,14 @@ def _check_labels(split: Manifest, batch: int) -> None:
         )
 
 
-def check_batches(train: TrainConfig, world: World) -> None:
+def check_batches(train: TrainConfig, processes: int) -> None:
     """Raise a ParamsError unless the batches can be divided evenly among the processes."""
     for name in ("batch_labeled", "batch_unlabeled"):
         count = getattr(train, name)
-        if count % world.size:
+        if count % processes:
             raise ParamsError(
                 f"train.{name} is {count}, the images of a step over all processes, and cannot be divided evenly among "
-                f"{world.size} processes. Use a multiple of {world.size}, or another number of processes."
+                f"{processes} processes. Use a multiple of {processes}, or another number of processes."
             )
 
 
@@ -220,6 +222,26 @@ def check_network(net: SegmentationNet, params: TrainingSections, num_classes: i
     train = params.train
     batch = min(train.batch_labeled, train.batch_unlabeled) if unlabeled else train.batch_labeled
     check_trainable(net, params.model, num_classes, crop_size=params.augment.crop_size, batch=batch)
+
+
+def new_method(run: Run, config: MethodConfig, build: BuildModel, *, offline: bool = False) -> Method:
+    """The method of a section, for the classes of a run and what their labelled pixels count.
+
+    Args:
+        run: Has the split.
+        config: The method's section.
+        build: Builds its networks.
+        offline: Whether it learns from labels made before.
+    """
+    spec = run.manifest.spec
+    return build_method(
+        config,
+        build,
+        num_classes=spec.num_classes,
+        ignore_index=spec.ignore_index,
+        class_weight=run.class_weight,
+        offline=offline,
+    )
 
 
 def network_factory(config: ModelConfig, num_classes: int, cache: Path, world: World = ALONE) -> BuildModel:

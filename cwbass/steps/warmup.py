@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cwbass.methods import build_method
 from cwbass.steps.thresholds import write_sweep
 from cwbass.steps.training import (
     TrainReport,
@@ -18,14 +17,17 @@ from cwbass.steps.training import (
     finish_run,
     finished_report,
     network_factory,
+    new_method,
     start_run,
 )
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import save_checkpoint
 from cwbass.training.device import place
+from cwbass.training.history import HISTORY, write_rows
 from cwbass.training.optim import build_optimizer
 from cwbass.training.resume import Resume
-from cwbass.training.stage import HISTORY, Stage, plan_steps, write_rows
+from cwbass.training.run import plan_steps
+from cwbass.training.stage import Stage
 from cwbass.world import ALONE, World
 
 WARMUP, BASELINE_LAST, BASELINE_BEST = "warmup.pt", "baseline_last.pt", "baseline_best.pt"
@@ -76,18 +78,16 @@ def warmup(
     if (done := finished_report(run, out_dir)) is not None:
         return done
     plan = plan_steps(run.train, run.manifest)
-    spec = run.manifest.spec
-    build = network_factory(params.model, spec.num_classes, out_dir / "weights", world)
-    method = build_method(
-        params.warmup, build, num_classes=spec.num_classes, ignore_index=spec.ignore_index, class_weight=run.class_weight
-    )
-    check_network(method.student, params, spec.num_classes, unlabeled=False)
+    num_classes = run.manifest.spec.num_classes
+    build = network_factory(params.model, num_classes, out_dir / "weights", world)
+    method = new_method(run, params.warmup, build)
+    check_network(method.student, params, num_classes, unlabeled=False)
     place(method, run.device)
     optimizer = build_optimizer(method.trainable(), params.train.optimizer, batch_size=params.train.labeled_a_step)
 
     out_dir.mkdir(parents=True, exist_ok=True)
     steps = params.train.warmup_steps
-    first = Stage(run, "warmup", method, "supervised", optimizer, out_dir=out_dir, history=[], timings=[])
+    first = Stage(run, "warmup", method, "supervised", optimizer, out_dir=out_dir)
     if steps:
         schedule = plan.schedule(0, steps)
         first.train(schedule, checkpoint=WARMUP, best=None, snapshots=plan.snapshots(schedule))
@@ -99,17 +99,7 @@ def warmup(
     written = {"warmup": str(out_dir / WARMUP)}
     reached = {"warmup": first.best.get("miou")}
     if params.train.baseline:
-        second = Stage(
-            run,
-            "baseline",
-            method,
-            "supervised",
-            optimizer,
-            out_dir=out_dir,
-            history=first.history,
-            timings=first.timings,
-            skipped=first.skipped,
-        )
+        second = Stage(run, "baseline", method, "supervised", optimizer, out_dir=out_dir, history=first.history)
         schedule = plan.schedule(steps, plan.total)
         second.train(schedule, checkpoint=BASELINE_LAST, best=BASELINE_BEST, snapshots=plan.snapshots(schedule))
         written["baseline_last"] = str(out_dir / BASELINE_LAST)

@@ -7,12 +7,9 @@ error that says so, never a model with half its weights.
 
 from __future__ import annotations
 
-import hashlib
 import io
-import os
-import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -23,11 +20,11 @@ from torch import Tensor
 import cwbass
 from cwbass.config import ModelConfig
 from cwbass.data.base import DatasetSpec
-from cwbass.errors import CheckpointError, ServiceError
+from cwbass.errors import CheckpointError, one_line
+from cwbass.files import digest_path, file_sha256, write_digest, write_whole
 from cwbass.models import build_model
 from cwbass.models.base import SegmentationNet
 from cwbass.params import Params, load_params, parse_yaml
-from cwbass.storage import sync_folder
 
 SCHEMA = 1
 _KINDS: Mapping[str, type | tuple[type, ...]] = {
@@ -37,7 +34,6 @@ _KINDS: Mapping[str, type | tuple[type, ...]] = {
     "networks": (tuple, list),
     "history": list,
 }
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +105,7 @@ def build_with_weights(
     try:
         net.load_state_dict(dict(state), strict=True)
     except RuntimeError as error:
-        problem = " ".join(str(error).split())[:600].rstrip(".")
+        problem = one_line(error, 600).rstrip(".")
         raise CheckpointError(
             f"the weights of {name} do not fit {config.arch} with {config.encoder}: {problem}. Use a file of this very model."
         ) from error
@@ -155,50 +151,6 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, list):
         return [_canonical(item) for item in value]
     return tuple(_canonical(item) for item in value) if isinstance(value, tuple) else value
-
-
-def write_whole(path: Path, data: bytes | memoryview, *, before: Callable[[], None] = lambda: None) -> str:
-    """Write a file beside its place, flush it, and move it there.
-
-    Args:
-        path: Its place; folders are made.
-        data: Its content.
-        before: Called between the two.
-
-    Returns:
-        SHA-256 of the content, hex.
-
-    Raises:
-        ServiceError: The disk is full or refuses; what was there before is whole.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            before()
-            os.replace(partial, path)
-            sync_folder(path.parent)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise no_room(path, len(data), error) from error
-    return hashlib.sha256(data).hexdigest()
-
-
-def no_room(path: Path, size: int, error: OSError) -> ServiceError:
-    """What to tell where a file cannot be written."""
-    try:
-        free = f"{shutil.disk_usage(path.parent).free / 1e6:.0f} MB are free there"
-    except OSError:
-        free = "its folder cannot be read"
-    return ServiceError(
-        f"{path} cannot be written: {error.strerror or error}; it needs {size / 1e6:.1f} MB, {free}. "
-        "What was saved before is whole. Make room, then run the same command again: it goes on from there."
-    )
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -256,27 +208,8 @@ def load_plain(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to say
         raise CheckpointError(
-            f"{path} is no checkpoint of cwbass, or is torn ({' '.join(str(error).split())[:200]}). Use another file."
+            f"{path} is no checkpoint of cwbass, or is torn ({one_line(error, 200)}). Use another file."
         ) from error
-
-
-def digest_path(path: Path) -> Path:
-    """Where the SHA-256 of a checkpoint lies."""
-    return path.with_name(f"{path.name}.sha256")
-
-
-def write_digest(path: Path, digest: str) -> None:
-    """Write the SHA-256 of a file beside it, in the form that ``sha256sum -c`` reads."""
-    write_whole(digest_path(path), f"{digest}  {path.name}\n".encode("ascii"))
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _expected_digest(path: Path) -> str | None:

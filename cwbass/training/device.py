@@ -77,6 +77,17 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _cpu_multiplies_bfloat16() else None
 
 
+def scoring_device(name: str, precision: str) -> tuple[torch.device, torch.dtype | None]:
+    """Where a checkpoint is scored, and its autocast type there.
+
+    Args:
+        name: auto, cpu or cuda.
+        precision: ``train.precision`` of the checkpoint; it holds where the device is not named.
+    """
+    device = resolve_device(name)
+    return device, resolve_precision(precision if name == "auto" else "auto", device)
+
+
 def _cpu_multiplies_bfloat16() -> bool:
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="ignore") as file:

@@ -7,6 +7,7 @@ network, states in between are passed over. What fails is told and counted, and 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from cwbass.errors import CwbassError, ServiceError
-from cwbass.training.checkpoint import file_sha256
+from cwbass.files import file_sha256, partial_file
 
 logger = logging.getLogger(__name__)
 
@@ -72,17 +73,13 @@ class FolderPlace:
 
     def put(self, key: str, file: IO[bytes]) -> None:
         path = self.root / key
-        partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
+            with partial_file(path) as partial:
                 with partial.open("wb") as copy:
                     shutil.copyfileobj(file, copy)
                     copy.flush()
                     os.fsync(copy.fileno())
                 os.replace(partial, path)
-            finally:
-                partial.unlink(missing_ok=True)
         except OSError as error:
             raise ServiceError(f"{path} cannot be written: {error.strerror or error}.") from error
 
@@ -216,10 +213,8 @@ class Mirror:
         return str(getattr(self.place, "uri", None) or getattr(self.place, "root", self.place))
 
     def _fetch_state(self, name: str, folder: Path, usable: Callable[[str, Mapping[str, Any]], bool]) -> bool:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILES).mkdir(exist_ok=True)
-        partial = folder / f".{name}.json.tmp"
-        try:
+        (folder / FILES).mkdir(parents=True, exist_ok=True)
+        with partial_file(folder / f"{name}.json") as partial:
             self.place.get(f"{name}.json", partial)
             commit = _read_commit(partial, f"{name}.json")
             if not usable(name, commit):
@@ -234,8 +229,6 @@ class Mirror:
                     raise _Torn(key)
             os.replace(partial, folder / f"{name}.json")
             return True
-        finally:
-            partial.unlink(missing_ok=True)
 
     def _work(self) -> None:
         while True:
@@ -243,7 +236,7 @@ class Mirror:
                 self._changed.wait_for(lambda: self._next is not None)
                 files, self._next, self._busy = self._next or {}, None, True
             try:
-                self._try(lambda files=files: self._copy(files))  # type: ignore[misc]
+                self._try(functools.partial(self._copy, files))
             finally:
                 _close(files)
                 with self._changed:

@@ -11,41 +11,26 @@ loader or generator has a state to save: the step says it all.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
-from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import torch
 
-import cwbass
-from cwbass.config import Section
 from cwbass.errors import CheckpointError, Interrupted, ParamsError
-from cwbass.params import flatten
+from cwbass.files import file_sha256, place_link, unlink_with_digest, write_digest, write_whole
 from cwbass.telemetry.base import SILENT, Telemetry
-from cwbass.training.checkpoint import (
-    Checkpoint,
-    as_checkpoint,
-    digest_path,
-    fields_of,
-    file_sha256,
-    load_plain,
-    no_room,
-    serialize,
-    write_digest,
-    write_whole,
-)
+from cwbass.training.checkpoint import Checkpoint, as_checkpoint, fields_of, load_plain, serialize
+from cwbass.training.identity import differences, differing
 from cwbass.training.interrupt import StopSignals
 from cwbass.training.mirror import EPOCH, FILES, Mirror, is_commit, is_plain_name, newest_first
 from cwbass.world import ALONE, World
@@ -61,20 +46,6 @@ _KINDS: Mapping[str, type] = {
 }
 WORK, RUN, FINISHED = "state", "run.json", "finished"
 KEPT = 2  # newest states; besides, the newest that was saved at an epoch's end
-# What may change between two parts of one run without changing what it computes; a device changes speed and rounding.
-NEUTRAL = frozenset(
-    {
-        "data.root",
-        "eval.gallery",
-        "train.cache",
-        "train.checkpoint_uri",
-        "train.device",
-        "train.nodes",
-        "train.processes",
-        "train.save_minutes",
-        "train.workers",
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,62 +78,13 @@ class State:
         return self.checkpoint.step
 
 
-def run_identity(step: str, params: Section, split_hash: str, **inputs: str) -> dict[str, Any]:
-    """What two runs must have in common for one to continue the other.
-
-    Args:
-        step: ``warmup`` or ``train``.
-        params: Its parameters.
-        split_hash: Of the manifest.
-        inputs: Name and SHA-256 of what else the step starts from.
-
-    Returns:
-        Dotted keys, and values that JSON can say.
-    """
-    values = decisive(params.model_dump(mode="json"))
-    return {"step": step, "split_hash": split_hash, "code": code_version(), **inputs, **values}
-
-
-def decisive(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters, or sections of them, by dotted key; those that change no number are left out."""
-    return {key: value for key, value in flatten(params).items() if key not in NEUTRAL}
-
-
-def differing(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Keys in which two runs differ."""
-    return sorted(key for key in there.keys() | now.keys() if there.get(key) != now.get(key))
-
-
-def differences(there: Mapping[str, Any], now: Mapping[str, Any], force: Sequence[str] = ()) -> list[str]:
-    """A line for each dotted key in which two runs differ, with both values; at most 21.
-
-    Args:
-        there: Of the earlier run.
-        now: Of this one.
-        force: Keys that may differ; a section stands for all its keys.
-    """
-    keys = [key for key in differing(there, now) if not any(key == one or key.startswith(f"{one}.") for one in force)]
-    lines = [f"  {key}: {_short(there.get(key))} there, {_short(now.get(key))} now" for key in keys[:20]]
-    return lines + ([f"  and {len(keys) - 20} more"] if len(keys) > 20 else [])
-
-
-@cache
-def code_version() -> str:
-    """Version of the package and a digest of its source: two copies that differ in a line differ here."""
-    top = Path(cwbass.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(top.rglob("*.py")):
-        digest.update(f"{path.relative_to(top).as_posix()}\0".encode() + path.read_bytes() + b"\0")
-    return f"{cwbass.__version__}+{digest.hexdigest()[:12]}"
-
-
 class Keeper:
     """Saves the states of one training step, and finds the one to go on from.
 
     Args:
         out_dir: Where the step's results go.
         folder: Where its states go; None is a folder in ``out_dir``, which is deleted when the step is done.
-        identity: From :func:`run_identity`.
+        identity: From :func:`cwbass.training.identity.run_identity`.
         save_minutes: Between two saves; there is one after every epoch, too.
         resume: What the caller wants of an earlier run's files.
         mirror: A second place for the states; None has none.
@@ -200,8 +122,6 @@ class Keeper:
         self._saved_at = time.monotonic()
         self._signals = StopSignals()
         self._open()
-
-    # --- what a stage asks ---
 
     def enter(self, stage: str) -> State | None:
         """The state that a stage goes on from; None where it begins."""
@@ -263,8 +183,7 @@ class Keeper:
             return
         with self._lock:
             self._files.pop(path.name, None)
-        path.unlink(missing_ok=True)
-        digest_path(path).unlink(missing_ok=True)
+        unlink_with_digest(path)
 
     def finish_stage(self, stage: str, best: Mapping[str, Any]) -> None:
         """A stage is done; what is saved from now on belongs to the next."""
@@ -288,8 +207,6 @@ class Keeper:
             write_whole(self.folder / FINISHED, b"")
         else:
             shutil.rmtree(self.folder, ignore_errors=True)
-
-    # --- how a run finds its way back ---
 
     def _open(self) -> None:
         """The first process looks; all go on from what it found."""
@@ -426,8 +343,6 @@ class Keeper:
                 return
             _delete_state(self.folder, other)
 
-    # --- how a state is written ---
-
     def _save(self, state: State, *, epoch_ended: bool) -> None:
         self._saved_at = time.monotonic()
         if not self.world.main:
@@ -475,29 +390,6 @@ class Keeper:
                     path.unlink(missing_ok=True)
 
 
-def place_link(source: Path, target: Path, *, replace: bool = False) -> None:
-    """Give a file a second name; a copy, where the two are on different disks.
-
-    Raises:
-        ServiceError: There is no room.
-    """
-    if target.exists() and not replace:
-        return
-    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            try:
-                os.link(source, partial)
-            except OSError:
-                shutil.copyfile(source, partial)
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)  # a rename of one name of a file to another does nothing, and leaves both
-    except OSError as error:
-        raise no_room(target, source.stat().st_size, error) from error
-
-
 def _delete_state(folder: Path, name: str) -> None:
     for kind in ("json", "pt"):  # in this order: without its JSON a state does not count
         (folder / f"{name}.{kind}").unlink(missing_ok=True)
@@ -524,7 +416,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         return None
     if values["schema"] != SCHEMA:
         raise ParamsError(
-            f"{path} has schema {_short(values['schema'])}, and this cwbass reads {SCHEMA}: another version wrote it. "
+            f"{path} has schema {json.dumps(values['schema'])[:60]}, and this cwbass reads {SCHEMA}: another version wrote it. "
             "Use that version, begin anew with --restart, or choose another --out."
         )
     return values
@@ -537,8 +429,3 @@ def _is_report(values: Mapping[str, Any]) -> bool:
         return False
     names = report.get("checkpoints")
     return isinstance(names, dict) and all(isinstance(name, str) and is_plain_name(name) for name in names.values())
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cwbass.config import AugmentConfig, EvalConfig, TrainConfig
 from cwbass.data.base import Sample
-from cwbass.data.cache import open_source
-from cwbass.data.manifest import Manifest
 from cwbass.data.offline import OfflineStream, collate_offline
 from cwbass.data.streams import (
     LabeledStream,
@@ -31,103 +28,27 @@ from cwbass.data.streams import (
     loader_failures,
     make_loader,
 )
-from cwbass.errors import DataError, ParamsError
+from cwbass.errors import DataError, ParamsError, one_line
 from cwbass.evaluation.evaluate import evaluate
 from cwbass.evaluation.metrics import EvalResult
 from cwbass.evaluation.selection import ImageConfusions, LatestWithinOneError
-from cwbass.losses.supervised import balanced_class_weights
+from cwbass.files import file_sha256, place_link, unlink_with_digest, write_digest, write_whole
 from cwbass.methods.base import Method
 from cwbass.models.norm import synchronize_norms_
-from cwbass.telemetry.base import SILENT, Telemetry
-from cwbass.training.checkpoint import (
-    Checkpoint,
-    digest_path,
-    file_sha256,
-    load_checkpoint,
-    save_checkpoint,
-    write_digest,
-    write_whole,
-)
+from cwbass.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cwbass.training.collapse import CollapseGuard, Incident
 from cwbass.training.device import compile_networks_
 from cwbass.training.flight import PROBES, Keep, ProbeRecorder, SliceRecord, unlabeled_row
+from cwbass.training.history import History, finite_or_none, timing_row
 from cwbass.training.loop import EpochRecord, Meter, Schedule, fit
-from cwbass.training.loss_scale import LossScale
 from cwbass.training.optim import load_moments_
 from cwbass.training.progress import ProgressLine
-from cwbass.training.resume import Keeper, State, place_link
-from cwbass.world import ALONE, World
+from cwbass.training.resume import State
+from cwbass.training.run import Run
 
 logger = logging.getLogger(__name__)
 
-HISTORY, TIMINGS, SKIPPED = "history.jsonl", "timings.jsonl", "skipped.jsonl"
-SNAPSHOT, SNAPSHOTS = "step-{:07d}.pt", "step-*.pt"
 HEALTHY = "healthy.pt"  # what the collapse guard goes back to; gone when the stage is done
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What all stages of a run share."""
-
-    manifest: Manifest
-    data_root: Path
-    seed: int
-    augment: AugmentConfig
-    train: TrainConfig
-    eval: EvalConfig
-    params_text: str  # resolved, for the checkpoint
-    device: torch.device
-    autocast_dtype: torch.dtype | None
-    keeper: Keeper
-    telemetry: Telemetry = SILENT
-    world: World = ALONE
-    loss_scale: LossScale | None = None  # of float16; goes on from stage to stage
-
-    @property
-    def class_weight(self) -> Tensor | None:
-        """What a labelled pixel of each class counts, from the split's own labels. [K] float."""
-        if not self.train.class_balance:
-            return None
-        pixels = [sum(column) for column in zip(*(sample.pixels or () for sample in self.manifest.labeled), strict=True)]
-        return balanced_class_weights(pixels, self.train.class_balance)
-
-    @property
-    def labeled_share(self) -> list[float]:
-        """Share of each class in the labelled pixels. [K]."""
-        pixels = [sum(column) for column in zip(*(sample.pixels or () for sample in self.manifest.labeled), strict=True)]
-        return [count / max(1, sum(pixels)) for count in pixels]
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The steps of a run, derived from its parameters and the number of images."""
-
-    total: int  # optimiser steps, warm-up included
-    epoch_steps: int  # between measurements
-    pass_steps: int  # of one pass over the unlabelled images
-    kept: int = 0  # snapshots, evenly spaced over all steps
-
-    def schedule(self, start: int, stop: int) -> Schedule:
-        """A stage of the run's one schedule, from ``start`` to ``stop``."""
-        return Schedule(start, stop, self.total, self.epoch_steps, start, self.pass_steps)
-
-    def snapshots(self, schedule: Schedule) -> dict[int, str]:
-        """Steps of a stage after which its networks are kept, and the file for each."""
-        steps = {self.total * (turn + 1) // self.kept for turn in range(self.kept)}
-        return {step: SNAPSHOT.format(step) for step in sorted(steps) if schedule.stage_start < step <= schedule.stop}
-
-
-def plan_steps(train: TrainConfig, manifest: Manifest) -> Plan:
-    """How long the whole run is, and how often it is measured.
-
-    A pass is over the unlabelled images, or over the labelled ones where there are none.
-    """
-    images, batch = len(manifest.unlabeled), train.unlabeled_a_step
-    if not images:
-        images, batch = len(manifest.labeled), train.labeled_a_step
-    pass_steps = math.ceil(images / batch)
-    total = train.steps if train.steps is not None else (train.epochs or 1) * pass_steps
-    return Plan(total, train.epoch_steps or pass_steps, pass_steps, train.snapshots)
 
 
 class Stage:
@@ -140,9 +61,7 @@ class Stage:
         method_name: Its name in METHODS.
         optimizer: Of what the method trains.
         out_dir: Where checkpoints and history go.
-        history: Rows of the stages before; this stage's are appended.
-        timings: Likewise; apart, so that the history and the checkpoints of two equal runs are equal.
-        skipped: Steps of the stages before that were not finite, with their images; this stage's are appended.
+        history: Of the stages before; this stage's rows are appended. None begins one.
         offline: Unlabelled crops with labels made before; None takes the run's unlabelled images.
     """
 
@@ -155,15 +74,12 @@ class Stage:
         optimizer: torch.optim.Optimizer,
         *,
         out_dir: Path,
-        history: list[dict[str, Any]],
-        timings: list[dict[str, Any]],
-        skipped: list[dict[str, Any]] | None = None,
+        history: History | None = None,
         offline: OfflineStream | None = None,
     ) -> None:
         self.run, self.name, self.method, self.method_name = run, name, method, method_name
-        self.optimizer, self.out_dir, self.history, self.timings = optimizer, out_dir, history, timings
-        self.skipped = [] if skipped is None else skipped
-        self.offline = offline
+        self.optimizer, self.out_dir, self.offline = optimizer, out_dir, offline
+        self.history = History() if history is None else history
         synchronize_norms_(method, run.world)
         self.compiled = run.train.compile and compile_networks_(method.networks().values())
         self.best: dict[str, Any] = {}  # of the checkpoint that counts: miou on the slice, step
@@ -200,24 +116,16 @@ class Stage:
         self._start_telemetry(schedule)
         ended: dict[int, Checkpoint] = {}  # step -> of the epoch that ended with it
 
+        def reached(taken: int) -> Checkpoint:
+            return ended.get(taken) or self.checkpoint(taken, schedule.epoch_of(taken))
+
         def on_epoch(record: EpochRecord) -> bool:
             telemetry.step_done()  # before what is measured now: that is no part of the step
-            row = self._measure(record)
-            incident = self._judge(row, record)
-            self.history.append(row)
-            self.timings.append(_timing(self.name, record))
-            self._write_rows()
-            counts = incident is None and self._counts(row)
-            state = self.checkpoint(record.step, record.epoch + 1)
+            row, timing = self._measure(record), timing_row(self.name, record)
             ended.clear()
-            ended[record.step] = state
-            digest = self._save(state, checkpoint)
-            if self.guard is not None and self.guard.healthy_step == record.step:
-                self._hold(checkpoint, digest)
-            if counts and best is not None:
-                keeper.keep(self.out_dir / best, self._save(state, best))
+            ended[record.step] = self._end_epoch(record, row, timing, checkpoint, best)
             if line is not None:
-                line.epoch({**row, **self.timings[-1]})
+                line.epoch({**row, **timing})
             telemetry.epoch_done(record, row, self._learning_rates(record.learning_rate))
             patience = run.train.early_stop
             if patience is not None and self.selection.epochs_without_gain >= patience:
@@ -231,18 +139,16 @@ class Stage:
             if line is not None:
                 line.step(taken)
             if snapshots and taken in snapshots:
-                snapshot = replace(ended.get(taken) or self.checkpoint(taken, schedule.epoch_of(taken)), optimizer={}, rng={})
+                snapshot = replace(reached(taken), optimizer={}, rng={})
                 keeper.keep(self.out_dir / snapshots[taken], self._save(snapshot, snapshots[taken]))
-            keeper.after_step(
-                lambda: self._state(ended.get(taken) or self.checkpoint(taken, schedule.epoch_of(taken))),
-                epoch_ended=taken in ended,
-            )
+            keeper.after_step(lambda: self._state(reached(taken)), epoch_ended=taken in ended)
 
         def on_skip(step: int) -> None:
             telemetry.step_skipped(step)
-            self.skipped.append({"stage": self.name, "step": step, **self._images_of(step)})
-            logger.warning("the images of step %d: %s", step, json.dumps(self._images_of(step)))
-            self._write_rows()
+            images = self._images_of(step)
+            logger.warning("the images of step %d: %s", step, json.dumps(images))
+            self.history.skipped.append({"stage": self.name, "step": step, **images})
+            self._write_history()
 
         with keeper.listening(), loader_failures():
             fit(
@@ -271,6 +177,23 @@ class Stage:
         keeper.finish_stage(self.name, self.best)
         world.barrier()  # what the main process wrote is there for all
 
+    def _end_epoch(
+        self, record: EpochRecord, row: dict[str, Any], timing: dict[str, Any], checkpoint: str, best: str | None
+    ) -> Checkpoint:
+        """Judge an epoch by its row, and write down what it leaves behind; returns the stage's state."""
+        incident = self._judge(row, record)
+        self.history.epochs.append(row)
+        self.history.timings.append(timing)
+        self._write_history()
+        counts = incident is None and self._counts(row)
+        state = self.checkpoint(record.step, record.epoch + 1)
+        digest = self._save(state, checkpoint)
+        if self.guard is not None and self.guard.healthy_step == record.step:
+            self._hold(checkpoint, digest)
+        if counts and best is not None:
+            self.run.keeper.keep(self.out_dir / best, self._save(state, best))
+        return state
+
     def _save(self, state: Checkpoint, name: str) -> str:
         """Write a checkpoint, if this is the main process; returns its SHA-256."""
         if not self.run.world.main:
@@ -282,7 +205,7 @@ class Stage:
         """Become what an earlier process saved, if it did; returns the steps that are left."""
         if (state := self.run.keeper.enter(self.name)) is None:
             if self.probes is not None:
-                self._forget_probes()
+                unlink_with_digest(self.out_dir / PROBES)  # those of an earlier run in the same folder
             self._start_guard(schedule.start, *self._calibrate())
             return schedule
         saved = state.checkpoint
@@ -293,10 +216,10 @@ class Stage:
                 self.run.loss_scale.load(saved.loss_scale)
         except (RuntimeError, ValueError) as error:
             raise ParamsError(
-                f"the saved state of {self.name} does not fit this model ({' '.join(str(error).split())[:200]}). "
+                f"the saved state of {self.name} does not fit this model ({one_line(error, 200)}). "
                 "Take back what --resume-force let through, or begin anew with --restart."
             ) from error
-        self.history[:], self.timings[:], self.skipped[:] = saved.history, state.timings, state.skipped
+        self.history.epochs[:], self.history.timings[:], self.history.skipped[:] = saved.history, state.timings, state.skipped
         self.best, self.stopped = dict(saved.best), state.stopped
         self.selection.load(state.selection)
         if self.guard is not None and state.guard:
@@ -304,7 +227,7 @@ class Stage:
             self.method.unsup_scale = self.guard.unsup_scale
         else:
             self._start_guard(state.step, None, math.inf)  # it was switched on in between
-        self._write_rows()
+        self._write_history()
         if self.probes is not None:
             self.probes.go_on(self.out_dir / PROBES, state.step)
         if len(state.meters) == self.run.world.size:
@@ -320,8 +243,8 @@ class Stage:
         return State(
             checkpoint=checkpoint,
             selection=self.selection.state(),
-            timings=self.timings,
-            skipped=self.skipped,
+            timings=self.history.timings,
+            skipped=self.history.skipped,
             finished=keeper.finished,
             stopped=self.stopped,
             meters=self.run.world.collect(self.meter.state()),
@@ -329,13 +252,9 @@ class Stage:
             guard={} if self.guard is None else self.guard.state(),
         )
 
-    def _write_rows(self) -> None:
-        if not self.run.world.main:
-            return
-        write_rows(self.out_dir / HISTORY, self.history)
-        write_rows(self.out_dir / TIMINGS, self.timings)
-        if self.skipped:
-            write_rows(self.out_dir / SKIPPED, self.skipped)
+    def _write_history(self) -> None:
+        if self.run.world.main:
+            self.history.write(self.out_dir)
 
     def _images_of(self, step: int) -> dict[str, list[str]]:
         """Ids of a step's labelled and unlabelled images."""
@@ -356,8 +275,6 @@ class Stage:
 
     def _loaders(self, schedule: Schedule) -> tuple[Any, Any]:
         run, train = self.run, self.run.train
-        cache = None if train.cache is None else Path(train.cache)
-        spec = run.manifest.spec
         settings: dict[str, Any] = {
             "start": schedule.start * train.accumulate,
             "stop": schedule.stop * train.accumulate,
@@ -365,26 +282,25 @@ class Stage:
             "pin_memory": run.device.type == "cuda",
             "world": run.world,
         }
-        source = run.world.once_per_machine(lambda: open_source(run.manifest.labeled, run.data_root, spec, cache))
-        stream = LabeledStream(source, run.augment, ignore_index=spec.ignore_index, seed=run.seed)
+        source = run.open_images(run.manifest.labeled)
+        stream = LabeledStream(source, run.augment, ignore_index=run.manifest.spec.ignore_index, seed=run.seed)
         labeled = make_loader(stream, collate_labeled, batch_size=train.batch_labeled, **settings)
         if not self.method.needs_unlabeled:
             return labeled, None
         if self.offline is not None:
             return labeled, make_loader(self.offline, collate_offline, batch_size=train.batch_unlabeled, **settings)
-        source = run.world.once_per_machine(lambda: open_source(run.manifest.unlabeled, run.data_root, spec, cache))
-        views = UnlabeledStream(source, run.augment, seed=run.seed, strong_views=self.method.strong_views)
+        views = UnlabeledStream(
+            run.open_images(run.manifest.unlabeled), run.augment, seed=run.seed, strong_views=self.method.strong_views
+        )
         return labeled, make_loader(views, collate_unlabeled, batch_size=train.batch_unlabeled, **settings)
 
     def _start_telemetry(self, schedule: Schedule) -> None:
-        manifest = self.run.manifest
-        names = manifest.spec.class_names
-        shown = {name for sample in manifest.labeled for name, count in zip(names, sample.pixels or (), strict=False) if count}
+        names = self.run.manifest.spec.class_names
         self.run.telemetry.start_phase(
             self.name,
             epochs=math.ceil((schedule.stop - schedule.stage_start) / schedule.epoch_steps),
             class_names=names,
-            labeled_classes=[name for name in names if name in shown],
+            labeled_classes=[name for name, pixels in zip(names, self.run.labeled_pixels, strict=True) if pixels],
             device=self.run.device,
         )
 
@@ -441,9 +357,8 @@ class Stage:
         config, manifest = self.run.train.guard, self.run.manifest
         if not config.enabled or not self.method.needs_unlabeled or self.offline is not None:
             return None
-        names = manifest.spec.class_names
-        shown = [any(sample.pixels and sample.pixels[index] for sample in manifest.labeled) for index in range(len(names))]
-        return CollapseGuard(config, names, shown, images=len(manifest.selection))
+        shown = [pixels > 0 for pixels in self.run.labeled_pixels]
+        return CollapseGuard(config, manifest.spec.class_names, shown, images=len(manifest.selection))
 
     def _start_guard(self, step: int, miou: float | None, error: float) -> None:
         """What the stage begins with counts as healthy."""
@@ -512,10 +427,10 @@ class Stage:
         chosen, error = scores[preferred]
         row["selection_miou"], row["selection_error"] = chosen.miou, error
         row.update({f"selection_miou_{name}": score.miou for name, (score, _) in scores.items()})
-        row["selection_iou_per_class"] = [_or_none(value) for value in chosen.iou]
+        row["selection_iou_per_class"] = [finite_or_none(value) for value in chosen.iou]
         for name in others:
             row["student_gap_per_class"] = [
-                _or_none(own - teachers) for own, teachers in zip(scores[name][0].iou, chosen.iou, strict=True)
+                finite_or_none(own - teachers) for own, teachers in zip(scores[name][0].iou, chosen.iou, strict=True)
             ]
         row.update(watch.row())
         self.method.calibrate(chosen.reliability)
@@ -535,11 +450,6 @@ class Stage:
             return None
         chosen = run.manifest.unlabeled, run.manifest.selection, run.train.probes
         return ProbeRecorder(*chosen, root=run.data_root, spec=run.manifest.spec, config=run.eval, schedule=schedule)
-
-    def _forget_probes(self) -> None:
-        """Those of an earlier run in the same folder."""
-        (self.out_dir / PROBES).unlink(missing_ok=True)
-        digest_path(self.out_dir / PROBES).unlink(missing_ok=True)
 
     def _draw_probes(self, keep: Keep, record: EpochRecord) -> None:
         """Let ``probes.zip`` have a frame of this epoch, and the states from now on hold it."""
@@ -581,36 +491,7 @@ class Stage:
             stage=self.name,
             optimizer=self.optimizer.state_dict(),
             best=self.best,
-            history=self.history,
+            history=self.history.epochs,
             rng=rng,
             loss_scale={} if run.loss_scale is None else run.loss_scale.state(),
         )
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """One JSON object a line, rewritten whole: a torn line cannot be left behind."""
-    write_whole(path, "".join(f"{json.dumps(_finite(row))}\n" for row in rows).encode())
-
-
-def _timing(stage: str, record: EpochRecord) -> dict[str, Any]:
-    return {
-        "stage": stage,
-        "epoch": record.epoch,
-        "step": record.step,
-        "seconds": record.seconds,
-        "step_seconds": record.step_seconds,
-        "data_wait": record.data_wait,
-    }
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list) else value
-
-
-def _or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -17,7 +17,7 @@ from cwbass.comparison.plan import Plan
 from cwbass.comparison.variants import method_variants
 from cwbass.errors import CwbassError, DataError
 from cwbass.params import Params
-from cwbass.steps.compare import Comparison, prepare
+from cwbass.steps.compare import Comparison, asked_plan, prepare
 
 
 def params(data: Path) -> Params:
@@ -30,7 +30,8 @@ def ask(
 ) -> Comparison:
     base = params(data)
     variants = method_variants(methods.split(","), base)
-    return prepare(base, variants, seeds=seeds.split(","), labels=labels.split(","), budget=budget, out_dir=out)
+    wanted = {"seeds": seeds.split(","), "labels": labels.split(","), "budget": budget}
+    return prepare(asked_plan(base, variants, **wanted, out_dir=out))
 
 
 def ids(folder: Path, *names: str) -> str:

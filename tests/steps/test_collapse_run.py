@@ -12,12 +12,13 @@ import torch
 from killing import Killed
 from tiny import TinyRun, sections
 
+from cwbass.files import file_sha256
 from cwbass.params import Params, load_params
 from cwbass.reporting.findings import find_concerns
 from cwbass.steps.train import TrainParams, train
 from cwbass.steps.training import TrainReport
 from cwbass.telemetry.base import Telemetry
-from cwbass.training.checkpoint import Checkpoint, file_sha256, load_checkpoint
+from cwbass.training.checkpoint import Checkpoint, load_checkpoint
 from cwbass.training.stage import Stage
 
 RESULTS = ("last.pt", "best.pt", "history.jsonl", "run.json")

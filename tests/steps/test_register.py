@@ -15,12 +15,13 @@ from cwbass.aliases import current, history, promote
 from cwbass.config import RegistryConfig
 from cwbass.errors import CheckpointError, DataError, GateError, ParamsError, ServiceError
 from cwbass.export import measure_parity, missing_packages, parity_problem
+from cwbass.files import file_sha256
 from cwbass.markdown import markdown_text
 from cwbass.params import Params, load_params, parse_yaml
 from cwbass.registry import Number, find_version, list_versions, load_network, read_version
 from cwbass.steps.register import RegisterParams, register
 from cwbass.storage import FolderStore
-from cwbass.training.checkpoint import Checkpoint, file_sha256, save_checkpoint
+from cwbass.training.checkpoint import Checkpoint, save_checkpoint
 
 
 class Run:

@@ -13,11 +13,11 @@ from tiny_model import tiny_checkpoint
 from cwbass.aliases import current, promote
 from cwbass.config import RegistryConfig
 from cwbass.errors import CheckpointError, DataError, ParamsError, ServiceError
+from cwbass.files import digest_path, file_sha256
 from cwbass.registry import Number, register_version
 from cwbass.resolve import default_cache, describe, open_checkpoint, resolve
 from cwbass.steps.register import RegisterParams, register
 from cwbass.storage import ObjectStore, open_store
-from cwbass.training.checkpoint import digest_path, file_sha256
 
 IMAGE = torch.randint(0, 256, (1, 3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 

@@ -21,6 +21,7 @@ from cwbass.data.manifest import Manifest
 from cwbass.data.streams import index_at
 from cwbass.data.synthetic import write_shapes
 from cwbass.errors import CwbassError, DataError, ParamsError
+from cwbass.files import file_sha256
 from cwbass.methods import METHODS
 from cwbass.params import Params, dump_params, load_params
 from cwbass.steps.split import SplitParams, split
@@ -28,7 +29,7 @@ from cwbass.steps.train import TrainParams, train
 from cwbass.steps.training import TrainReport, WarmupParams
 from cwbass.steps.warmup import warmup
 from cwbass.training import stage as stage_module
-from cwbass.training.checkpoint import file_sha256, load_checkpoint
+from cwbass.training.checkpoint import load_checkpoint
 from cwbass.training.resume import Resume
 
 TOP = Path(__file__).parents[2]

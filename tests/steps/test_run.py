@@ -10,11 +10,12 @@ from tiny import TinyRun, run_training, sections, smoke_params
 
 from cwbass.errors import CheckpointError, DataError, ParamsError
 from cwbass.evaluation.metrics import Scores
+from cwbass.files import file_sha256
 from cwbass.steps.evaluate import evaluate
 from cwbass.steps.predict import predict
 from cwbass.steps.report import report
 from cwbass.steps.train import TrainParams, train
-from cwbass.training.checkpoint import file_sha256, load_checkpoint
+from cwbass.training.checkpoint import load_checkpoint
 from cwbass.training.resume import Resume
 
 

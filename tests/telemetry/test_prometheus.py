@@ -19,7 +19,8 @@ from prometheus_servers import clean_environment, free_port, need, prometheus, p
 from test_cli import call
 from tiny import TinyRun
 
-from cwbass.training.checkpoint import file_sha256, load_checkpoint
+from cwbass.files import file_sha256
+from cwbass.training.checkpoint import load_checkpoint
 
 TOP = Path(__file__).parents[2]
 DASHBOARD: dict[str, Any] = json.loads((TOP / "k8s/base/monitoring/dashboard.json").read_text())

@@ -12,19 +12,13 @@ from torch import Tensor
 import cwbass
 from cwbass.data.base import DatasetSpec, default_palette
 from cwbass.errors import CheckpointError
+from cwbass.files import digest_path, file_sha256
 from cwbass.methods import build_method
 from cwbass.methods.base import Method
 from cwbass.models import build_model
 from cwbass.params import Params, dump_params, load_params
 from cwbass.training import checkpoint as module
-from cwbass.training.checkpoint import (
-    Checkpoint,
-    build_with_weights,
-    digest_path,
-    file_sha256,
-    load_checkpoint,
-    save_checkpoint,
-)
+from cwbass.training.checkpoint import Checkpoint, build_with_weights, load_checkpoint, save_checkpoint
 
 PARAMS = load_params(
     {
@@ -313,7 +307,7 @@ def test_crash_before_the_new_digest_is_written_leaves_a_file_that_loads(
         replace(source, target)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module.os, "replace", killed)
+    monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(dataclasses.replace(small, step=1), path)
     assert load_checkpoint(path).step == 1

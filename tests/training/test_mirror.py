@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from servers import Link, S3Server
 
 from cwbass.errors import ParamsError, ServiceError
-from cwbass.training.checkpoint import file_sha256
+from cwbass.files import file_sha256
 from cwbass.training.mirror import FolderPlace, Mirror, Place, S3Place, is_commit, newest_first, open_mirror
 
 

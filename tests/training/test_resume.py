@@ -18,10 +18,9 @@ import pytest
 import torch
 
 from cwbass.errors import Interrupted, ParamsError, ServiceError
-from cwbass.methods.cw_bass import CWBASS
-from cwbass.params import Params, load_params
-from cwbass.training.checkpoint import Checkpoint, file_sha256, load_checkpoint, save_checkpoint
-from cwbass.training.resume import RUN, Keeper, Resume, State, _delete_state, code_version, run_identity
+from cwbass.files import file_sha256
+from cwbass.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from cwbass.training.resume import RUN, Keeper, Resume, State, _delete_state
 from cwbass.world import World
 
 IDENTITY = {"seed": 0, "train.optimizer.lr": 0.1, "train.optimizer.name": "adamw", "code": "1"}
@@ -153,17 +152,6 @@ def test_restart_deletes_what_there_is(saved: Path) -> None:
     found = keeper(saved, {**IDENTITY, "seed": 1}, resume=Resume(restart=True))
     assert found.state is None
     assert not (saved / "work").exists()
-
-
-def test_parameters_that_change_no_number_are_no_part_of_a_run() -> None:
-    def identity(**train: Any) -> dict[str, Any]:
-        return run_identity("train", load_params({"train": {"steps": 5, **train}}, Params), "ab", warmup_sha256="cd")
-
-    plain = identity()
-    assert identity(workers=3, cache=None, save_minutes=1.0, checkpoint_uri="s3://bucket/key", device="cpu", processes=2) == plain
-    assert {key for key, value in identity(batch_labeled=9).items() if value != plain[key]} == {"train.batch_labeled"}
-    assert (plain["step"], plain["split_hash"], plain["warmup_sha256"], plain["code"]) == ("train", "ab", "cd", code_version())
-    assert plain["method.cwbass.threshold.rule"] == CWBASS.threshold.rule
 
 
 def result(root: Path, name: str, step: int) -> tuple[Path, str]:

@@ -1,0 +1,45 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cwbass.files import partial_file, place_link, unlink_with_digest, write_digest, write_whole
+
+ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # SHA-256 of "abc", of FIPS 180-2
+
+
+def test_a_written_file_and_its_digest_are_all_that_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.pt"
+    digest = write_whole(path, b"abc")
+    write_digest(path, digest)
+    assert {each.name: each.read_bytes() for each in path.parent.iterdir()} == {
+        "file.pt": b"abc",
+        "file.pt.sha256": f"{ABC}  file.pt\n".encode(),
+    }
+    unlink_with_digest(path)
+    unlink_with_digest(path)
+    assert not list(path.parent.iterdir())
+
+
+def test_what_fails_half_way_leaves_the_old_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), partial_file(path) as partial:
+        partial.write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == {"file": b"old"}
+
+
+def test_a_link_takes_a_place_only_where_it_may(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(b"new")
+    target.write_bytes(b"old")
+    place_link(source, target)
+    assert target.read_bytes() == b"old"
+    for _ in range(2):  # the second is a name of the same file already
+        place_link(source, target, replace=True)
+        assert target.samefile(source)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["source", "target"]
