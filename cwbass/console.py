@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cwbass.headline import DASH, percent, score_table
+from cwbass.headline import DASH, percent, score_table, scored_on
 
 if TYPE_CHECKING:  # torch takes seconds to load, and a table does not need it
     from cwbass.data.check import CheckReport
@@ -22,9 +22,7 @@ def print_scores(metrics: Mapping[str, Any], report: Path | None) -> None:
     """The model beside its baseline: mIoU, boundary IoU, every class; in per cent."""
     console = Console()
     found = score_table(metrics)
-    table = Table(
-        *found.header, title=f"Test split {str(metrics['split_hash'])[:12]}, {metrics['images']} images, {metrics['protocol']}"
-    )
+    table = Table(*found.header, title=scored_on(metrics))
     for column in table.columns[1:]:
         column.justify = "right"
     for section in (found.scores, found.classes):
@@ -47,7 +45,7 @@ def print_findings(report: CheckReport, root: Path) -> None:
     """What is wrong with a dataset, errors first."""
     console = Console(stderr=True)
     if not report.findings:
-        console.print(Text(f"{root}: no problem found"))
+        console.print(Text(f"{root}: no problem found in {report.images} images and {report.masks} masks"))
         return
     table = Table("", "kind", "file", "what, and how to mend it", title=str(root))
     for finding in (*report.errors, *report.warnings):

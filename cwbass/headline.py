@@ -43,6 +43,12 @@ def score_table(metrics: Mapping[str, Any]) -> ScoreTable:
     )
 
 
+def scored_on(metrics: Mapping[str, Any]) -> str:
+    """What a metrics.json was measured on: the test images of a split, by its hash, or other images."""
+    images = f"{metrics['images']} images, {metrics['protocol']}"
+    return f"Test split {metrics['split_hash'][:12]}, {images}" if metrics.get("split_hash") else f"Images of no split, {images}"
+
+
 def has_supervised_baseline(metrics: Mapping[str, Any]) -> bool:
     """Whether what a metrics.json compares with learned from labels alone. It may be a champion; earlier versions do not say."""
     return metrics.get("baseline_miou") is not None and metrics.get("baseline_method") in (None, "supervised")

@@ -23,7 +23,7 @@ from cwbass.errors import CheckpointError, CwbassError, DataError, ParamsError, 
 from cwbass.files import digest_path, file_sha256
 from cwbass.registry import CONFIG, MANIFEST, WEIGHTS, Number, Version, find_version, read_file, read_manifest
 from cwbass.storage import FolderStore, ObjectStore, open_store
-from cwbass.training.checkpoint import Checkpoint, load_checkpoint
+from cwbass.training.checkpoint import Checkpoint, load_checkpoint, no_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -96,9 +96,16 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def describe(path: Path) -> tuple[str, str]:
-    """Short name of a checkpoint or version, and the SHA-256 of the checkpoint it is or was made from."""
+    """Short name of a checkpoint or version, and the SHA-256 of the checkpoint it is or was made from.
+
+    Raises:
+        CheckpointError: It is missing, or does not say what it was made from.
+    """
     if not is_version(path):
-        return path.stem, file_sha256(path)
+        try:
+            return path.stem, file_sha256(path)
+        except FileNotFoundError as error:
+            raise no_checkpoint(path) from error
     manifest = read_manifest(path / MANIFEST)
     try:
         made_from = json.loads((path / PROVENANCE).read_bytes())["checkpoint"]["sha256"]

@@ -99,6 +99,20 @@ def test_a_broken_checkpoint_is_exit_code_4(tmp_path: Path) -> None:
     assert "x.pt" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_checkpoint_that_is_not_there_is_exit_code_4(tmp_path: Path) -> None:
+    done = call("eval", "--checkpoint", tmp_path / "gone", "--data", tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (4, 1)
+    assert f"{tmp_path / 'gone'}: no such checkpoint" in done.stderr
+
+
+def test_a_place_that_cannot_be_written_to_is_exit_code_3_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "params.yaml").write_text("synthesize: {labeled: 4, unlabeled: 0, test: 2, height: 32, width: 32}\n")
+    done = call("synthesize", "--params", tmp_path / "params.yaml", "--set", f"data.root={tmp_path / 'file' / 'data'}")
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: ") and str(tmp_path / "file") in done.stderr and "Traceback" not in done.stderr
+
+
 def test_a_model_below_the_floor_is_refused_with_exit_code_5(tiny_run: TinyRun, tmp_path: Path) -> None:
     done = call(
         "register",

@@ -21,6 +21,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _SPEC_MEND = "Run the step that wrote the file again, or use another file."
 Box = tuple[int, int, int, int]  # left, top, right, bottom, as Pillow has it
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+_SPREAD: Mapping[Any, int] = {"L;2": 85, "L;4": 17}  # what Pillow multiplies the values of such PNG files by
 UNKNOWN = 256  # in a lookup table: a raw value that no class claims
 
 
@@ -167,7 +168,10 @@ def read_raw_mask(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as file:
             if file.mode in ("P", "L", "1"):  # one-bit masks hold 0 and 1, not the 0 and 255 of convert("L")
-                return np.array(file, dtype=np.uint8)
+                # Pillow spreads the greys of 2 and 4 bits over 0..255.
+                spread = _SPREAD.get(file.tile[0].args, 1) if file.format == "PNG" and file.tile else 1
+                values = np.array(file, dtype=np.uint8)
+                return values if spread == 1 else values // np.uint8(spread)
             if file.mode in ("RGB", "RGBA"):
                 return np.array(file.convert("RGB"), dtype=np.uint8)
             if file.mode.startswith("I"):
@@ -258,9 +262,22 @@ def read_mask(path: Path, spec: DatasetSpec) -> NDArray[np.uint8]:
         value = raw[y, x].tolist()
         raise DataError(
             f"{path}: value {value} belongs to no class ({int(unknown.sum())} pixels, first at x={x}, y={y}). "
-            f"Add it to the class list, merge it, or use {spec.ignore_index} for pixels to ignore."
+            f"{claim(spec, is_rgb=raw.ndim == 3)}"
         )
     return mapped.astype(np.uint8)
+
+
+def claim(spec: DatasetSpec, *, is_rgb: bool) -> str:
+    """How to mend a mask that holds a value or colour of no class."""
+    add = "Add it to the class list (data.ignore_classes can then ignore it)"
+    return f"{add}." if is_rgb else f"{add}, or write {spec.ignore_index} for pixels to ignore."
+
+
+def mask_colors(path: Path) -> Mapping[int, tuple[int, int, int]]:
+    """Colour of each value in the palette of a mask, whose pixels are not decoded; nothing where it has no palette."""
+    with Image.open(path) as file:
+        palette = file.getpalette("RGB") if file.mode == "P" else None
+    return dict(enumerate(zip(*[iter(palette or ())] * 3, strict=False)))
 
 
 def default_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:

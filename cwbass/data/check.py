@@ -88,6 +88,8 @@ def check_dataset(
         *findings.binary(files, spec),
         *findings.foreign_values(files, spec),
         *findings.sizes(files),
+        *findings.palettes(files, spec),
+        *findings.dim(files),
         *findings.rotated(files),
         *findings.all_ignored(files),
         *findings.missing_classes(files, spec),

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cwbass.data.base import DatasetSpec, Sample
-from cwbass.data.inspection import Foreign, ImageFacts, MaskFacts, Value
+from cwbass.data.base import DatasetSpec, Sample, claim
+from cwbass.data.inspection import RGB, Foreign, ImageFacts, MaskFacts, Value
 from cwbass.data.listing import Listing
 from cwbass.data.near_duplicates import near_pairs
 
@@ -154,14 +154,54 @@ def foreign_values(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding
             "unknown_value",
             name,
             f"value {plain} belongs to no class: {total} pixels in {len(places)} masks; the first is {name} "
-            f"({first.pixels} pixels, first at x={first.x}, y={first.y}). Add it to the class list (data.ignore_classes can "
-            f"then ignore it), or write {spec.ignore_index} for pixels to ignore.",
+            f"({first.pixels} pixels, first at x={first.x}, y={first.y}). {claim(spec, is_rgb=isinstance(value, tuple))}",
             {
                 "value": plain,
                 "pixels": total,
                 "first": {"pixels": first.pixels, "x": first.x, "y": first.y},
                 **_examples(places),
             },
+        )
+
+
+def palettes(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding]:
+    """Values that have another colour in other masks, or the colour of another class."""
+    of_class = {color: index for color, index in (spec.colors or {}).items() if index != spec.ignore_index}
+    first: dict[int, tuple[str, RGB]] = {}
+    odd: list[tuple[str, str]] = []
+    for name, mask in _masks(files, lambda mask: bool(mask.colors)):
+        for value, color in mask.colors.items():
+            where, before = first.setdefault(value, (name, color))
+            index = of_class.get(color)
+            if color != before:
+                odd.append((name, f"value {value} has the colour {list(color)} in {name}, and {list(before)} in {where}"))
+            elif index is not None and index != spec.ids.get(value):
+                said = f"value {value} has the colour of {spec.class_names[index]} in {name}"
+                odd.append((name, f"{said}, {list(color)}"))
+    if odd:
+        names = list(dict.fromkeys(name for name, _ in odd))
+        yield Finding(
+            "warning",
+            "palette",
+            names[0],
+            f"the palettes of {len(names)} masks do not agree with the others or the class list: {odd[0][1]}. The value counts and "
+            "the colour does not: if a program chose the values of each file anew, the classes are wrong. Export indices, or RGB "
+            "masks and a colour map.",
+            {"count": len(names), "files": names[:EXAMPLES]},
+        )
+
+
+def dim(files: Sequence[File]) -> Iterator[Finding]:
+    """Images of 16 bits that use the lowest values alone."""
+    found = [(file.sample.image, file) for file in files if file.image.dim]
+    if found:
+        yield Finding(
+            "warning",
+            "dim",
+            found[0][0],
+            f"{len(found)} images of more than 8 bits hold only the lowest quarter of the values, or less, and are read nearly black; the "
+            f"first is {found[0][0]}. Such files often hold 10 to 14 bits: scale all by the same factor and save them as 8 bits.",
+            _examples(found),
         )
 
 

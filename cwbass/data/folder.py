@@ -16,7 +16,7 @@ from pathlib import Path
 from cwbass.config import DataConfig
 from cwbass.data.base import IMAGE_SUFFIXES
 from cwbass.data.classes import build_spec, read_classes
-from cwbass.data.listing import DatasetFiles, near, scan, scan_images
+from cwbass.data.listing import DatasetFiles, check_png, near, scan, scan_images
 from cwbass.data.lists import read_ids
 from cwbass.errors import DataError
 
@@ -57,8 +57,7 @@ def _scan_masks(root: Path, images: dict[str, str]) -> dict[str, str]:
         kind = f"{dot}{suffix}".lower()
         if kind not in IMAGE_SUFFIXES:
             continue
-        if kind != ".png":
-            raise DataError(f"{root}/masks/{name}: masks must be PNG, which keeps every value. Export them as PNG.")
+        check_png(root, [f"masks/{name}"])
         if stem not in images:
             raise DataError(f"{root}/masks/{name}: no image images/{stem}.*.{near(stem, images)} Add or rename one of them.")
         if stem in masks:

@@ -19,6 +19,7 @@ from cwbass.data.base import (
     count_values,
     eight_bit_rgb,
     map_mask,
+    mask_colors,
     read_raw_mask,
     upright,
 )
@@ -27,7 +28,10 @@ from cwbass.errors import DataError
 
 MAX_VALUES = 32  # foreign values or colours kept of one mask, the most frequent
 
-Value = int | tuple[int, int, int]
+DIM = 64  # of 256: an image of 16 bits that stays below has 14 bits at most
+
+RGB = tuple[int, int, int]
+Value = int | RGB
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class ImageFacts:
 
     error: str | None = None  # why it cannot be decoded
     size: tuple[int, int] = (0, 0)  # width, height; upright
+    dim: bool = False  # more than 8 bits, of which the lowest quarter of the values is used at most
     rotated: bool = False  # EXIF says the camera was turned, so reading turns the pixels
     hash: Hash | None = None
 
@@ -59,6 +64,7 @@ class MaskFacts:
     mappable: bool = True  # False: RGB without a colour map, or indices where colours are expected
     pixels: tuple[int, ...] = ()  # of each class
     foreign: Mapping[Value, Foreign] = field(default_factory=dict)
+    colors: Mapping[int, RGB] = field(default_factory=dict)  # of the values it holds, in its palette
     has_zero: bool = False
     has_255: bool = False
     only_0_and_255: bool = False
@@ -80,8 +86,10 @@ def inspect_image(path: Path) -> ImageFacts:
             size = (file.height, file.width) if turn in SIDEWAYS else file.size
             file.draft("L", None)  # nothing happens where the format knows no such thing
             image = upright(file)
-            hash = difference_hash(image if image.mode == "L" else eight_bit_rgb(image))
-            return ImageFacts(size=size, rotated=turn not in (0, 1), hash=hash)
+            wide = image.mode.startswith("I")
+            image = image if image.mode == "L" else eight_bit_rgb(image)
+            dim = wide and int(np.asarray(image).max()) < DIM
+            return ImageFacts(size=size, dim=dim, rotated=turn not in (0, 1), hash=difference_hash(image))
     except Exception as error:  # as in read_image
         return ImageFacts(error=str(error))
 
@@ -107,6 +115,7 @@ def inspect_mask(path: Path, spec: DatasetSpec) -> MaskFacts:
     return MaskFacts(
         size=size,
         is_rgb=is_rgb,
+        colors={value: color for value, color in mask_colors(path).items() if values[value]},
         pixels=tuple(pixels[: spec.num_classes].tolist()),
         foreign=_foreign(_code(raw), map_mask(raw, spec) == UNKNOWN, is_rgb) if pixels[UNKNOWN] else {},
         has_zero=bool(values[0]),

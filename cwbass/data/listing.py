@@ -75,6 +75,13 @@ def scan_images(root: Path, folder: str) -> dict[str, str]:
     return found
 
 
+def check_png(root: Path, masks: Iterable[str]) -> None:
+    """Raise a DataError where a mask is no PNG: other formats may change its values."""
+    for mask in masks:
+        if not mask.lower().endswith(".png"):
+            raise DataError(f"{root}/{mask}: masks must be PNG, which keeps every value. Export them as PNG.")
+
+
 def near(name: str, names: Iterable[str]) -> str:
     """A hint `` Did you mean 'x'?`` for a mistyped name, or nothing."""
     ordered = sorted(names)
@@ -87,7 +94,7 @@ def near(name: str, names: Iterable[str]) -> str:
 def _what_is_there(root: Path) -> str:
     """What the root holds instead, and the layout it looks like."""
     if not root.is_dir():
-        return "data.root does not exist; give the folder of the dataset."
+        return f"data.root does not exist in {Path.cwd()}; give the folder of the dataset."
     names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
     for mark, layout in (("JPEGImages", "pascal_voc"), ("leftImg8bit", "cityscapes"), ("images", "folder")):
         if mark in names:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cwbass.data.listing import near
@@ -36,23 +36,38 @@ def read_ids(path: Path, images: Mapping[str, str]) -> tuple[str, ...]:
     Raises:
         DataError: The file cannot be read, names an unknown id, or names one twice.
     """
-    by_path = {image: id for id, image in images.items()}
+    find = id_finder(images)
     lines: dict[str, int] = {}  # id -> line number
     for number, line in enumerate(read_lines(path), start=1):
         if not line or line.startswith("#"):
             continue
-        # An id may hold spaces, so the whole line comes first.
-        names = [name.lstrip("/") for name in (line, line.split()[0])]
-        id = next((by_path.get(name, name) for name in names if name in images or name in by_path), None)
+        id, name = find(line)
         if id is None:
             raise DataError(
-                f"{path}, line {number}: {names[-1]!r} is not among the {len(images)} images that may be named here. Mend the line."
-                f"{near(names[-1], by_path if names[-1].lower().endswith(('.jpg', '.png')) else images)}"
+                f"{path}, line {number}: {name!r} is not among the {len(images)} images that may be named here. Mend the line."
+                f"{near(name, images.values() if name.lower().endswith(('.jpg', '.png')) else images)}"
             )
         if id in lines:
             raise DataError(f"{path}, line {number}: {id!r} is named in line {lines[id]} already. Remove one of them.")
         lines[id] = number
     return tuple(lines)
+
+
+def id_finder(images: Mapping[str, str]) -> Callable[[str], tuple[str | None, str]]:
+    """A function from a line of a list to the id that it names, None for none, and the name that was looked for last.
+
+    An id may hold spaces, so the whole line comes first. A first column that begins ids with spaces is none: where there is
+    a "photo (2)", the line "photo (3)" does not mean "photo".
+    """
+    by_path = {image: id for id, image in images.items()}
+    begun = {id.partition(" ")[0] for id in images if " " in id}
+
+    def find(line: str) -> tuple[str | None, str]:
+        first = line.split()[0]
+        names = [name.lstrip("/") for name in ((line,) if first in begun else (line, first))]
+        return next((by_path.get(name, name) for name in names if name in images or name in by_path), None), names[-1]
+
+    return find
 
 
 def read_lines(path: Path) -> list[str]:
@@ -66,4 +81,4 @@ def read_lines(path: Path) -> list[str]:
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file.") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text ({error}). Save it as plain text.") from error
+        raise DataError(f"{path}: cannot be read as UTF-8 text ({error}). Save it as UTF-8.") from error

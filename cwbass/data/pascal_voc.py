@@ -9,12 +9,13 @@ classes.txt                     one name a line, in the order of the mask values
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from cwbass.config import DataConfig
 from cwbass.data.classes import build_spec, read_classes
-from cwbass.data.listing import DatasetFiles, scan_images
-from cwbass.data.lists import read_ids, read_lines
+from cwbass.data.listing import DatasetFiles, check_png, scan_images
+from cwbass.data.lists import id_finder, read_ids, read_lines
 
 
 def pascal_voc(root: Path, config: DataConfig) -> DatasetFiles:
@@ -24,19 +25,27 @@ def pascal_voc(root: Path, config: DataConfig) -> DatasetFiles:
     without suffix.
 
     Raises:
-        DataError: A folder or the class list is missing, or a list names an unknown id.
+        DataError: A folder or the class list is missing, a mask is no PNG, or a list names an unknown id.
     """
     images = scan_images(root, "JPEGImages")
     masks = scan_images(root, "SegmentationClass")
     if (root / "SegmentationClassAug").is_dir():
         masks = scan_images(root, "SegmentationClassAug") | masks  # the fine masks win
+    check_png(root, masks.values())
 
     lists = root / "ImageSets" / "Segmentation"
     test: tuple[str, ...] = ()
-    if (lists / "test.txt").is_file() and all(line.split()[0] in masks for line in read_lines(lists / "test.txt") if line):
+    if (lists / "test.txt").is_file() and _all_have_masks(lists / "test.txt", images, masks):
         test = read_ids(lists / "test.txt", images)
     elif (lists / "val.txt").is_file():
         test = read_ids(lists / "val.txt", images)
     train_list = lists / "train.txt"
     train = read_ids(train_list, images) if train_list.is_file() else tuple(images.keys() - set(test))
     return DatasetFiles(spec=build_spec(read_classes(root, config), config), images=images, masks=masks, train=train, test=test)
+
+
+def _all_have_masks(test_list: Path, images: Mapping[str, str], masks: Mapping[str, str]) -> bool:
+    """Whether a list names images, and each has a mask. The images of the challenge's own list may not even be there."""
+    find = id_finder(images)
+    ids = [find(line)[0] for line in read_lines(test_list) if line and not line.startswith("#")]
+    return bool(ids) and all(id in masks for id in ids)

@@ -196,6 +196,11 @@ def _read_train_ids(name: str | None, key: str, listing: Listing, root: Path) ->
 
 
 def _carve_test(pool: Sequence[Sample], config: SplitConfig, seed: int, pattern: re.Pattern[str] | None) -> tuple[Sample, ...]:
+    if not pool:
+        raise DataError(
+            "no image with a mask is left to test on. Add masks, check that they are named as the images, or name test images in "
+            "split.test_list."
+        )
     if config.test == 0:
         raise ParamsError("split.test is 0 and the dataset names no test images. Give a share, or split.test_list.")
     smallest = min(Counter(group_of(sample.id, pattern) for sample in pool).values(), default=1)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cwbass.errors import DataError
-from cwbass.headline import score_table
+from cwbass.headline import score_table, scored_on
 from cwbass.jsonfile import read_object, read_rows
 from cwbass.markdown import markdown_table, markdown_text
 from cwbass.params import Params, load_params, read_params
@@ -63,7 +63,7 @@ def scores_page(reports: Path) -> str:
     """The table of a run as Markdown: the model beside its baseline, in per cent."""
     metrics = _metrics(reports)
     table = score_table(metrics)
-    title = f"Test split {metrics['split_hash'][:12]}, {metrics['images']} images, {metrics['protocol']}, seed {metrics['seed']}."
+    title = f"{scored_on(metrics)}, seed {metrics['seed']}."
     rows = [*table.scores, *([f"IoU of {name}", *values] for name, *values in table.classes)]
     parts = [markdown_text(title), markdown_table(table.header, rows)]
     if absent := metrics.get("absent_classes"):

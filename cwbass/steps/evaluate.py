@@ -75,7 +75,7 @@ class TestSet:
     samples: tuple[Sample, ...]
     root: Path
     spec: DatasetSpec
-    split_hash: str
+    split_hash: str | None  # None: not the test images of a split
     counts: Mapping[str, int]
     notes: tuple[str, ...]
 
@@ -117,8 +117,9 @@ def evaluate(
     chosen_name, chosen = next(iter(ours.items()))
     config = chosen.run_params.eval if params is None else params.eval
     data = _test_set(chosen, manifest, data_root)
-    if manifest is not None:
+    if manifest is not None and data.split_hash is not None:
         _check_split([(checkpoint, chosen), *((baseline, each) for each in theirs.values())], manifest, data.split_hash)
+    notes = data.notes + _other_length(ours, theirs)
     on, dtype = scoring_device(device, chosen.run_params.train.precision)
     scorer = _Scorer(data, config, on, dtype)
 
@@ -144,7 +145,7 @@ def evaluate(
         "checkpoint": chosen_name,
         "checkpoint_sha256": describe(_files(checkpoint)[chosen_name])[1],
         "steps": chosen.step,
-        "split": {"counts": dict(data.counts), "notes": list(data.notes)},
+        "split": {"counts": dict(data.counts), "notes": list(notes)},
     }
     if theirs:
         base_name, base = next(iter(theirs.items()))
@@ -160,7 +161,9 @@ def evaluate(
             for each in _snapshots(checkpoint, chosen)
         ]
     metrics["checkpoints"] = dict(sorted(table.items()))
-    telemetry.describe_run(data_version=data.split_hash, params=chosen.params, model=chosen.run_params.model.label)
+    telemetry.describe_run(
+        data_version=data.split_hash or chosen.split_hash, params=chosen.params, model=chosen.run_params.model.label
+    )
     if manifest is not None:
         telemetry.scored(metrics)
     if out_dir is None:
@@ -297,7 +300,8 @@ def _test_set(checkpoint: Checkpoint, manifest: Path | None, data_root: Path | N
     _check_classes(checkpoint, listing.spec, str(data_root))
     samples = listing.test or tuple(sample for sample in listing.train if sample.mask is not None)
     note = f"scored on {len(samples)} images of {data_root}, not on the split the model was trained with"
-    return TestSet(samples, data_root, listing.spec, checkpoint.split_hash, {"test": len(samples)}, (note,))
+    logger.warning("%s: some of them may have been trained on", note)
+    return TestSet(samples, data_root, listing.spec, None, {"test": len(samples)}, (note,))
 
 
 def _score_others(scorer: _Scorer, table: dict[str, Any], groups: Mapping[str, Mapping[str, Checkpoint]]) -> None:
@@ -325,6 +329,16 @@ def _check_classes(checkpoint: Checkpoint, spec: DatasetSpec, where: str) -> Non
             f"{where} has classes {', '.join(spec.class_names)}; the checkpoint knows {', '.join(theirs)}. "
             "Scores need the same classes in the same order; see data.classes and data.merge."
         )
+
+
+def _other_length(ours: Mapping[str, Checkpoint], theirs: Mapping[str, Checkpoint]) -> tuple[str, ...]:
+    """A note where a supervised baseline has not taken as many steps as the training: the gain is not the method's alone then."""
+    one, other = ours.get("last"), theirs.get("last")
+    if one is None or other is None or (one.stage, other.stage) != ("train", "baseline") or one.step == other.step:
+        return ()
+    note = f"The baseline has taken {other.step} steps and the training {one.step}: the gain is not the method's alone."
+    logger.warning("%s If one of them was stopped, run the same command again.", note)
+    return (note,)
 
 
 def _headline(result: EvalResult) -> dict[str, Any]:

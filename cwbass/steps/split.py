@@ -12,7 +12,11 @@ from cwbass.data import list_dataset
 from cwbass.data.manifest import ROLES
 from cwbass.data.splits import draw_roles
 from cwbass.memory import collector_paused
-from cwbass.params import SplitSections
+from cwbass.params import SplitSections, dump_params, flatten, read_params
+from cwbass.training.identity import differences
+
+PARAMS = "params.yaml"
+_FREE = ("seed", "data.root")  # may be others after the split than they were for it
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +50,8 @@ class SplitReport:
 def split(params: SplitParams, *, data_root: Path, out_dir: Path) -> SplitReport:
     """Draw the split of the dataset below ``data_root``.
 
-    Writes ``manifest.json``, which the other steps read, and for people and other tools
-    ``labeled.txt``, ``unlabeled.txt``, ``selection.txt`` and ``test.txt``, one id a line.
+    Writes ``manifest.json``, which the other steps read, ``params.yaml``, with which they compare theirs, and for people
+    and other tools ``labeled.txt``, ``unlabeled.txt``, ``selection.txt`` and ``test.txt``, one id a line.
 
     Raises:
         DataError: The dataset or a list is wrong; the message names the file.
@@ -57,6 +61,7 @@ def split(params: SplitParams, *, data_root: Path, out_dir: Path) -> SplitReport
     draw = draw_roles(listing, params.split, root=data_root, seed=params.seed)
     manifest = draw.manifest
     manifest.write(out_dir / "manifest.json")
+    (out_dir / PARAMS).write_text(dump_params(params), encoding="utf-8", newline="\n")
     for role in ROLES:
         lines = "".join([f"{sample.id}\n" for sample in manifest.samples(role)])
         (out_dir / f"{role}.txt").write_text(lines, encoding="utf-8", newline="\n")
@@ -79,6 +84,21 @@ def split(params: SplitParams, *, data_root: Path, out_dir: Path) -> SplitReport
             for index, name in enumerate(manifest.spec.class_names)
         },
     )
+
+
+def warn_of_changes(manifest: Path, params: SplitSections) -> None:
+    """Say where a split was drawn with other parameters than those it is used with: these change nothing any more."""
+    drawn = manifest.with_name(PARAMS)
+    if not drawn.is_file():  # the manifest was copied alone
+        return
+    there = {key: value for key, value in read_params(drawn).items() if key in SplitParams.model_fields}
+    now = params.model_dump(mode="json", include=set(SplitParams.model_fields))
+    if lines := differences(flatten(there), flatten(now), _FREE):
+        logger.warning(
+            "%s was drawn with other parameters, and counts as it is; `cwbass split` draws it anew:\n%s",
+            manifest,
+            "\n".join(lines),
+        )
 
 
 def _shares(pixels: Sequence[Sequence[int]]) -> list[float]:

@@ -77,7 +77,7 @@ def train(
     Raises:
         ParamsError: A parameter or the device is wrong, the folders hold another run, or the warm-up was trained with
             another optimiser, class balance or augmentation.
-        CheckpointError: The warm-up is of another split or another model.
+        CheckpointError: The warm-up is not done, or of another split or another model.
         DataError: The manifest or a file of the dataset is wrong.
         ServiceError: There is no room on the disk, or a loader process died.
         Interrupted: SIGTERM or SIGINT came, and the state is saved.
@@ -153,6 +153,11 @@ def _check_warmup(start: Checkpoint, params: TrainParams, split_hash: str, total
                 f"{path} holds model.{key} {getattr(theirs.model, key)!r}, params have {getattr(params.model, key)!r}. "
                 "Run `cwbass warmup` again."
             )
+    planned = theirs.train.warmup_steps
+    if start.stage == "warmup" and start.step < planned and theirs.train.early_stop is None:
+        raise CheckpointError(
+            f"{path} is of a warm-up that was stopped after {start.step} of its {planned} steps. Run `cwbass warmup` again: it goes on."
+        )
     if start.step >= total:
         raise ParamsError(
             f"train.steps is {total}, but {path} has already taken {start.step}; raise it or lower train.warmup_steps."
@@ -167,6 +172,14 @@ def _check_same_recipe(start: Checkpoint, params: TrainParams, path: Path, force
             + "\nRun `cwbass warmup` again, which trains the baseline with them too; or take the warm-up's values; "
             "or go on all the same with --resume-force KEY."
         )
+    if lines := differences(_length(start.run_params), _length(params)):
+        logger.warning("%s and the baseline beside it have another length or batch than this run:\n%s", path, "\n".join(lines))
+
+
+def _length(params: TrainingSections) -> dict[str, Any]:
+    """What makes runs longer or shorter, in steps and in images. Dotted keys."""
+    keys = {"steps", "epochs", "batch_labeled", "accumulate"}
+    return flatten(params.model_dump(mode="json", include={"train": keys}))
 
 
 def _recipe(params: TrainingSections) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from cwbass.models.base import SegmentationNet
 from cwbass.models.trainable import check_trainable
 from cwbass.models.weights import load_encoder_weights_
 from cwbass.params import Params, TrainingSections, dump_params, load_params
+from cwbass.steps.split import warn_of_changes
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.device import resolve_device, resolve_precision
 from cwbass.training.distributed import check_same
@@ -96,6 +97,8 @@ def start_run(
     """
     split = Manifest.read(manifest)
     full = load_params(params.model_dump(mode="json"), Params)
+    if world.main:
+        warn_of_changes(manifest, full)
     train = full.train
     check_batches(train, world.size)
     check_same(world, "the version of cwbass", __version__)

@@ -160,15 +160,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: The file is missing, torn, not one of ours, or of another schema.
     """
     if not path.is_file():
-        raise CheckpointError(
-            f"{path}: no such checkpoint. `cwbass train` writes train/last.pt and, with a selection slice, best.pt."
-        )
+        raise no_checkpoint(path)
     expected = _expected_digest(path)
     if expected is not None and (found := file_sha256(path)) != expected:
         raise CheckpointError(
             f"{path} is damaged: its SHA-256 is {found[:12]}, {digest_path(path).name} says {expected[:12]}. Use another checkpoint."
         )
     return as_checkpoint(load_plain(path), path)
+
+
+def no_checkpoint(path: Path) -> CheckpointError:
+    """The error of a checkpoint that is not there."""
+    return CheckpointError(
+        f"{path}: no such checkpoint. `cwbass train` writes last.pt and, with a selection slice, best.pt; `cwbass warmup` warmup.pt."
+    )
 
 
 def as_checkpoint(content: Any, path: Path) -> Checkpoint:

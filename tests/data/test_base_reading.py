@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -45,6 +47,18 @@ def test_grey_and_sixteen_bit_masks_give_indices(tmp_path: Path) -> None:
     Image.fromarray(np.array(INDICES, dtype=np.uint16)).save(tmp_path / "wide.png")
     assert read_mask(tmp_path / "grey.png", TWO).tolist() == INDICES
     assert read_mask(tmp_path / "wide.png", TWO).tolist() == INDICES
+
+
+@pytest.mark.parametrize(("bits", "bytes_"), [(2, [0b00_01_10_11]), (4, [0x01, 0x23])])
+def test_grey_masks_of_two_and_four_bits_give_their_values(tmp_path: Path, bits: int, bytes_: list[int]) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", 4, 1, bits, 0, 0, 0, 0)  # four pixels in a row, grey
+    row = zlib.compress(bytes([0, *bytes_]))
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", row) + chunk(b"IEND", b"")
+    (tmp_path / "m.png").write_bytes(png)
+    assert read_raw_mask(tmp_path / "m.png").tolist() == [[0, 1, 2, 3]]
 
 
 def test_one_bit_mask_holds_zero_and_one(tmp_path: Path) -> None:

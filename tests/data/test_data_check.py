@@ -64,6 +64,41 @@ def test_masks_that_were_seen_before_are_judged_as_if_read_now(root: Path) -> No
     assert check_dataset(listing, None, root, seen).to_dict() == plain.to_dict()
 
 
+def save_palette(root: Path, id: str, values: np.ndarray, colors: list[int]) -> None:
+    mask = Image.fromarray(values, mode="P")
+    mask.putpalette(colors)
+    mask.save(root / "masks" / f"{id}.png")
+
+
+def test_palettes_that_disagree_are_told(root: Path) -> None:
+    for id in "abcde":
+        save_palette(root, id, GOOD, [0, 0, 0, 0, 128, 0])
+    assert not check(root).findings
+    save_palette(root, "b", GOOD, [0, 128, 0, 0, 0, 0])  # the same values in the other's colours
+    found = only(check(root))
+    assert (found.severity, found.kind, found.file, found.details["count"]) == ("warning", "palette", "masks/b.png", 1)
+    assert "value 0 has the colour [0, 128, 0] in masks/b.png, and [0, 0, 0] in masks/a.png" in found.message
+
+
+def test_a_palette_that_disagrees_with_the_colours_of_the_classes_is_told(root: Path) -> None:
+    (root / "classes.txt").write_text("ground 0 0 0\ntree 0 128 0\n")
+    for id in "abcde":
+        save_palette(root, id, GOOD, [9, 9, 9, 0, 128, 0])  # another black is no class's colour
+    assert not check(root).findings
+    for id in "abcde":
+        save_palette(root, id, GOOD, [0, 128, 0, 0, 0, 0])
+    found = only(check(root))
+    assert (found.kind, found.details["count"]) == ("palette", 5)
+    assert "value 0 has the colour of tree in masks/a.png, [0, 128, 0]" in found.message
+
+
+@pytest.mark.parametrize(("top", "kinds"), [(4095, ["dim"]), (65535, [])])
+def test_images_of_sixteen_bits_that_hold_twelve_are_told(root: Path, top: int, kinds: list[str]) -> None:
+    grey = np.asarray(picture(0).convert("L"), dtype=np.float64)
+    Image.fromarray((grey / grey.max() * top).astype(np.uint16)).save(root / "images/a.png")
+    assert [finding.kind for finding in check(root).findings] == kinds
+
+
 def only(report: CheckReport) -> Finding:
     assert len(report.findings) == 1, [finding.message for finding in report.findings]
     return report.findings[0]

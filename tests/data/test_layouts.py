@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -196,6 +197,24 @@ class TestPascalVoc:
         (voc / "ImageSets/Segmentation/test.txt").write_text("c\n2008_000001\n")
         assert [s.id for s in listed(voc, layout="pascal_voc", classes=["x"]).test] == ["b"]
 
+    @pytest.mark.parametrize(
+        ("text", "tested"),
+        [
+            ("# mine\nc\n", "c"),
+            ("JPEGImages/c.jpg SegmentationClass/c.png\r\n", "c"),
+            ("", "b"),
+            ("# none\n", "b"),
+        ],
+    )
+    def test_test_list_is_read_in_every_form_and_an_empty_one_gives_way_to_val(self, voc: Path, text: str, tested: str) -> None:
+        (voc / "ImageSets/Segmentation/test.txt").write_bytes(text.encode())
+        assert [s.id for s in listed(voc, layout="pascal_voc", classes=["x"]).test] == [tested]
+
+    def test_masks_that_are_no_png_are_refused(self, voc: Path) -> None:
+        touch(voc, "SegmentationClassAug/d.jpg")
+        with pytest.raises(DataError, match=r"SegmentationClassAug/d\.jpg: masks must be PNG, which keeps every value"):
+            listed(voc, layout="pascal_voc", classes=["x"])
+
     def test_second_mask_folder_fills_gaps_only(self, voc: Path) -> None:
         touch(voc, "SegmentationClassAug/a.png", "SegmentationClassAug/d.png")
         masks = {s.id: s.mask for s in listed(voc, layout="pascal_voc", classes=["x"]).train}
@@ -301,6 +320,15 @@ class TestLists:
         assert read_ids(tmp_path / "l.txt", self.IMAGES) == ("2007_000032", "two words", "train/a/a_1")
         (tmp_path / "l.txt").write_text("train/a/a_1\n2007_000032  1\n")
         assert read_ids(tmp_path / "l.txt", self.IMAGES) == ("train/a/a_1", "2007_000032")
+
+    def test_a_name_with_spaces_never_stands_for_its_first_word(self, tmp_path: Path) -> None:
+        images = {name: f"images/{name}.jpg" for name in ("photo", "photo (2)", "other")}
+        (tmp_path / "l.txt").write_text("photo (2)\nphoto\nother 1\n")
+        assert read_ids(tmp_path / "l.txt", images) == ("photo (2)", "photo", "other")
+        for line in ("photo (3)", "photo (2).jpg"):
+            (tmp_path / "l.txt").write_text(f"{line}\n")
+            with pytest.raises(DataError, match=rf"line 1: '{re.escape(line)}' is not among the 3 images"):
+                read_ids(tmp_path / "l.txt", images)
 
     def test_unknown_id_names_line_and_near_id(self, tmp_path: Path) -> None:
         (tmp_path / "l.txt").write_text("2007_000032\n\n2007_00033\n")

@@ -271,7 +271,7 @@ def test_what_cannot_be_drawn(tmp_path: Path, config: SplitConfig, error: type[E
 
 
 def test_no_masks_at_all_and_test_image_without_mask(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no test images can be spared from 0 images with masks"):
+    with pytest.raises(DataError, match="no image with a mask is left to test on"):
         draw_split(make(tmp_path, masked=0, bare=3), SplitConfig(), root=tmp_path, seed=0)
     with pytest.raises(DataError, match="no image with a mask is left to be labelled"):
         draw_split(make(tmp_path, masked=0, bare=3, tested=1), SplitConfig(), root=tmp_path, seed=0)

@@ -2,20 +2,25 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import TinyRun, run_training, sections, smoke_params
 
+from cwbass.config import RegistryConfig
 from cwbass.errors import CheckpointError, DataError, ParamsError
 from cwbass.evaluation.metrics import Scores
 from cwbass.files import file_sha256
+from cwbass.reporting.summary import scores_page
 from cwbass.steps.evaluate import evaluate
 from cwbass.steps.predict import predict
+from cwbass.steps.register import RegisterParams, register
 from cwbass.steps.report import report
 from cwbass.steps.train import TrainParams, train
-from cwbass.training.checkpoint import load_checkpoint
+from cwbass.training.checkpoint import load_checkpoint, save_checkpoint
 from cwbass.training.resume import Resume
 
 
@@ -114,6 +119,52 @@ def test_other_data_is_scored_by_its_folder(tiny_run: TinyRun) -> None:
     found = evaluate(None, checkpoint=tiny_run.train / "last.pt", data_root=tiny_run.data)
     assert found.metrics["images"] == 6
     assert "not on the split" in found.metrics["split"]["notes"][0]
+    assert found.metrics["split_hash"] is None  # so that the gate takes them for no test scores
+
+
+def test_scores_of_other_data_are_not_registered(tiny_run: TinyRun, tmp_path: Path) -> None:
+    evaluate(None, checkpoint=tiny_run.train / "last.pt", data_root=tiny_run.data, out_dir=tmp_path)
+    with pytest.raises(DataError, match="do not belong together: the scores have split_hash None, the checkpoint"):
+        register(
+            RegisterParams(registry=RegistryConfig(store=str(tmp_path / "registry"), onnx=False)),
+            checkpoint=tiny_run.train,
+            metrics=tmp_path / "metrics.json",
+            report=None,
+            out_dir=tmp_path / "registration",
+        )
+    assert scores_page(tmp_path).startswith("Images of no split, 6 images, whole scale:1, seed 0")
+
+
+def test_a_baseline_of_another_length_is_noted(tiny_run: TinyRun, tmp_path: Path) -> None:
+    shutil.copytree(tiny_run.warmup, tmp_path / "warmup")
+    last = tmp_path / "warmup" / "baseline_last.pt"
+    save_checkpoint(replace(load_checkpoint(last), step=9), last)
+    places = {"manifest": tiny_run.manifest, "data_root": tiny_run.data, "checkpoint": tiny_run.train}
+    found = evaluate(None, baseline=tmp_path / "warmup", **places)
+    assert found.metrics["split"]["notes"][-1].startswith("The baseline has taken 9 steps and the training 16:")
+    as_planned = evaluate(None, baseline=tiny_run.warmup, **places)
+    assert as_planned.metrics["split"]["notes"] == found.metrics["split"]["notes"][:-1]
+
+
+def test_another_length_or_batch_than_the_warmup_had_is_told(
+    tiny_run: TinyRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = tiny_run.params.train.model_copy(update={"steps": 9, "batch_labeled": 4})
+    params = sections(tiny_run.params.model_copy(update={"train": other}), TrainParams)
+    warmed = tiny_run.warmup / "warmup.pt"
+    train(params, manifest=tiny_run.manifest, warmup=warmed, data_root=tiny_run.data, out_dir=tmp_path)
+    assert (
+        f"{warmed} and the baseline beside it have another length or batch than this run:\n"
+        "  train.batch_labeled: 2 there, 4 now\n  train.steps: 16 there, 9 now"
+    ) in caplog.messages
+
+
+def test_training_refuses_a_warmup_that_was_stopped(tiny_run: TinyRun, tmp_path: Path) -> None:
+    save_checkpoint(replace(load_checkpoint(tiny_run.warmup / "warmup.pt"), step=4), tmp_path / "warmup.pt")
+    params = sections(tiny_run.params, TrainParams)
+    places = {"manifest": tiny_run.manifest, "warmup": tmp_path / "warmup.pt", "data_root": tiny_run.data}
+    with pytest.raises(CheckpointError, match=r"was stopped after 4 of its 8 steps\. Run `cwbass warmup` again"):
+        train(params, out_dir=tmp_path / "train", **places)
 
 
 def test_a_checkpoint_of_another_split_is_refused(tiny_run: TinyRun, tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cwbass.config import SplitConfig
+from cwbass.config import DataConfig, SplitConfig
 from cwbass.data.manifest import Manifest
 from cwbass.errors import DataError
 from cwbass.steps.check import check
-from cwbass.steps.split import SplitParams, split
+from cwbass.steps.split import SplitParams, split, warn_of_changes
 
 
 @pytest.fixture
@@ -39,6 +39,7 @@ def test_split_writes_the_manifest_and_a_list_for_each_role(root: Path, tmp_path
     assert sorted(path.name for path in out.iterdir()) == [
         "labeled.txt",
         "manifest.json",
+        "params.yaml",
         "selection.txt",
         "test.txt",
         "unlabeled.txt",
@@ -50,6 +51,26 @@ def test_split_writes_the_manifest_and_a_list_for_each_role(root: Path, tmp_path
     assert plain["counts"] == {"labeled": 2, "unlabeled": 2, "selection": 0, "test": 1}
     assert plain["pixel_share"] == {"ground": {"labeled": 0.75, "pool": 0.75}, "tree": {"labeled": 0.25, "pool": 0.25}}
     assert "No selection slice" in plain["notes"][0]
+
+
+def test_a_split_that_is_used_with_other_parameters_than_it_was_drawn_with_is_told(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = tmp_path / "out" / "manifest.json"
+    split(SplitParams(split=SplitConfig(labeled=2)), data_root=root, out_dir=manifest.parent)
+    caplog.clear()
+    elsewhere = DataConfig(root="elsewhere")
+    warn_of_changes(manifest, SplitParams(seed=7, split=SplitConfig(labeled=2), data=elsewhere))
+    assert caplog.messages == []
+    warn_of_changes(manifest, SplitParams(split=SplitConfig(labeled=3)))
+    assert caplog.messages == [
+        f"{manifest} was drawn with other parameters, and counts as it is; `cwbass split` draws it anew:\n"
+        "  split.labeled: 2 there, 3 now"
+    ]
+    (manifest.parent / "params.yaml").unlink()
+    caplog.clear()
+    warn_of_changes(manifest, SplitParams())
+    assert caplog.messages == []
 
 
 def test_written_list_draws_the_same_roles_again(root: Path, tmp_path: Path) -> None:
