@@ -17,7 +17,7 @@ from cwbass.evaluation.inference import predict_image
 from cwbass.reporting.images import colorize
 from cwbass.resolve import open_checkpoint
 from cwbass.steps.evaluate import chosen_file
-from cwbass.training.device import place, resolve_device, resolve_precision
+from cwbass.training.device import place, scoring_device
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def predict(
         out_dir: Where results go.
         eval_config: How to predict; None takes what the checkpoint was trained with.
         overlays: Whether to draw overlays.
-        device: auto, cpu or cuda.
+        device: auto, cpu or cuda. The precision is that in which the checkpoint is scored.
 
     Raises:
         CheckpointError: The checkpoint cannot be used.
@@ -65,12 +65,11 @@ def predict(
     """
     loaded = open_checkpoint(chosen_file(checkpoint))
     config = eval_config or loaded.run_params.eval
-    on = resolve_device(device)
-    dtype = resolve_precision("auto", on)
+    on, dtype = scoring_device(device, loaded.run_params.train.precision)
     net = place(loaded.network(config.weights), on)
     spec = loaded.dataset
     palette = [value for rgb in spec.palette for value in rgb]
-    files = [images] if images.is_file() else sorted(p for p in images.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    files = [images] if images.is_file() else sorted(filter(_is_image, images.rglob("*")))
     if not files:
         raise DataError(f"{images}: no image with a suffix of {', '.join(IMAGE_SUFFIXES)}.")
     base = images.parent if images.is_file() else images
@@ -95,6 +94,10 @@ def predict(
     if len(failed) == len(files):
         raise DataError(f"{images}: none of the {len(files)} images can be read; the first: {next(iter(failed.values()))}")
     return PredictReport(len(files) - len(failed), failed, str(out_dir))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")  # macOS lays ._a.jpg beside a.jpg
 
 
 def _save(path: Path, label: np.ndarray[Any, np.dtype[np.uint8]], palette: list[int]) -> None:

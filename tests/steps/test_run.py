@@ -6,11 +6,14 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny import TinyRun, run_training, sections, smoke_params
 
 from cwbass.config import RegistryConfig
+from cwbass.data.manifest import Manifest
 from cwbass.errors import CheckpointError, DataError, ParamsError
 from cwbass.evaluation.metrics import Scores
 from cwbass.files import file_sha256
@@ -249,16 +252,34 @@ def test_masks_of_unlabelled_images_are_never_opened(tmp_path: Path) -> None:
 
 
 def test_predict_writes_a_mask_and_an_overlay_for_every_image(tiny_run: TinyRun, tmp_path: Path) -> None:
-    from PIL import Image
-
     (tmp_path / "in" / "deep").mkdir(parents=True)
     Image.new("RGB", (50, 37), (200, 30, 30)).save(tmp_path / "in" / "deep" / "a.png")
     (tmp_path / "in" / "broken.jpg").write_bytes(b"\xff\xd8")
+    (tmp_path / "in" / "deep" / "._a.png").write_bytes(b"what macOS knows of a.png")
     found = predict(checkpoint=tiny_run.train / "last.pt", images=tmp_path / "in", out_dir=tmp_path / "out")
     assert (found.images, list(found.failed)) == (1, [str(tmp_path / "in" / "broken.jpg")])
     with Image.open(tmp_path / "out" / "masks" / "deep" / "a.png.png") as mask:
         assert (mask.mode, mask.size) == ("P", (50, 37))
     assert (tmp_path / "out" / "overlays" / "deep" / "a.png.jpg").is_file()
+
+
+def test_predict_says_what_was_scored(tiny_run: TinyRun, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    right = known = 0
+    samples = Manifest.read(tiny_run.manifest).test
+    for sample in samples:
+        shutil.copy(tiny_run.data / sample.image, tmp_path / "in")
+    predict(checkpoint=tiny_run.train, images=tmp_path / "in", out_dir=tmp_path / "out", overlays=False)
+    for sample in samples:
+        with (
+            Image.open(tmp_path / "out" / "masks" / f"{Path(sample.image).name}.png") as said,
+            Image.open(tiny_run.data / sample.mask) as true,
+        ):
+            label, mask = np.asarray(said), np.asarray(true)
+        right += int((label == mask).sum())
+        known += int((mask != 255).sum())
+    metrics = json.loads((tiny_run.reports / "metrics.json").read_text())
+    assert right / known == pytest.approx(metrics["pixel_accuracy"], abs=1e-12)
 
 
 def test_predict_takes_the_checkpoint_that_counts_of_a_folder(tiny_run: TinyRun, tmp_path: Path) -> None:
