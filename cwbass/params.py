@@ -249,7 +249,8 @@ def _is_tag(part: Any) -> bool:
 
 
 def _dotted(place: Sequence[Any]) -> str:
-    return ".".join(str(part) for part in place)
+    names = map(str, place)
+    return ".".join(name if name.isprintable() and name.strip() else repr(name) for name in names)
 
 
 def _text_hint(seen: Any, message: str) -> str:

@@ -271,6 +271,7 @@ VALUES = st.recursive(
 @given(place=st.sampled_from(PLACES), value=VALUES, key=st.none() | st.text(max_size=8))
 @example(place=("method", "name"), value="supervised", key=None)
 @example(place=("split", "labeled"), value=0.5, key=None)
+@example(place=("data",), value={"\r": None}, key=None)
 def test_any_change_of_the_defaults_is_valid_or_a_params_error(place: tuple[str, ...], value: Any, key: str | None) -> None:
     values = copy.deepcopy(DEFAULTS)
     section = values

@@ -69,7 +69,7 @@ def test_a_step_that_fails_stops_its_loops_and_is_named_with_its_log(twice: Twic
     assert (failed.returncode, failed.stdout) == (1, "")
     (line,) = [line for line in failed.stderr.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: cell inside group inside for-loop-1-iteration-0")
-    assert f"{GROUP}/supervised: cwbass eval ended with exit code 1: see {twice.comparison}" in line
+    assert f"{GROUP}/supervised: cwbass eval ended with exit code 3: see {twice.comparison}" in line
     assert str(run / "log.txt") in line
     assert not list(run.rglob("cell-2")) and not (run / "table").exists()
 
