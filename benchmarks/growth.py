@@ -73,7 +73,7 @@ def measure(axis: Axis) -> dict[str, dict[str, list[float]]]:
         for name, seconds in times(replace(case, **dict.fromkeys(axis.settings, value))).items():
             spent[name].append(round(1e3 * seconds, 1))
     words = [" ".join(["lite0", f"size={SIZE}", *(f"{setting}={value}" for setting in axis.settings)]) for value in axis.values]
-    peaks = [round(peak) for peak in peaks_of_steps(*(f"{which} {each}" for which in ("plain", "ours") for each in words))]
+    peaks = [round(peak) for peak in peaks_of_steps(*(f"{which} {each}" for which in ("plain", "default") for each in words))]
     return {"ms": spent, "MB": {PLAIN: peaks[: len(words)], OURS: peaks[len(words) :]}}
 
 
