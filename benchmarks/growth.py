@@ -1,6 +1,6 @@
 """Time and memory of a training step as its work grows, drawn for docs/performance.md.
 
-    python -m benchmarks.growth batch size classes unlabeled    # measure; each takes less than a minute
+    python -m benchmarks.growth batch size classes unlabeled    # measure; each takes a minute or two
     python -m benchmarks.growth --draw                          # docs/images/growth-*.svg from what was measured
 
 One setting changes, the others stay: the network of ``step.lite0``, 11 classes, 4 + 4 images of 96 pixels. Times are
