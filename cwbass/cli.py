@@ -178,6 +178,28 @@ def synthesize(params: ParamsFile = PARAMS, overrides: Overrides = None) -> None
     _print(synthesize(_load(SynthesizeParams, params, overrides)))
 
 
+@app.command("import")
+def import_(
+    annotations: Annotated[Path, typer.Argument(help="COCO's JSON, with polygons or masks.", dir_okay=False)],
+    root: Annotated[Path, typer.Option(help="Folder of the dataset; the images are in images/ there.", file_okay=False)],
+    background: Annotated[
+        str, typer.Option(help="Class of pixels that no object covers; '' ignores them.", metavar="NAME")
+    ] = "background",
+    empty: Annotated[
+        bool, typer.Option("--empty", help="Images without objects show the background alone; else they count as unlabelled.")
+    ] = False,
+    list_file: Annotated[
+        Optional[str], typer.Option("--list", metavar="NAME", help="Also list these images in this file, e.g. test.txt.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over masks that are there.")] = False,
+) -> None:
+    """Paint masks/ and classes.txt of a folder of images from COCO annotations."""
+    from cwbass.steps.import_coco import import_coco
+
+    done = import_coco(annotations, root=root, background=background, empty=empty, list_file=list_file, overwrite=overwrite)
+    _print(done.to_dict())
+
+
 @app.command()
 def split(
     params: ParamsFile = PARAMS,

@@ -140,6 +140,21 @@ def read_image(path: Path, box: Box | None = None) -> NDArray[np.uint8]:
         raise DataError(f"{path}: cannot be decoded as an image ({error}). Replace or remove the file.") from error
 
 
+def upright_size(path: Path) -> tuple[int, int]:
+    """Height and width of what ``read_image`` gives, in pixels; mostly from the header alone.
+
+    Raises:
+        DataError: The file is missing or broken.
+    """
+    try:
+        with Image.open(path) as file:
+            turned = file.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
+            return (file.width, file.height) if turned else (file.height, file.width)
+    except Exception:  # as in read_image, which says what is wrong with the file
+        height, width, _ = read_image(path).shape
+        return height, width
+
+
 def upright(image: Image.Image) -> Image.Image:
     """The image as EXIF says it is to be seen; itself where nothing is to be turned, and no copy."""
     return image if image.getexif().get(ExifTags.Base.Orientation, 1) == 1 else ImageOps.exif_transpose(image)

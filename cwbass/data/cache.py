@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import accumulate
+from math import prod
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
 
-from cwbass.data.base import SIDEWAYS, Box, DatasetSpec, Sample, read_image, read_mask
+from cwbass.data.base import Box, DatasetSpec, Sample, read_image, read_mask, upright_size
 from cwbass.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class FileSource:
 
     def size(self, index: int) -> tuple[int, int]:
         if index not in self._sizes:
-            self._sizes[index] = _upright_size(self.root / self.samples[index].image)
+            self._sizes[index] = upright_size(self.root / self.samples[index].image)
         return self._sizes[index]
 
     def image(self, index: int, box: Box | None = None) -> NDArray[np.uint8]:
@@ -141,7 +141,7 @@ def open_source(samples: Sequence[Sample], root: Path, spec: DatasetSpec, cache_
     if (cached := _open_whole(path, samples)) is not None:
         _mark_used(path)
         return cached
-    needed = sum(_pixels(root / sample.image) * (3 if sample.mask is None else 4) for sample in samples)
+    needed = sum(prod(upright_size(root / sample.image)) * (3 if sample.mask is None else 4) for sample in samples)
     cache_dir.mkdir(parents=True, exist_ok=True)
     _delete_unused(cache_dir)
     free = shutil.disk_usage(cache_dir).free
@@ -233,27 +233,6 @@ def _bounded_map(pool: ThreadPoolExecutor, task: Callable[[int], T], count: int,
         yield pending[index % ahead].result()
         if index + ahead < count:
             pending[index % ahead] = pool.submit(task, index + ahead)
-
-
-def _pixels(path: Path) -> int:
-    """Width times height of an image, from the header alone."""
-    try:
-        with Image.open(path) as file:
-            return file.width * file.height
-    except Exception:  # as in _upright_size
-        shape = read_image(path).shape
-        return int(shape[0]) * int(shape[1])
-
-
-def _upright_size(path: Path) -> tuple[int, int]:
-    """Height and width of what ``read_image`` gives; mostly from the header alone."""
-    try:
-        with Image.open(path) as file:
-            turned = file.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
-            return (file.width, file.height) if turned else (file.height, file.width)
-    except Exception:  # Pillow's readers raise whatever broken bytes happen to cause
-        height, width, _ = read_image(path).shape  # says what is wrong with the file
-        return height, width
 
 
 def check_same_size(sample: Sample, size: tuple[int, int], mask: NDArray[np.uint8]) -> None:
