@@ -738,11 +738,20 @@ def registry_rollback(
 
 
 @config_app.command("show")
-def config_show(params: ParamsFile = PARAMS, overrides: Overrides = None) -> None:
+def config_show(
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+    origin: Annotated[bool, typer.Option("--origin", help="Say of each value whether it is given, or a default.")] = False,
+) -> None:
     """Print every parameter as it will be used, as YAML."""
-    from cwbass.params import Params, dump_params
+    from cwbass.params import Params, apply_overrides, dump_origins, dump_params, read_params
 
-    typer.echo(dump_params(_load(Params, params, overrides)), nl=False)
+    loaded = _load(Params, params, overrides)
+    if origin:
+        given = {str(params): read_params(params), "--set": apply_overrides({}, overrides or ())}
+        typer.echo(dump_origins(loaded, given), nl=False)
+    else:
+        typer.echo(dump_params(loaded), nl=False)
 
 
 @config_app.command("schema")

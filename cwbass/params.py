@@ -159,6 +159,33 @@ def dump_params(params: Section) -> str:
     return yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def dump_origins(params: Section, origins: Mapping[str, Mapping[str, Any]]) -> str:
+    """As :func:`dump_params`, with a comment on every line that says where its value is from.
+
+    Args:
+        params: Sections that were loaded.
+        origins: What gave values, and the values it gave, nested; the last that names a key wins. What none names is a default.
+    """
+    named = {name: set(flatten(values)) for name, values in origins.items()}
+
+    def origin(key: str) -> str:
+        return next((name for name in reversed(named) if key in named[name]), "default")
+
+    def lines(values: Mapping[str, Any], prefix: str, indent: str) -> list[str]:
+        found: list[str] = []
+        for name, value in values.items():
+            if isinstance(value, Mapping) and value:
+                found += [f"{indent}{inline(name)}:", *lines(value, f"{prefix}{name}.", f"{indent}  ")]
+            else:
+                found.append(f"{indent}{inline(name)}: {inline(value)}  # {origin(f'{prefix}{name}')}")
+        return found
+
+    def inline(value: Any) -> str:
+        return yaml.safe_dump([value], default_flow_style=True, width=math.inf, allow_unicode=True).strip()[1:-1]
+
+    return "\n".join([*lines(params.model_dump(mode="json"), "", ""), ""])
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings to dotted keys."""
     flat: dict[str, Any] = {}

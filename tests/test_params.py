@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cwbass.config import Section, TrainConfig
 from cwbass.errors import ParamsError
 from cwbass.methods import METHODS
-from cwbass.params import Params, apply_overrides, dump_params, flatten, load_params, parse_yaml, read_params
+from cwbass.params import Params, apply_overrides, dump_origins, dump_params, flatten, load_params, parse_yaml, read_params
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "params.yaml", *sorted((ROOT / "configs").glob("*.yaml"))]
@@ -240,6 +240,21 @@ def test_what_is_dumped_loads_to_the_same(path: Path) -> None:
     assert load(dump_params(params)) == params
 
 
+def test_each_value_says_what_gave_it() -> None:
+    values = {"train": {"steps": 50, "warmup_steps": 5, "optimizer": {"lr": 0.5}}, "augment": {"scale": [0.5, 2.0]}}
+    origins = {"params.yaml": values, "--set": {"train": {"steps": 60}}}
+    text = dump_origins(load_params(apply_overrides(copy.deepcopy(values), ["train.steps=60"]), Params), origins)
+    lines = [line.strip() for line in text.splitlines()]
+    assert {"steps: 60  # --set", "warmup_steps: 5  # params.yaml", "lr: 0.5  # params.yaml"} <= set(lines)
+    assert {"scale: [0.5, 2.0]  # params.yaml", "weight_decay: 0.0001  # default"} <= set(lines)
+    assert [line.split("#")[1] for line in lines if "#" in line].count(" --set") == 1
+
+
+def test_an_empty_section_gives_no_value() -> None:
+    text = dump_origins(Params(), {"params.yaml": {"augment": {}}})
+    assert "crop_size: 96  # default" in text and "params.yaml" not in text
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_needs_nothing_but_its_name(name: str) -> None:
     params = load(f"method: {{name: {name}}}")
@@ -283,7 +298,7 @@ def test_any_change_of_the_defaults_is_valid_or_a_params_error(place: tuple[str,
     except ParamsError as error:
         assert all(line.split(":")[0].strip() for line in str(error).splitlines() if key is None)  # a line names its place
     else:
-        assert load(dump_params(params)) == params
+        assert load(dump_params(params)) == load(dump_origins(params, {})) == params
 
 
 @settings(max_examples=300, deadline=None)

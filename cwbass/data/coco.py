@@ -79,12 +79,15 @@ def read_coco(path: Path) -> CocoFile:
     Raises:
         DataError: It is no such file, two images or classes have one id or name, or an object names none of them.
     """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file. Name the JSON that the annotation tool exported.")
     try:
         found = _File.model_validate(read_object(path, writer="an annotation tool", mend=_EXPORT))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise DataError(f"{path}, {place}: {first['msg'].lower()}, not {first['input']!r:.80}. {_EXPORT}") from error
+        seen = "" if first["type"] == "missing" else f", not {first['input']!r:.80}"
+        raise DataError(f"{path}, {place}: {first['msg'].lower()}{seen}. {_EXPORT}") from error
     categories = sorted(found.categories, key=lambda category: category.id)
     classes = {category.id: place for place, category in enumerate(categories)}
     _unlike(path, "category id", [category.id for category in categories])

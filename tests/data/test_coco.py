@@ -121,7 +121,8 @@ IMAGE = {"id": 1, "file_name": "a.jpg", "height": 4, "width": 6}
         ({"categories": [{"id": 3, "name": "road"}, {"id": 7, "name": "road"}]}, "the category 'road' comes twice"),
         ({"annotations": [{"image_id": 9, "category_id": 7}]}, "annotation number 1: no image has the id 9"),
         ({"annotations": [{"id": "x", "image_id": 1, "category_id": 8}]}, "annotation x: no category has the id 8"),
-        ({"annotations": {}}, "annotations: input should be a valid list"),
+        ({"annotations": {}}, "annotations: input should be a valid list, not {}"),
+        ({"annotations": [{"image_id": 1}]}, r"annotations\.0\.category_id: field required\. Export"),
     ],
 )
 def test_a_file_that_contradicts_itself_is_refused(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
@@ -129,6 +130,11 @@ def test_a_file_that_contradicts_itself_is_refused(tmp_path: Path, changes: dict
     with pytest.raises(DataError, match=says) as caught:
         read_coco(path)
     assert str(caught.value).startswith(str(path))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"coco\.json: no such file\. Name the JSON that the annotation tool exported"):
+        read_coco(tmp_path / "coco.json")
 
 
 @pytest.mark.parametrize(
