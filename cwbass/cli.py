@@ -356,16 +356,17 @@ def launch(
         "nvidia.com/gpu"
     ),
     timeout: Annotated[Optional[float], typer.Option(min=1, help="Seconds that the job may take.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the TrainJob, and start none.")] = False,
 ) -> None:
     """Train on train.nodes machines: start a Kubeflow TrainJob on a cluster, and follow it to its end."""
-    from cwbass.steps.launch import Cluster, launch
+    from cwbass.steps.launch import Cluster, launch, planned_job
     from cwbass.steps.train import TrainParams
 
     loaded = _load(TrainParams, params, overrides)
     cluster = Cluster(image, namespace, runtime, work, cpu, memory, accelerator or None, timeout=timeout)
     root = data or Path(loaded.data.root)
-    report = launch(loaded, cluster=cluster, manifest=manifest, warmup=warmup, data_root=root, out_dir=out)
-    _print(report.to_dict())
+    files = {"manifest": manifest, "warmup": warmup, "data_root": root, "out_dir": out}
+    _print(planned_job(loaded, cluster=cluster, **files) if dry_run else launch(loaded, cluster=cluster, **files).to_dict())
 
 
 @app.command("eval")
@@ -626,6 +627,7 @@ def register(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for registration.json and gate.md.")] = REGISTRATION,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Pass the gate, and write nothing.")] = False,
 ) -> None:
     """Write a version into the registry, unless the gate refuses the model (exit code 5)."""
     from cwbass.steps.register import RegisterParams, register
@@ -634,8 +636,12 @@ def register(
     beside = metrics.parent / REPORT
     page = report or (beside if beside.is_file() else None)
     loaded = _load(RegisterParams, params, overrides)
+    files: dict[str, Any] = {"checkpoint": checkpoint, "metrics": metrics, "report": page, "out_dir": out}
+    if dry_run:
+        _print(register(loaded, **files, dry_run=True).to_dict())
+        return
     with _observe("register") as telemetry, telemetry.registry_operation("register"):
-        outcome = register(loaded, checkpoint=checkpoint, metrics=metrics, report=page, out_dir=out, telemetry=telemetry)
+        outcome = register(loaded, **files, telemetry=telemetry)
     _print(outcome.to_dict())
 
 

@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cwbass.config import TrainConfig
 from cwbass.errors import CheckpointError, DataError, ParamsError, error_of
+from cwbass.files import file_sha256
 from cwbass.params import dump_params
 from cwbass.steps.train import TrainParams, train
 from cwbass.steps.training import TrainReport, check_batches
@@ -73,16 +75,9 @@ def launch(
         Interrupted: The job's training stopped with a clean checkpoint.
         CwbassError: The job failed otherwise.
     """
-    check_batches(params.train, params.train.nodes * params.train.processes)
-    for name, folder in (("the dataset", data_root), ("the folder of results", out_dir)):
-        if not folder.resolve().is_relative_to(cluster.work.resolve()):
-            raise ParamsError(
-                f"{name} is {folder}, which the pods of a TrainJob cannot see: it must lie on the work volume, {cluster.work}."
-            )
-    files = _hand_over(params, manifest, warmup, out_dir)
-    job = train_job(params, cluster, files=files, data_root=data_root.resolve(), out_dir=out_dir.resolve())
+    job = planned_job(params, cluster=cluster, manifest=manifest, warmup=warmup, data_root=data_root, out_dir=out_dir)
+    report = _hand_over(params, manifest, warmup, out_dir)["report"]
     client = TrainJobs(connect() if api is None else api, cluster.namespace)
-    report = files["report"]
     with _signals_interrupt(), _deleted_unless_done(client, job["metadata"]["name"]) as done:
         client.start(job, fresh=lambda: report.unlink(missing_ok=True))
         logger.info(
@@ -100,6 +95,29 @@ def launch(
         if failure is not None:
             raise client.explain(job["metadata"]["name"], failure)
     return _read_report(report)
+
+
+def planned_job(
+    params: TrainParams, *, cluster: Cluster, manifest: Path, warmup: Path, data_root: Path, out_dir: Path
+) -> dict[str, Any]:
+    """The TrainJob that :func:`launch` would start, with the same arguments; nothing is written and no cluster asked.
+
+    Its name is a function of everything it computes, so that a second launcher finds the first one's job.
+
+    Raises:
+        ParamsError: A folder is not on the work volume, or a batch cannot be divided.
+        DataError: Manifest or warm-up is missing.
+    """
+    check_batches(params.train, params.train.nodes * params.train.processes)
+    for name, folder in (("the dataset", data_root), ("the folder of results", out_dir)):
+        if not folder.resolve().is_relative_to(cluster.work.resolve()):
+            raise ParamsError(
+                f"{name} is {folder}, which the pods of a TrainJob cannot see: it must lie on the work volume, {cluster.work}."
+            )
+    _check_inputs(manifest, warmup)
+    arguments = _arguments(_places(out_dir), data_root.resolve(), out_dir.resolve())
+    inputs = [hashlib.sha256(dump_params(params).encode()).hexdigest(), file_sha256(manifest), file_sha256(warmup)]
+    return _train_job(params.train, cluster, arguments, inputs)
 
 
 def train_where_asked(
@@ -139,23 +157,8 @@ def train_where_asked(
     return _read_report(files["report"])
 
 
-def train_job(
-    params: TrainParams, cluster: Cluster, *, files: Mapping[str, Path], data_root: Path, out_dir: Path
-) -> dict[str, Any]:
-    """The TrainJob of a training.
-
-    Its name is a function of everything it computes, so that a second launcher finds the first one's job.
-
-    Args:
-        params: Sections training depends on.
-        cluster: Where the job runs.
-        files: Absolute paths of ``params``, ``manifest``, ``warmup`` and ``report`` on the work volume.
-        data_root: Folder of the dataset, absolute.
-        out_dir: Where results go, absolute.
-    """
-    train = params.train
-    arguments = _arguments(files, data_root, out_dir)
-    inputs = [hashlib.sha256(files[name].read_bytes()).hexdigest() for name in ("params", "manifest", "warmup")]
+def _train_job(train: TrainConfig, cluster: Cluster, arguments: list[str], inputs: list[str]) -> dict[str, Any]:
+    """The TrainJob of a training, for the options of ``cwbass train`` and the digests of what it starts from."""
     digest = hashlib.sha256(json.dumps([cluster.image, *inputs, *arguments]).encode()).hexdigest()
     devices = {} if cluster.accelerator is None else {cluster.accelerator: str(train.processes)}
     trainer: dict[str, Any] = {
@@ -195,18 +198,28 @@ def _arguments(files: Mapping[str, Path], data_root: Path, out_dir: Path) -> lis
     return [f"--{name}={path}" for name, path in {**options, "report": files["report"]}.items()]
 
 
-def _hand_over(params: TrainParams, manifest: Path, warmup: Path, out_dir: Path) -> dict[str, Path]:
-    """Put what the job starts from beside its results."""
+def _places(out_dir: Path) -> dict[str, Path]:
+    """Where a training finds what it starts from, and leaves its report: beside its results."""
     folder = out_dir.resolve() / "launch"
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {name: folder / name for name in ("params.yaml", "manifest.json", "warmup.pt", "report.json")}
-    files["params.yaml"].write_text(dump_params(params), encoding="utf-8")
-    for source, copy in ((manifest, files["manifest.json"]), (warmup, files["warmup.pt"])):
+    return {Path(name).stem: folder / name for name in ("params.yaml", "manifest.json", "warmup.pt", "report.json")}
+
+
+def _check_inputs(*sources: Path) -> None:
+    for source in sources:
         if not source.is_file():
             raise DataError(f"{source}: no such file. `cwbass split` and `cwbass warmup` write what training starts from.")
+
+
+def _hand_over(params: TrainParams, manifest: Path, warmup: Path, out_dir: Path) -> dict[str, Path]:
+    """Put what the job starts from beside its results."""
+    _check_inputs(manifest, warmup)
+    files = _places(out_dir)
+    files["params"].parent.mkdir(parents=True, exist_ok=True)
+    files["params"].write_text(dump_params(params), encoding="utf-8")
+    for source, copy in ((manifest, files["manifest"]), (warmup, files["warmup"])):
         if source.resolve() != copy:
             shutil.copyfile(source, copy)
-    return {path.stem: path for path in files.values()}
+    return files
 
 
 def _read_report(path: Path) -> TrainReport:

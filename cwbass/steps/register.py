@@ -45,17 +45,17 @@ class RegisterParams(Section):
 
 @dataclass(frozen=True, slots=True)
 class RegisterReport:
-    """What became of a model. Without a version, it was refused."""
+    """What became of a model. A version that passes without being written is there already, or has none."""
 
     name: str
-    decision: Literal["registered", "refused"]
+    decision: Literal["registered", "refused", "passed"]  # the last, where it was only asked
     version: str | None = None
     uri: str | None = None  # of the version's folder
     manifest_sha256: str | None = None
     alias: str | None = None  # that points to the version now, by registry.promote
     champion: str | None = None  # version the model was held against
     reasons: tuple[str, ...] = ()  # of a refusal
-    page: str = ""  # gate.md: what was asked and seen
+    page: str = ""  # gate.md: what was asked and seen; empty where it was only asked
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -71,6 +71,7 @@ def register(
     out_dir: Path,
     store: ObjectStore | None = None,
     telemetry: Telemetry = SILENT,
+    dry_run: bool = False,
 ) -> RegisterReport:
     """Pass the gate, write the next version, and give it ``registry.promote``.
 
@@ -86,6 +87,7 @@ def register(
         out_dir: Where registration.json and gate.md are written.
         store: Where versions are written; None opens ``registry.store``.
         telemetry: Told what is registered.
+        dry_run: Pass the gate, and write nothing.
 
     Raises:
         GateError: The scores are too low, or not there.
@@ -113,14 +115,18 @@ def register(
         "refused",
         champion=None if champion is None else champion.version,
         reasons=reasons(checks),
-        page=str(out_dir / PAGE),
+        page="" if dry_run else str(out_dir / PAGE),
     )
     if outcome.reasons:
-        _write(outcome, checks, champion, out_dir)
+        see = ""
+        if not dry_run:
+            _write(outcome, checks, champion, out_dir)
+            see = f"; see {outcome.page}"
         raise GateError(
-            f"{registry.name} is not registered: {'; '.join(outcome.reasons)}. Train a better model, or change the limit; "
-            f"see {outcome.page}."
+            f"{registry.name} is not registered: {'; '.join(outcome.reasons)}. Train a better model, or change the limit{see}."
         )
+    if dry_run:
+        return replace(outcome, decision="passed", version=None if same is None else str(same.number))
     version = same
     if version is None:
         files = scored | _description(registry, model, net, scores, checkpoint_sha256)

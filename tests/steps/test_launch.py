@@ -19,8 +19,8 @@ from fake_kubernetes import FakeKubernetes, active, check, ended, failed_pod
 from tiny import smoke_params
 
 from cwbass.errors import CheckpointError, CwbassError, DataError, Interrupted, ParamsError, ServiceError
-from cwbass.params import load_params, parse_yaml
-from cwbass.steps.launch import COMMAND, Cluster, launch, train_job
+from cwbass.params import dump_params, load_params, parse_yaml
+from cwbass.steps.launch import COMMAND, Cluster, launch, planned_job
 from cwbass.steps.train import TrainParams
 
 client = pytest.importorskip("kubernetes.client", reason="kubernetes comes with the extra: pip install 'cwbass[pipeline]'")
@@ -91,6 +91,21 @@ def test_a_job_is_created_followed_and_its_report_read(work: Path, caplog: pytes
     paths = [request.replace(name, "NAME") for request in server.requests]
     jobs = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/cwbass/trainjobs"
     assert paths == [f"GET {jobs}/NAME", f"POST {jobs}", *[f"GET {jobs}/NAME"] * 4]  # and no DELETE: its logs stay
+
+
+def test_a_dry_run_prints_the_job_that_a_launch_starts_and_writes_nothing(work: Path) -> None:
+    params = train_params(nodes=2, processes=1)
+    (work.parent / "params.yaml").write_text(dump_params(params))
+    words = ["--image", "registry/cwbass:1", "--params", "params.yaml", "--data", "work/data", "--manifest", "manifest.json"]
+    words += ["--warmup", "warmup.pt", "--out", "work/train", "--work", "work", "--dry-run"]
+    before = sorted(work.parent.rglob("*"))
+    done = subprocess.run(
+        [sys.executable, "-m", "cwbass", "launch", *words], cwd=work.parent, capture_output=True, text=True, check=True
+    )
+    assert sorted(work.parent.rglob("*")) == before
+    with FakeKubernetes(ended("Complete"), created=write_report) as server:
+        start(server, work, params)
+    assert list(server.jobs.values()) == [json.loads(done.stdout)]
 
 
 def test_the_arguments_are_those_of_the_command_line(work: Path) -> None:
@@ -236,18 +251,18 @@ def test_sigterm_deletes_the_job(work: Path) -> None:
 def test_the_example_is_what_is_launched(tmp_path: Path) -> None:
     example = yaml.safe_load((TOP / "k8s/examples/train-job.yaml").read_text())
     check(example)
-    folder = tmp_path
-    for name in ("params", "manifest", "warmup", "report"):
-        (folder / name).touch()
-    files = {name: folder / name for name in ("params", "manifest", "warmup", "report")}
-    cluster = Cluster(example["spec"]["trainer"]["image"])
-    job = train_job(
-        train_params(nodes=2, processes=4),
-        cluster,
-        files=files,
-        data_root=Path("/workspace/data"),
-        out_dir=Path("/workspace/out"),
+    for name in ("manifest.json", "warmup.pt"):
+        (tmp_path / name).touch()
+    cluster = Cluster(example["spec"]["trainer"]["image"], work=tmp_path)
+    job = planned_job(
+        train_params(nodes=2, processes=4, batch_labeled=8, batch_unlabeled=8),
+        cluster=cluster,
+        manifest=tmp_path / "manifest.json",
+        warmup=tmp_path / "warmup.pt",
+        data_root=tmp_path / "data",
+        out_dir=tmp_path / "out",
     )
+    assert not (tmp_path / "out").exists()
     names = [[argument.partition("=")[0] for argument in each["spec"]["trainer"]["args"]] for each in (example, job)]
     assert names[0] == names[1]
     for each in (example, job):

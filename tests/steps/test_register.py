@@ -19,7 +19,7 @@ from cwbass.files import file_sha256
 from cwbass.markdown import markdown_text
 from cwbass.params import Params, load_params, parse_yaml
 from cwbass.registry import Number, find_version, list_versions, load_network, read_version
-from cwbass.steps.register import RegisterParams, register
+from cwbass.steps.register import RegisterParams, RegisterReport, register
 from cwbass.storage import FolderStore
 from cwbass.training.checkpoint import Checkpoint, save_checkpoint
 
@@ -195,6 +195,24 @@ def test_a_model_below_the_limits_is_refused_in_writing(run: Run) -> None:
     assert caught.value.exit_code == 5
     assert all(reason in str(caught.value) for reason in reasons)
     assert run.store.list("") == []
+
+
+def test_asking_the_gate_writes_nothing_and_names_a_version_that_is_there(run: Run) -> None:
+    params = RegisterParams(registry=RegistryConfig(name="tiny", store=str(run.store.root), onnx=False))
+
+    def ask(**settings: Any) -> RegisterReport:
+        asked = RegisterParams(registry=params.registry.model_copy(update=settings))
+        files = {"checkpoint": run.checkpoint, "metrics": run.metrics, "report": None, "out_dir": run.folder / "out"}
+        return register(asked, **files, dry_run=True)
+
+    before = sorted(run.folder.rglob("*"))
+    assert ask() == RegisterReport("tiny", "passed")
+    with pytest.raises(GateError, match=r"^tiny is not registered: miou is 0.*, or change the limit\.$"):
+        ask(min_miou=0.9)
+    assert sorted(run.folder.rglob("*")) == before
+    run.register()
+    assert ask() == RegisterReport("tiny", "passed", version="1.0.0")
+    assert list_versions(run.store, "tiny") == [Number(1)]
 
 
 def test_a_score_that_is_no_number_is_refused(run: Run) -> None:
