@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cwbass.layout import new_maps_like, read_by_class
 from cwbass.types import Reliability
 
 CONFIDENCE_BINS = 100  # of confidence_counts
@@ -23,7 +24,8 @@ def confidence_and_label(logits: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Confidence in [1/C, 1], [B, H, W] float32; label, [B, H, W] int64.
     """
-    each = [image.softmax(0, dtype=torch.float32).max(dim=0) for image in logits]
+    images, dim = read_by_class(logits)
+    each = [image.softmax(dim, dtype=torch.float32).max(dim=dim) for image in images]
     return torch.stack([confidence for confidence, _ in each]), torch.stack([label for _, label in each])
 
 
@@ -34,11 +36,12 @@ def probabilities(logits: Tensor) -> Tensor:
         logits: [B, C, H, W] float.
 
     Returns:
-        [B, C, H, W] float32, contiguous.
+        [B, C, H, W] float32, contiguous; channels_last, where the logits are and classes are many.
     """
-    probs = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
-    for image, out in zip(logits, probs, strict=True):
-        torch.softmax(image, 0, dtype=torch.float32, out=out)
+    probs = new_maps_like(logits, torch.float32)
+    images, dim = read_by_class(logits)
+    for image, out in zip(images, read_by_class(probs)[0], strict=True):
+        torch.softmax(image, dim, dtype=torch.float32, out=out)
     return probs
 
 

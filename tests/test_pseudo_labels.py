@@ -39,10 +39,17 @@ def test_confidence_is_the_top_softmax_probability(dtype: torch.dtype, scale: fl
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_probabilities_are_the_softmax_of_logits_in_any_layout(dtype: torch.dtype, layout: torch.memory_format) -> None:
-    logits = torch.randn(2, 7, 5, 3, generator=torch.Generator().manual_seed(0)).to(dtype).contiguous(memory_format=layout)
+@pytest.mark.parametrize("classes", [7, 40])
+def test_probabilities_are_the_softmax_of_logits_in_any_layout(
+    dtype: torch.dtype, layout: torch.memory_format, classes: int
+) -> None:
+    logits = torch.randn(2, classes, 5, 3, generator=torch.Generator().manual_seed(0)).to(dtype).contiguous(memory_format=layout)
     for shown in (logits, logits[..., :2]):
-        torch.testing.assert_close(probabilities(shown), shown.float().softmax(1), rtol=1e-6, atol=1e-7)
+        expected = shown.float().softmax(1)
+        torch.testing.assert_close(probabilities(shown), expected, rtol=1e-6, atol=1e-7)
+        confidence, label = confidence_and_label(shown)
+        torch.testing.assert_close(confidence, expected.amax(1), rtol=1e-6, atol=1e-7)
+        assert torch.equal(shown.gather(1, label[:, None])[:, 0], shown.amax(1))
 
 
 def test_confidence_leaves_the_logits_as_they_were() -> None:

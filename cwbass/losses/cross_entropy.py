@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cwbass.layout import new_maps_like, read_by_class
+
 
 class HardCrossEntropy(torch.autograd.Function):
     """``-log q[label]`` of each pixel, 0 where it is ignored. See :func:`cwbass.losses.confidence.pixel_cross_entropy`."""
@@ -20,12 +22,14 @@ class HardCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, label: Tensor, ignore_index: int) -> Tensor:
         known = label != ignore_index
-        loss, slope = _maps(logits, gradient=ctx.needs_input_grad[0])
-        for row, target in enumerate(label.where(known, 0)[:, None]):
-            image, probs, log_sum = _softmax(logits[row], loss.dtype)
-            torch.sub(log_sum, image.gather(0, target)[0], out=loss[row])
-            if slope is not None:
-                slope[row] = probs.scatter_add_(0, target, probs.new_full(target.shape, -1.0))
+        images, dim = read_by_class(logits)
+        loss, slope, slopes = _maps(logits, gradient=ctx.needs_input_grad[0])
+        for row, target in enumerate(label.where(known, 0)):
+            image, probs, log_sum = _softmax(images[row], dim, loss.dtype)
+            target = target.unsqueeze(dim)
+            torch.sub(log_sum, image.gather(dim, target).squeeze(dim), out=loss[row])
+            if slopes is not None:
+                slopes[row] = probs.scatter_add_(dim, target, probs.new_full(target.shape, -1.0))
             del image, probs  # before those of the next image are made
         ctx.save_for_backward(slope, known)
         return loss.masked_fill_(~known, 0)
@@ -42,12 +46,13 @@ class SoftCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, probs: Tensor) -> Tensor:
-        loss, slope = _maps(logits, gradient=ctx.needs_input_grad[0])
-        for row, target in enumerate(probs):
-            image, own, log_sum = _softmax(logits[row], loss.dtype)
-            if slope is not None:
-                torch.sub(own, target, out=slope[row])
-            torch.sub(log_sum, image.mul_(target).sum(0), out=loss[row])
+        images, dim = read_by_class(logits)
+        loss, slope, slopes = _maps(logits, gradient=ctx.needs_input_grad[0])
+        for row, target in enumerate(probs.movedim(1, -1) if dim else probs):
+            image, own, log_sum = _softmax(images[row], dim, loss.dtype)
+            if slopes is not None:
+                torch.sub(own, target, out=slopes[row])
+            torch.sub(log_sum, image.mul_(target).sum(dim), out=loss[row])
             del image, own  # before those of the next image are made
         ctx.save_for_backward(slope)
         return loss
@@ -59,22 +64,27 @@ class SoftCrossEntropy(torch.autograd.Function):
         return slope.mul_(grad[:, None]), None
 
 
-def _softmax(image: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def _softmax(image: Tensor, dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Logits of an image less the highest of each pixel, their probabilities, and the log of the sum of their exponentials.
 
-    The highest probability is the inverse of that sum. [C, H, W] twice, contiguous, and [H, W].
+    The highest probability is the inverse of that sum. Of the image's shape twice, contiguous, and [H, W].
     """
     image = image.to(dtype, memory_format=torch.contiguous_format, copy=True)
-    image -= image.amax(0)
-    probs = image.softmax(0)
-    return image, probs, probs.amax(0).log_().neg_()
+    image -= image.amax(dim, keepdim=True)
+    probs = image.softmax(dim)
+    return image, probs, probs.amax(dim).log_().neg_()
 
 
-def _maps(logits: Tensor, *, gradient: bool) -> tuple[Tensor, Tensor | None]:
-    """A value of each pixel, in float32 at least, [B, H, W]; and one of each logit, where it is wanted. Neither is filled."""
+def _maps(logits: Tensor, *, gradient: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """A value of each pixel, in float32 at least, [B, H, W]; one of each logit, where it is wanted, and that as it is read.
+
+    Nothing is filled.
+    """
     batch, _, height, width = logits.shape
     dtype = torch.float32 if logits.element_size() < 4 else logits.dtype
     values = logits.new_empty((batch, height, width), dtype=dtype)
+    if not gradient:
+        return values, None, None
     # float16 holds no small gradient before the factor that arrives later, which has the loss scale in it.
-    kept = torch.float32 if logits.dtype == torch.float16 else logits.dtype
-    return values, logits.new_empty(logits.shape, dtype=kept) if gradient else None
+    slope = new_maps_like(logits, torch.float32 if logits.dtype == torch.float16 else logits.dtype)
+    return values, slope, read_by_class(slope)[0]
