@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from cwbass.data.coco import class_values, decode_counts, mask_name, paint, read_coco
 from cwbass.errors import DataError
@@ -73,6 +77,18 @@ def test_a_compressed_code_by_hand() -> None:
     assert decode_counts("5220;") == [5, 2, 2, 2, 13]
     # 100 = 4 + 3 * 32: "T" (48 + 32 + 4), "3". The fourth run is 7 less than the second, -7: 25 with the sign's bit, "I".
     assert decode_counts("T3:0I") == [100, 10, 0, 3]
+
+
+@given(arrays(np.uint8, (4, 6), elements=st.integers(0, 2)))
+def test_any_label_map_comes_back_from_the_runs_of_its_classes(label: np.ndarray) -> None:
+    shapes = []
+    for value, category in ((1, 3), (2, 7)):
+        column_by_column = np.concatenate(([0], np.equal(label.T, value).ravel(), [2]))
+        ends = np.flatnonzero(np.diff(column_by_column))
+        runs = np.diff(np.concatenate(([0], ends))).tolist()
+        shapes.append((category, {"counts": runs, "size": [4, 6]}))
+    with TemporaryDirectory() as folder:
+        assert painted(Path(folder), *shapes) == ["".join(map(str, row)) for row in label]
 
 
 @pytest.mark.parametrize(("code", "says"), [("5 ", "the character ' '"), ("5T", "an end within a run")])
