@@ -600,8 +600,9 @@ def _listed(texts: list[str] | None) -> list[str]:
 def predict(
     checkpoint: Checkpoint,
     images: Annotated[Path, typer.Option(help="An image, or a folder of images.", exists=True)],
-    out: Annotated[Path, typer.Option(help="Folder for masks/ and overlays/.")] = Path("predictions"),
+    out: Annotated[Path, typer.Option(help="Folder for masks/, overlays/, confidence/.")] = Path("predictions"),
     overlays: Annotated[bool, typer.Option(help="Whether to draw overlays.")] = True,
+    confidence: Annotated[bool, typer.Option("--confidence", help="Also write how sure the network is of each pixel.")] = False,
     store: Store = None,
     device: Device = "auto",
 ) -> None:
@@ -609,7 +610,8 @@ def predict(
     from cwbass.steps.predict import predict
 
     path = _resolve(checkpoint, store)
-    _print(predict(checkpoint=path, images=images, out_dir=out, overlays=overlays, device=device).to_dict())
+    done = predict(checkpoint=path, images=images, out_dir=out, overlays=overlays, confidence=confidence, device=device)
+    _print(done.to_dict())
 
 
 @app.command()

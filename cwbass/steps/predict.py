@@ -44,9 +44,12 @@ def predict(
     out_dir: Path,
     eval_config: EvalConfig | None = None,
     overlays: bool = True,
+    confidence: bool = False,
     device: str = "auto",
 ) -> PredictReport:
     """Write ``masks/<name>.png`` (palette, class indices) and ``overlays/<name>.jpg`` for every image.
+
+    With ``confidence`` also ``confidence/<name>.png``: the probability of the class that is written, 0 to 1 as 0 to 255, grey.
 
     The name is that of the file with its suffix, ``a.jpg.png``, and the tree of folders is kept. A file that cannot be
     read is reported and passed over.
@@ -57,6 +60,7 @@ def predict(
         out_dir: Where results go.
         eval_config: How to predict; None takes what the checkpoint was trained with.
         overlays: Whether to draw overlays.
+        confidence: Whether to write how sure the network is of each pixel.
         device: auto, cpu or cuda. The precision is that in which the checkpoint is scored.
 
     Raises:
@@ -82,10 +86,14 @@ def predict(
             failed[str(path)] = str(error)
             continue
         probs = predict_image(net, pixels, config, device=on, autocast_dtype=dtype)
-        label = probs.argmax(0).cpu().numpy().astype(np.uint8)
+        top, best = probs.max(0)
+        label = best.cpu().numpy().astype(np.uint8)
         # The suffix stays in the name: a.jpg and a.png of one folder are two images.
         name = path.relative_to(base)
         _save(out_dir / "masks" / name.with_name(f"{name.name}.png"), label, palette)
+        if confidence:
+            sure = (top.float() * 255).round().byte().cpu().numpy()
+            _save(out_dir / "confidence" / name.with_name(f"{name.name}.png"), sure)
         if overlays:
             mixed = pixels * (1 - OVERLAY_ALPHA) + colorize(label, spec) * OVERLAY_ALPHA
             target = out_dir / "overlays" / name.with_name(f"{name.name}.jpg")
@@ -100,8 +108,9 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")  # macOS lays ._a.jpg beside a.jpg
 
 
-def _save(path: Path, label: np.ndarray[Any, np.dtype[np.uint8]], palette: list[int]) -> None:
+def _save(path: Path, values: np.ndarray[Any, np.dtype[np.uint8]], palette: list[int] | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    mask = Image.fromarray(label)
-    mask.putpalette(palette)
-    mask.save(path)
+    image = Image.fromarray(values)
+    if palette is not None:
+        image.putpalette(palette)
+    image.save(path)

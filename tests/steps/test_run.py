@@ -13,6 +13,7 @@ from PIL import Image
 from tiny import TinyRun, run_training, sections, smoke_params
 
 from cwbass.config import RegistryConfig
+from cwbass.data.base import read_image
 from cwbass.data.manifest import Manifest
 from cwbass.errors import CheckpointError, DataError, ParamsError
 from cwbass.evaluation.metrics import Scores
@@ -280,6 +281,17 @@ def test_predict_says_what_was_scored(tiny_run: TinyRun, tmp_path: Path) -> None
         known += int((mask != 255).sum())
     metrics = json.loads((tiny_run.reports / "metrics.json").read_text())
     assert right / known == pytest.approx(metrics["pixel_accuracy"], abs=1e-12)
+
+
+def test_predict_writes_how_sure_the_network_is_where_that_is_asked(tiny_run: TinyRun, tmp_path: Path) -> None:
+    image = next((tiny_run.data / "images").iterdir())
+    predict(checkpoint=tiny_run.train, images=image, out_dir=tmp_path, overlays=False, confidence=True)
+    model = load_checkpoint(tiny_run.train / "best.pt")
+    pixels = torch.from_numpy(read_image(image).copy()).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        top = model.network("teacher")(pixels)[0].softmax(0).amax(0)
+    with Image.open(tmp_path / "confidence" / f"{image.name}.png") as file:
+        assert (file.mode, np.abs(np.asarray(file) - 255.0 * top.numpy()).max()) == ("L", pytest.approx(0.5, abs=0.01))
 
 
 def test_predict_takes_the_checkpoint_that_counts_of_a_folder(tiny_run: TinyRun, tmp_path: Path) -> None:
