@@ -22,9 +22,9 @@ MakeProgress = Callable[..., Progress]
 class PixelNet(SegmentationNet):
     """One 1 x 1 convolution: the logits of a pixel depend on that pixel alone."""
 
-    def __init__(self, **other: Any) -> None:
+    def __init__(self, classes: int = CLASSES, **other: Any) -> None:
         super().__init__((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-        self.conv = nn.Conv2d(3, CLASSES, 1)
+        self.conv = nn.Conv2d(3, classes, 1)
 
     def encode(self, image: Tensor) -> list[Tensor]:
         return [image]
@@ -40,8 +40,8 @@ class PixelNet(SegmentationNet):
 class NormNet(PixelNet):
     """A 3 x 3 convolution with batch norm before the last one."""
 
-    def __init__(self, **other: Any) -> None:
-        super().__init__()
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
         self.stem = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU())
 
     def encode(self, image: Tensor) -> list[Tensor]:

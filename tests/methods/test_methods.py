@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
+from cwbass import layout
 from cwbass.methods import METHODS, build_method
 from cwbass.methods.base import Method
 from cwbass.models.base import SegmentationNet
@@ -21,14 +23,14 @@ Batches = Callable[..., tuple[LabeledBatch, UnlabeledBatch]]
 Steps = Callable[..., Progress]
 
 
-def build(name: str, net: type[SegmentationNet], seed: int = 0) -> Method:
+def build(name: str, net: Callable[[], SegmentationNet], seed: int = 0, classes: int = CLASSES) -> Method:
     torch.manual_seed(seed)
-    method = build_method(METHODS[name].config_cls(name=name), net, num_classes=CLASSES, ignore_index=255)  # type: ignore[call-arg]
+    method = build_method(METHODS[name].config_cls(name=name), net, num_classes=classes, ignore_index=255)  # type: ignore[call-arg]
     # As after a warm-up: another teacher than the student, and one that is sure of itself.
     for own in method.networks().values():
         for parameter in own.parameters():
             parameter.data.add_(torch.randn(parameter.shape))
-    method.calibrate(Reliability(torch.full((CLASSES, 100), 9.0).double(), torch.full((CLASSES, 100), 9.0).double()))
+    method.calibrate(Reliability(torch.full((classes, 100), 9.0).double(), torch.full((classes, 100), 9.0).double()))
     method.trainable().train()
     return method
 
@@ -121,6 +123,25 @@ def test_the_collapse_guard_scales_what_unlabelled_images_say(method: Method, ba
 @pytest.mark.parametrize(("size", "side"), [(1, 12), (1, 9), (3, 17)])
 def test_any_size_of_batch(method: Method, batches: Batches, progress: Steps, size: int, side: int) -> None:
     assert step(method, batches(size=size, side=side), progress()).loss.isfinite()
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_many_classes_give_the_same_step_read_side_by_side_and_plane_by_plane(
+    name: str, norm_net: Callable[..., SegmentationNet], batches: Batches, progress: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for many in (layout.MANY, 1000):
+        monkeypatch.setattr(layout, "MANY", many)
+        method = build(name, partial(norm_net, classes=40), classes=40).to(memory_format=torch.channels_last)
+        labeled, unlabeled = batches()
+        labeled = replace(labeled, image=labeled.image.contiguous(memory_format=torch.channels_last))
+        assert layout.classes_together(method.student(labeled.image)) == (many < 40)
+        views = {view: getattr(unlabeled, view).contiguous(memory_format=torch.channels_last) for view in ("weak", "strong")}
+        output = step(method, (labeled, replace(unlabeled, **views)), progress())
+        output.loss.backward()
+        found.append([output.loss.detach(), *(p.grad for p in method.trainable().parameters() if p.grad is not None)])
+    for side_by_side, planes in zip(*found, strict=True):
+        torch.testing.assert_close(side_by_side, planes, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
