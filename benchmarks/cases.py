@@ -16,6 +16,7 @@ from cwbass.methods.cw_bass import CwBass, CwBassConfig
 from cwbass.models import build_model
 from cwbass.models.features import join_features, rows_of
 from cwbass.models.norm import frozen_statistics
+from cwbass.optimizers import rate_factor
 from cwbass.params import Params, load_params, read_params
 from cwbass.training.device import place
 from cwbass.training.loop import Schedule, fit
@@ -103,7 +104,7 @@ def whole_step(case: Case, method: CwBass) -> Callable[[], None]:
             [unlabeled],
             optimizer=optimizer,
             schedule=Schedule(now, now + 1, 1_000_000, 1_000_000, 0),
-            poly_power=0.9,
+            rate_factor=rate_factor(case.optimizer),
             seed=0,
             device=CPU,
             autocast_dtype=case.dtype,

@@ -35,6 +35,7 @@ from cwbass.evaluation.selection import ImageConfusions, LatestWithinOneError
 from cwbass.files import file_sha256, place_link, unlink_with_digest, write_digest, write_whole
 from cwbass.methods.base import Method
 from cwbass.models.norm import synchronize_norms_
+from cwbass.optimizers import rate_factor
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cwbass.training.collapse import CollapseGuard, Incident
 from cwbass.training.device import compile_networks_
@@ -157,7 +158,7 @@ class Stage:
                 None if unlabeled is None else telemetry.watch(unlabeled, "unlabeled", run.train.batch_unlabeled),
                 optimizer=self.optimizer,
                 schedule=schedule,
-                poly_power=run.train.optimizer.poly_power,
+                rate_factor=rate_factor(run.train.optimizer),
                 seed=run.seed,
                 device=run.device,
                 autocast_dtype=run.autocast_dtype,
