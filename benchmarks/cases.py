@@ -42,11 +42,15 @@ class Case:
     recipe: str = "cwbass"
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-6))  # so low that a batch can be met often
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(f"class{index}" for index in range(self.classes))
+
     def method(self) -> CwBass:
         """A method on this network with random weights, placed as ``cwbass train`` places it."""
         torch.manual_seed(0)
         config = CwBassConfig.model_validate({"recipe": self.recipe})
-        method = CwBass(config, lambda: build_model(self.model, self.classes), num_classes=self.classes, ignore_index=IGNORE)
+        method = CwBass(config, lambda: build_model(self.model, self.class_names), num_classes=self.classes, ignore_index=IGNORE)
         for net in method.networks().values():
             list(net.parameters())[-2].data.mul_(CONFIDENT)
         method.student.train()
