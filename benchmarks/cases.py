@@ -16,6 +16,7 @@ from cwbass.methods.cw_bass import CwBass, CwBassConfig
 from cwbass.models import build_model
 from cwbass.models.features import join_features, rows_of
 from cwbass.models.norm import frozen_statistics
+from cwbass.optimizers import rate_factor
 from cwbass.params import Params, load_params, read_params
 from cwbass.training.device import place
 from cwbass.training.loop import Schedule, fit
@@ -41,11 +42,15 @@ class Case:
     recipe: str = "cwbass"
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-6))  # so low that a batch can be met often
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(f"class{index}" for index in range(self.classes))
+
     def method(self) -> CwBass:
         """A method on this network with random weights, placed as ``cwbass train`` places it."""
         torch.manual_seed(0)
         config = CwBassConfig.model_validate({"recipe": self.recipe})
-        method = CwBass(config, lambda: build_model(self.model, self.classes), num_classes=self.classes, ignore_index=IGNORE)
+        method = CwBass(config, lambda: build_model(self.model, self.class_names), num_classes=self.classes, ignore_index=IGNORE)
         for net in method.networks().values():
             list(net.parameters())[-2].data.mul_(CONFIDENT)
         method.student.train()
@@ -103,7 +108,7 @@ def whole_step(case: Case, method: CwBass) -> Callable[[], None]:
             [unlabeled],
             optimizer=optimizer,
             schedule=Schedule(now, now + 1, 1_000_000, 1_000_000, 0),
-            poly_power=0.9,
+            rate_factor=rate_factor(case.optimizer),
             seed=0,
             device=CPU,
             autocast_dtype=case.dtype,

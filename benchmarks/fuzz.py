@@ -382,7 +382,7 @@ def tiny_checkpoint(seed: int = 0, names: tuple[str, ...] = SPEC.class_names) ->
     spec = DatasetSpec(
         names, tuple((index, 0, 0) for index in range(len(names))), ids={index: index for index in range(len(names))}
     )
-    state = {f"student.{key}": value for key, value in build_model(TINY, len(names)).state_dict().items()}
+    state = {f"student.{key}": value for key, value in build_model(TINY, names).state_dict().items()}
     return Checkpoint(
         "supervised", state, ("student",), dump_params(Params(model=TINY)), spec.to_dict(), "ab" * 32, seed, 4, 1, "train"
     )
@@ -451,7 +451,7 @@ class Checkpoints(Parser):
 
 class WeightFiles(Parser):
     def prepare(self) -> None:
-        self.net = build_model(TINY, 3)
+        self.net = build_model(TINY, "abc")
         self.state = {key: value.clone() for key, value in self.net.net.encoder.state_dict().items()}  # type: ignore[union-attr]
         self.mark = self.folder / "ran"
         torch.save(self.state, out := io.BytesIO())

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from benchmarks.cases import CPU, lite0
 from cwbass.models.norm import synchronize_norms_
+from cwbass.optimizers import rate_factor
 from cwbass.training.distributed import ProcessGroup, joined
 from cwbass.training.loop import Schedule, fit
 from cwbass.training.optim import build_optimizer
@@ -76,7 +77,7 @@ def work(out: Path) -> None:
             [own_u] * (WARM + STEPS),
             optimizer=build_optimizer(method.student, case.optimizer, batch_size=case.labeled),
             schedule=Schedule(0, WARM + STEPS, 1000, 1000, 0),
-            poly_power=0.9,
+            rate_factor=rate_factor(case.optimizer),
             seed=0,
             device=CPU,
             autocast_dtype=case.dtype,

@@ -235,8 +235,8 @@ def check(
     if params_only:
         _print({"params": str(params), "ok": True})
         return
-    check_model(loaded)
     root = data or Path(loaded.data.root)
+    check_model(loaded, data_root=root)
     report = check(SplitParams(seed=loaded.seed, data=loaded.data, split=loaded.split), data_root=root)
     if as_json:
         _print(report.to_dict())

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+Options = dict[str, bool | int | float | str | list[int]]
 RGB = tuple[Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]]
 
 
@@ -26,9 +27,7 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Where images and masks lie, and what the mask values mean."""
 
-    layout: Literal["folder", "pascal_voc", "cityscapes"] = Field(
-        default="folder", description="How files are laid out below root."
-    )
+    layout: str = Field(default="folder", description="How files are laid out below root: a name in data.LAYOUTS.")
     root: str = Field(default="data/shapes", description="Folder of the dataset.")
     classes: list[str] | None = Field(default=None, description="Class names by index; null reads <root>/classes.txt.")
     ignore_index: Annotated[int, Field(ge=0, le=255)] = Field(default=255, description="Mask value that takes no part.")
@@ -80,7 +79,7 @@ class ModelConfig(Section):
     weights: str | None = Field(default=None, description="Encoder weights: null, imagenet, a local file or an s3:// URI.")
     mean: tuple[Fraction, Fraction, Fraction] = Field(default=(0.485, 0.456, 0.406), description="RGB mean, images in [0, 1].")
     std: tuple[Positive, Positive, Positive] = Field(default=(0.229, 0.224, 0.225), description="RGB deviation, likewise.")
-    options: dict[str, bool | int | float | str | list[int]] = Field(
+    options: Options = Field(
         default_factory=dict, description="Further arguments of the architecture, e.g. encoder_output_stride: 8 of smp's."
     )
 
@@ -117,16 +116,18 @@ class AugmentConfig(Section):
 class OptimizerConfig(Section):
     """Optimiser and schedule."""
 
-    name: Literal["sgd", "adamw"] = Field(default="adamw", description="sgd (momentum 0.9, the paper's) or adamw.")
+    name: str = Field(default="adamw", description="sgd (momentum 0.9, the paper's), adamw, or another of optimizers.OPTIMIZERS.")
     lr: Positive = Field(default=0.001, description="Learning rate of the decoder at the reference batch size.")
     encoder_lr_factor: NonNegative = Field(default=1.0, description="Encoder's rate is lr times this.")
     weight_decay: NonNegative = Field(default=0.0001, description="Weight decay.")
     decay_norm_and_bias: bool = Field(default=False, description="Whether norms and biases decay too (the paper's code: yes).")
-    poly_power: NonNegative = Field(default=0.9, description="lr x (1 - step/steps)^power; 0 is constant.")
+    schedule: str = Field(default="poly", description="How the rate changes: poly, or another of optimizers.SCHEDULES.")
+    poly_power: NonNegative = Field(default=0.9, description="poly: lr x (1 - step/steps)^power; 0 is constant.")
     reference_batch: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="lr is scaled by batch/this, and the factor is printed; null does not scale."
     )
     max_grad_norm: Positive | None = Field(default=None, description="Gradient norm is clipped to this; null does not clip.")
+    options: Options = Field(default_factory=dict, description="Further arguments of an optimiser or schedule that has some.")
 
 
 class GuardConfig(Section):

@@ -11,7 +11,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union
 
@@ -29,15 +29,23 @@ from cwbass.config import (
     SynthesizeConfig,
     TrainConfig,
 )
+from cwbass.data import LAYOUTS
 from cwbass.errors import ParamsError
 from cwbass.methods import METHODS
 from cwbass.methods.base import MethodConfig
 from cwbass.methods.cw_bass import CwBassConfig
 from cwbass.methods.supervised import SupervisedConfig
+from cwbass.optimizers import OPTIMIZERS, SCHEDULES, foreign_options
 
 P = TypeVar("P", bound=Section)
 _USER = re.compile(r"://[^/\s]*(@|:(?!\d+(/|$)))")  # before the first slash; a colon is also that of a port
 _SCALARS = ("int", "float", "str", "bool")
+# Keys that name an entry of a registry.
+_REGISTRIES: Mapping[str, Collection[str]] = {
+    "data.layout": LAYOUTS,
+    "train.optimizer.name": OPTIMIZERS,
+    "train.optimizer.schedule": SCHEDULES,
+}
 if TYPE_CHECKING:
     AnyMethodConfig = MethodConfig
 else:
@@ -149,8 +157,9 @@ def load_params(values: Mapping[str, Any], kind: type[P]) -> P:
         lines = [_explain(dict(item), kind, known) for item in error.errors()]
         lines += [_unknown((name,), Params) for name in unknown]
         raise ParamsError("\n".join(dict.fromkeys(lines))) from error
-    if unknown:
-        raise ParamsError("\n".join(_unknown((name,), Params) for name in unknown))
+    lines = [_unknown((name,), Params) for name in unknown] + (_unregistered(known) or _foreign_options(params))
+    if lines:
+        raise ParamsError("\n".join(lines))
     return params
 
 
@@ -250,6 +259,25 @@ def _unknown(place: tuple[Any, ...], kind: type[Section]) -> str:
     near = difflib.get_close_matches(str(last), _fields_at(kind, parents), 1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"{_dotted(place)}: unknown key{hint}"
+
+
+def _unregistered(values: Mapping[str, Any]) -> list[str]:
+    given = flatten(values)
+    return [
+        f"{key}: is {_short(given[key])}, should be one of {', '.join(names)}"
+        for key, names in _REGISTRIES.items()
+        if key in given and given[key] not in names
+    ]
+
+
+def _foreign_options(params: Section) -> list[str]:
+    if not isinstance(params, TrainingSections):
+        return []
+    optimizer = params.train.optimizer
+    return [
+        f"train.optimizer.options.{name}: neither {optimizer.name} nor {optimizer.schedule} takes it"
+        for name in foreign_options(optimizer)
+    ]
 
 
 def _fields_at(kind: type[BaseModel], place: Sequence[Any]) -> list[str]:

@@ -192,7 +192,7 @@ def load_network(files: Mapping[str, bytes]) -> SegmentationNet:
 
     config = json.loads(files[CONFIG])
     model = ModelConfig.model_validate_json(json.dumps(config["model"]))
-    return build_with_weights(model, len(config["classes"]), safetensors.torch.load(files[WEIGHTS]), WEIGHTS)
+    return build_with_weights(model, config["classes"], safetensors.torch.load(files[WEIGHTS]), WEIGHTS)
 
 
 def _claim(store: ObjectStore, name: str, config: bytes) -> Number:

@@ -7,7 +7,8 @@ normalises them, so that batches are small and every view costs integer arithmet
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,14 +27,15 @@ class LabeledBatch:
 
     image: Tensor  # [B, 3, H, W] uint8
     mask: Tensor  # [B, H, W] uint8, class index; ignore_index where padded or unknown
+    tags: Tensor | None = None  # [B, C] int8, as of an UnlabeledBatch
 
     def to(self, device: torch.device) -> LabeledBatch:
         """Copy to ``device`` (asynchronously from pinned memory)."""
-        return LabeledBatch(self.image.to(device, non_blocking=True), self.mask.to(device, non_blocking=True))
+        return _map(self, lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> LabeledBatch:
         """Copy to page-locked memory; called by ``DataLoader(pin_memory=True)``."""
-        return LabeledBatch(self.image.pin_memory(), self.mask.pin_memory())
+        return _map(self, Tensor.pin_memory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +48,26 @@ class UnlabeledBatch:
     pseudo_label: Tensor | None = None  # [B, H, W] uint8, only where labels were made offline
     confidence: Tensor | None = None  # [B, H, W] uint8, 255 * confidence of the offline labels
     strong2: Tensor | None = None  # [B, 3, H, W] uint8, a second strong view, only for a method with two strong_views
+    # [B, C] int8: 1 where the whole image is said to show a class, 0 where not to, -1 where nothing is said of it; the crop may
+    # lack what the image shows. None where the dataset has no tags, and in a second stage.
+    tags: Tensor | None = None
 
     def to(self, device: torch.device) -> UnlabeledBatch:
         """Copy to ``device`` (asynchronously from pinned memory)."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        return _map(self, lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> UnlabeledBatch:
         """Copy to page-locked memory; called by ``DataLoader(pin_memory=True)``."""
-        return self._map(Tensor.pin_memory)
+        return _map(self, Tensor.pin_memory)
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> UnlabeledBatch:
-        return UnlabeledBatch(
-            weak=change(self.weak),
-            strong=change(self.strong),
-            valid=change(self.valid),
-            pseudo_label=None if self.pseudo_label is None else change(self.pseudo_label),
-            confidence=None if self.confidence is None else change(self.confidence),
-            strong2=None if self.strong2 is None else change(self.strong2),
-        )
+
+Batch = TypeVar("Batch", LabeledBatch, UnlabeledBatch)
+
+
+def _map(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    values = (getattr(batch, each.name) for each in fields(batch))
+    changed: list[Any] = [None if value is None else change(value) for value in values]
+    return type(batch)(*changed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,6 @@ COUNT = ([1, 10**6], [0, -1, 1.0, "1", True, None])
 COUNT_OR_NONE = ([1, None], [0, 1.5])
 
 BOUNDS: list[tuple[type[Section], str, tuple[list[Any], list[Any]]]] = [
-    (DataConfig, "layout", (["folder", "pascal_voc", "cityscapes"], ["coco", None])),
     (DataConfig, "ignore_index", ([0, 255], [-1, 256, 255.0])),
     (DataConfig, "colors", ([None, {}, {"sky": (0, 128, 255)}], [{"sky": (0, 0)}, {"sky": (0, 0, 256)}, {"sky": (-1, 0, 0)}])),
     (DataConfig, "merge", ([{}, {"road": ["lane", "curb"]}], [{"road": "lane"}, None])),
@@ -57,7 +56,6 @@ BOUNDS: list[tuple[type[Section], str, tuple[list[Any], list[Any]]]] = [
         (AugmentConfig, name, FRACTION)
         for name in ("hflip", "jitter", "brightness", "contrast", "saturation", "grayscale", "blur")
     ),
-    (OptimizerConfig, "name", (["sgd", "adamw"], ["adam", "SGD"])),
     (OptimizerConfig, "lr", POSITIVE),
     (OptimizerConfig, "encoder_lr_factor", NOT_NEGATIVE),
     (OptimizerConfig, "weight_decay", NOT_NEGATIVE),

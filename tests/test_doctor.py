@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cwbass.config import TrainConfig
-from cwbass.data.streams import collate_labeled, collate_unlabeled, make_loader
+from cwbass.data.streams import collate, make_loader
 from cwbass.doctor import (
     Check,
     Diagnosis,
@@ -27,6 +27,7 @@ from cwbass.doctor import (
     shared_memory_need,
 )
 from cwbass.params import Params, load_params
+from cwbass.types import LabeledBatch, UnlabeledBatch
 
 GIB = 1 << 30
 MEMINFO = "MemTotal:       16777216 kB\nMemFree:         1048576 kB\nMemAvailable:    {available} kB\nHugePages_Total:       0\n"
@@ -105,7 +106,7 @@ def test_shared_memory_need_is_what_the_loaders_hold() -> None:
     train = TrainConfig(steps=1, workers=2, batch_labeled=3, batch_unlabeled=5)
     image, mask = torch.zeros(3, 16, 16, dtype=torch.uint8), torch.zeros(16, 16, dtype=torch.uint8)
     valid = torch.zeros(16, 16, dtype=torch.bool)
-    labeled, unlabeled = collate_labeled([(image, mask)] * 3), collate_unlabeled([(image, image, valid)] * 5)
+    labeled, unlabeled = collate([LabeledBatch(image, mask)] * 3), collate([UnlabeledBatch(image, image, valid)] * 5)
     batch = sum(tensor.nbytes for tensor in (labeled.image, labeled.mask, unlabeled.weak, unlabeled.strong, unlabeled.valid))
     stream: Any = range(100)
     loader: Any = make_loader(stream, lambda items: items, start=0, stop=1, batch_size=1, workers=1, pin_memory=False)

@@ -25,7 +25,7 @@ needs_onnx = pytest.mark.skipif(bool(missing_packages()), reason="pip install 'c
 
 def network(seed: int = 0) -> SegmentationNet:
     torch.manual_seed(seed)
-    return build_model(CONFIG, 4).eval()
+    return build_model(CONFIG, "abcd").eval()
 
 
 @pytest.fixture(scope="module")

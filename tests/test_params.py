@@ -109,6 +109,13 @@ def test_every_wrong_key_has_its_line() -> None:
         (CW_BASS + "cwbass: {threshold: {rule: fixed}}}", "method.cwbass.threshold.rule: is 'fixed', should be "),
         ("warmup: {name: cw_bass}", "warmup.name: is 'cw_bass', should be 'supervised'"),
         ("split: {labeled: 0}", "split.labeled: is 0, should be greater than or equal to 1"),
+        ("data: {layout: coco}", "data.layout: is 'coco', should be one of folder, pascal_voc, cityscapes"),
+        ("train: {steps: 1, optimizer: {name: SGD}}", "train.optimizer.name: is 'SGD', should be one of sgd, adamw"),
+        ("train: {steps: 1, optimizer: {schedule: cos}}", "train.optimizer.schedule: is 'cos', should be one of poly"),
+        (
+            "train: {steps: 1, optimizer: {options: {momentum: 0.5}}}",
+            "train.optimizer.options.momentum: neither adamw nor poly takes it",
+        ),
     ],
 )
 def test_wrong_value_is_named_with_what_was_seen_and_what_should_be(text: str, expected: str) -> None:

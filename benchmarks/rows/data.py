@@ -23,7 +23,7 @@ from benchmarks.photos import CITY, VOC, write_photos
 from cwbass.config import AugmentConfig
 from cwbass.data.base import DatasetSpec, Sample, default_palette
 from cwbass.data.cache import open_source
-from cwbass.data.streams import LabeledStream, UnlabeledStream, collate_labeled, collate_unlabeled
+from cwbass.data.streams import LabeledStream, UnlabeledStream, collate
 from cwbass.memory import keep_freed_memory
 
 CLASSES = 21
@@ -68,7 +68,7 @@ def pipeline(
         last: Any = None
         for first in range(start, start + len(labeled), BATCH):
             positions = range(first, first + BATCH)
-            last = collate_labeled([one[p] for p in positions]), collate_unlabeled([two[p] for p in positions])
+            last = collate([one[p] for p in positions]), collate([two[p] for p in positions])
         return last
 
     return batches

@@ -37,9 +37,9 @@ def measure(case: Case, protocol: EvalConfig, images: int, repeats: int) -> Pair
     root = Path(_keep[-1].name)
     samples = write_photos(root, images, VOC, case.classes)
     torch.manual_seed(0)
-    net = place(build_model(case.model, case.classes), CPU).eval()
+    net = place(build_model(case.model, case.class_names), CPU).eval()
     spec = DatasetSpec(
-        tuple(f"class{index}" for index in range(case.classes)),
+        case.class_names,
         default_palette(case.classes),
         ids={**{index: index for index in range(case.classes)}, IGNORE: IGNORE},
     )

@@ -208,7 +208,10 @@ class Plan:
                 check_pool(found.masked, split)
             if named := [*found.named, *(found.bare if split.unlabeled_list is not None else ())]:
                 lists[name] = _sha256([sample.id for sample in named])
-        files = [[(sample.id, sample.image, sample.mask) for sample in role] for role in (listing.train, listing.test)]
+        files = [
+            [(sample.id, sample.image, sample.mask, *([] if sample.tags is None else [sample.tags])) for sample in role]
+            for role in (listing.train, listing.test)
+        ]
         return replace(self, listing_sha256=_sha256([listing.spec.to_dict(), *files]), lists_sha256=lists)
 
     def joined(self) -> Plan:

@@ -5,7 +5,7 @@ A new layout is one function ``(root, config) -> DatasetFiles`` and one line in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from cwbass.config import DataConfig, SplitConfig
@@ -13,11 +13,13 @@ from cwbass.data.base import Sample
 from cwbass.data.cityscapes import cityscapes
 from cwbass.data.folder import folder
 from cwbass.data.listing import DatasetFiles, Listing
-from cwbass.data.lists import find_list, read_ids
+from cwbass.data.lists import find_list, read_ids, read_tags
 from cwbass.data.pascal_voc import pascal_voc
 from cwbass.errors import DataError
 
 __all__ = ["LAYOUTS", "Listing", "list_dataset"]
+
+TAGS = "tags.txt"  # below the root of any layout
 
 LAYOUTS: dict[str, Callable[[Path, DataConfig], DatasetFiles]] = {
     "folder": folder,
@@ -30,7 +32,7 @@ def list_dataset(config: DataConfig, split: SplitConfig, root: Path) -> Listing:
     """Training and test samples of a dataset, by name alone: no image or mask is opened.
 
     ``split.train_list`` and ``split.test_list`` take the place of the layout's own lists; list
-    files are looked for below ``root`` first.
+    files are looked for below ``root`` first. ``tags.txt`` there says which classes whole images show.
 
     Raises:
         DataError: Files or lists are missing or do not fit together; the message names them.
@@ -55,8 +57,9 @@ def list_dataset(config: DataConfig, split: SplitConfig, root: Path) -> Listing:
             f"{root}: {len(in_both)} images are listed both for training and for testing, the first {min(in_both)!r}. "
             "Remove them from one of the lists."
         )
-    return Listing(spec=files.spec, train=_samples(training, files), test=_samples(test, files))
+    tags = read_tags(root / TAGS, files.images, files.spec.class_names) if (root / TAGS).is_file() else {}
+    return Listing(spec=files.spec, train=_samples(training, files, tags), test=_samples(test, files, tags))
 
 
-def _samples(ids: Iterable[str], files: DatasetFiles) -> tuple[Sample, ...]:
-    return tuple(Sample(id, files.images[id], files.masks.get(id)) for id in sorted(ids))
+def _samples(ids: Iterable[str], files: DatasetFiles, tags: Mapping[str, tuple[int, ...]]) -> tuple[Sample, ...]:
+    return tuple(Sample(id, files.images[id], files.masks.get(id), tags=tags.get(id)) for id in sorted(ids))

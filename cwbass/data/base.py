@@ -116,6 +116,7 @@ class Sample:
     image: str
     mask: str | None = None
     pixels: tuple[int, ...] | None = None  # of each class in the mask, where the split has counted them
+    tags: tuple[int, ...] | None = None  # the classes that the image is said to show; None where nothing is said of it
 
 
 def read_image(path: Path, box: Box | None = None) -> NDArray[np.uint8]:

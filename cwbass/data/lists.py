@@ -1,8 +1,8 @@
-"""Text files of ids: one a line, or the field's two columns of image and mask paths."""
+"""Text files of ids: one a line, the field's two columns of image and mask paths, or with the classes that an image shows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cwbass.data.listing import near
@@ -51,6 +51,35 @@ def read_ids(path: Path, images: Mapping[str, str]) -> tuple[str, ...]:
             raise DataError(f"{path}, line {number}: {id!r} is named in line {lines[id]} already. Remove one of them.")
         lines[id] = number
     return tuple(lines)
+
+
+def read_tags(path: Path, images: Mapping[str, str], class_names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Classes of whole images, from lines ``id, class, class``: all that the image shows. Blank lines and # as in lists of ids.
+
+    Args:
+        path: The file.
+        images: Ids that may be named.
+        class_names: Of the dataset.
+
+    Returns:
+        Id -> indices of the classes, sorted.
+
+    Raises:
+        DataError: The file cannot be read, names an unknown id or class, or an id twice.
+    """
+    tags: dict[str, tuple[int, ...]] = {}
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line or line.startswith("#"):
+            continue
+        id, *names = [part.strip() for part in line.split(",")]
+        if id not in images or id in tags:
+            problem = "has a line already" if id in tags else f"is not among the {len(images)} images"
+            raise DataError(f"{path}, line {number}: {id!r} {problem}. Mend the line.{near(id, images.keys() - tags)}")
+        for name in names:
+            if name not in class_names:
+                raise DataError(f"{path}, line {number}: {name!r} is no class of the dataset. Mend it.{near(name, class_names)}")
+        tags[id] = tuple(sorted({class_names.index(name) for name in names}))
+    return tags
 
 
 def id_finder(images: Mapping[str, str]) -> Callable[[str], tuple[str | None, str]]:

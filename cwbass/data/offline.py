@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from cwbass.config import AugmentConfig
 from cwbass.data.base import DatasetSpec, read_raw_mask
 from cwbass.data.cache import ImageSource
-from cwbass.data.streams import collate_unlabeled, index_at, view_rng
+from cwbass.data.streams import index_at, view_rng
 from cwbass.data.transforms import crop_image, crop_mask, crop_valid, draw_geometry, strong_view
 from cwbass.errors import DataError
 from cwbass.files import partial_file
@@ -94,37 +91,26 @@ class PseudoLabels:
         return array
 
 
-class OfflineStream(Dataset[tuple[Tensor, ...]]):
-    """Weak and strong view, validity, label and confidence of unlabelled crops.
+class OfflineStream(Dataset[UnlabeledBatch]):
+    """Weak and strong view, validity, label and confidence of unlabelled crops, each as a batch has it but for the first axis.
 
-    ([3, S, S] uint8, [3, S, S] uint8, [S, S] bool, [S, S] uint8, [S, S] uint8). Padding has label
-    ``ignore_index`` and confidence 0. A stream over the same images gives the views of
+    Padding has label ``ignore_index`` and confidence 0. A stream over the same images gives the views of
     :class:`cwbass.data.streams.UnlabeledStream`.
     """
 
     def __init__(self, labels: PseudoLabels, augment: AugmentConfig, *, ignore_index: int, seed: int) -> None:
         self.labels, self.augment, self.ignore_index, self.seed = labels, augment, ignore_index, seed
 
-    def __getitem__(self, position: int) -> tuple[Tensor, ...]:
+    def __getitem__(self, position: int) -> UnlabeledBatch:
         index = index_at(position, len(self.labels), seed=self.seed, stream="unlabeled")
         image, size = self.labels.image(index), self.augment.crop_size
         rng = view_rng(self.seed, "unlabeled", position)
         geometry = draw_geometry(image.shape[:2], self.augment, rng)
         weak = crop_image(image, geometry, size)
-        return (
+        return UnlabeledBatch(
             weak,
             strong_view(weak, self.augment, rng),
             crop_valid(geometry, size),
             crop_mask(self.labels.label(index), geometry, size, self.ignore_index),
             crop_mask(self.labels.confidence(index), geometry, size, 0),
         )
-
-
-def collate_offline(items: Sequence[tuple[Tensor, ...]]) -> UnlabeledBatch:
-    """The batch of :func:`collate_unlabeled`, with labels and confidences."""
-    views = collate_unlabeled([(weak, strong, valid) for weak, strong, valid, _, _ in items])
-    return replace(
-        views,
-        pseudo_label=torch.stack([item[3] for item in items]),
-        confidence=torch.stack([item[4] for item in items]),
-    )

@@ -245,7 +245,10 @@ def _without(samples: Iterable[Sample], taken: Iterable[Sample]) -> tuple[Sample
 
 def _stripped(samples: Iterable[Sample]) -> tuple[Sample, ...]:
     """Sorted by id, without masks and pixels."""
-    bare = (sample if sample.mask is None and sample.pixels is None else Sample(sample.id, sample.image) for sample in samples)
+    bare = (
+        sample if sample.mask is None and sample.pixels is None else Sample(sample.id, sample.image, tags=sample.tags)
+        for sample in samples
+    )
     return tuple(sorted(bare, key=attrgetter("id")))
 
 

@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import lru_cache
 from types import FrameType
 from typing import Any, Literal, TypeVar
@@ -21,11 +22,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cwbass.config import AugmentConfig
+from cwbass.data.base import Sample
 from cwbass.data.cache import ImageSource
 from cwbass.data.transforms import crop_mask, crop_valid, draw_geometry, fit_image, strong_view
 from cwbass.errors import CwbassError, ServiceError, one_line
 from cwbass.memory import keep_freed_memory
-from cwbass.types import LabeledBatch, UnlabeledBatch
+from cwbass.types import Batch, LabeledBatch, UnlabeledBatch
 from cwbass.world import ALONE, World
 
 B = TypeVar("B")
@@ -53,35 +55,55 @@ def view_rng(seed: int, stream: Stream, position: int) -> np.random.Generator:
     return np.random.default_rng([seed, _STREAM_KEY[stream], _VIEW, position])
 
 
-class LabeledStream(Dataset[tuple[Tensor, Tensor]]):
-    """Weakly augmented labelled crops: ([3, S, S] uint8, [S, S] uint8)."""
+def tag_table(samples: Sequence[Sample], num_classes: int) -> Tensor | None:
+    """Tags of each sample, as :class:`UnlabeledBatch` has them; None where none has any. [N, C] int8."""
+    if all(sample.tags is None for sample in samples):
+        return None
+    table = torch.full((len(samples), num_classes), -1, dtype=torch.int8)
+    for row, sample in zip(table, samples, strict=True):
+        if sample.tags is not None:
+            row[:] = 0
+            row[list(sample.tags)] = 1
+    return table
 
-    def __init__(self, source: ImageSource, augment: AugmentConfig, *, ignore_index: int, seed: int) -> None:
-        self.source, self.augment, self.ignore_index, self.seed = source, augment, ignore_index, seed
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+class LabeledStream(Dataset[LabeledBatch]):
+    """Weakly augmented labelled crops of S x S pixels, each as a batch has it but for the first axis; ``tags`` of each image."""
+
+    def __init__(
+        self, source: ImageSource, augment: AugmentConfig, *, ignore_index: int, seed: int, tags: Tensor | None = None
+    ) -> None:
+        self.source, self.augment, self.ignore_index, self.seed, self.tags = source, augment, ignore_index, seed, tags
+
+    def __getitem__(self, position: int) -> LabeledBatch:
         index = index_at(position, len(self.source), seed=self.seed, stream="labeled")
         geometry = draw_geometry(self.source.size(index), self.augment, view_rng(self.seed, "labeled", position))
         image, size = self.source.image(index, geometry.box), self.augment.crop_size
-        return fit_image(image, geometry, size), crop_mask(self.source.mask(index), geometry, size, self.ignore_index)
+        mask = crop_mask(self.source.mask(index), geometry, size, self.ignore_index)
+        return LabeledBatch(fit_image(image, geometry, size), mask, None if self.tags is None else self.tags[index])
 
 
-class UnlabeledStream(Dataset[tuple[Tensor, ...]]):
-    """Weak and strong view of unlabelled crops: ([3, S, S] uint8, [3, S, S] uint8, [S, S] bool).
+class UnlabeledStream(Dataset[UnlabeledBatch]):
+    """Weak and strong view of unlabelled crops, likewise. With two ``strong_views`` the others stay as they are."""
 
-    With two ``strong_views`` there is another, [3, S, S] uint8, at the end; the others stay as they are.
-    """
+    def __init__(
+        self, source: ImageSource, augment: AugmentConfig, *, seed: int, strong_views: int = 1, tags: Tensor | None = None
+    ) -> None:
+        self.source, self.augment, self.seed, self.strong_views, self.tags = source, augment, seed, strong_views, tags
 
-    def __init__(self, source: ImageSource, augment: AugmentConfig, *, seed: int, strong_views: int = 1) -> None:
-        self.source, self.augment, self.seed, self.strong_views = source, augment, seed, strong_views
-
-    def __getitem__(self, position: int) -> tuple[Tensor, ...]:
+    def __getitem__(self, position: int) -> UnlabeledBatch:
         index = index_at(position, len(self.source), seed=self.seed, stream="unlabeled")
         rng = view_rng(self.seed, "unlabeled", position)
         geometry = draw_geometry(self.source.size(index), self.augment, rng)
         weak = fit_image(self.source.image(index, geometry.box), geometry, self.augment.crop_size)
         first, *more = (strong_view(weak, self.augment, rng) for _ in range(self.strong_views))
-        return weak, first, crop_valid(geometry, self.augment.crop_size), *more
+        return UnlabeledBatch(
+            weak,
+            first,
+            crop_valid(geometry, self.augment.crop_size),
+            strong2=more[0] if more else None,
+            tags=None if self.tags is None else self.tags[index],
+        )
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
@@ -98,14 +120,11 @@ def _stack(tensors: Sequence[Tensor]) -> Tensor:
     return batch
 
 
-def collate_labeled(items: Sequence[tuple[Tensor, Tensor]]) -> LabeledBatch:
-    image, mask = zip(*items, strict=True)
-    return LabeledBatch(_stack(image), _stack(mask))
-
-
-def collate_unlabeled(items: Sequence[tuple[Tensor, ...]]) -> UnlabeledBatch:
-    weak, strong, valid, *more = map(_stack, zip(*items, strict=True))
-    return UnlabeledBatch(weak, strong, valid, strong2=more[0] if more else None)
+def collate(items: Sequence[Batch]) -> Batch:
+    """A batch of the crops of a stream."""
+    columns = ([getattr(item, each.name) for item in items] for each in fields(items[0]))
+    stacked: list[Any] = [None if column[0] is None else _stack(column) for column in columns]
+    return type(items[0])(*stacked)
 
 
 class _Positions:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.methods.corrmatch import CorrMatch
 from cwbass.methods.cps import Cps
@@ -41,16 +39,13 @@ OFFLINE: dict[str, type[Method]] = {
 }
 
 
-def build_method(
-    config: MethodConfig,
-    build_model: BuildModel,
-    *,
-    num_classes: int,
-    ignore_index: int,
-    class_weight: Tensor | None = None,
-    offline: bool = False,
-) -> Method:
-    """The method that ``config.name`` names, or its second stage; its config class has been checked by ``load_params``."""
-    make: Any = (OFFLINE if offline else METHODS)[config.name]
-    method: Method = make(config, build_model, num_classes=num_classes, ignore_index=ignore_index, class_weight=class_weight)
-    return method
+def build_method(config: MethodConfig, build_model: BuildModel, *, offline: bool = False, **data: Any) -> Method:
+    """The method that ``config.name`` names, or its second stage; its config class has been checked by ``load_params``.
+
+    Args:
+        config: The method's section.
+        build_model: Makes a network.
+        offline: Whether it learns from labels made before.
+        data: What ``Method`` takes by keyword.
+    """
+    return (OFFLINE if offline else METHODS)[config.name](config, build_model, **data)

@@ -7,7 +7,7 @@ A method never sees a loader, an optimiser, a path or a logger. Being an ``nn.Mo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -63,6 +63,7 @@ class Method(nn.Module, ABC):
         num_classes: C.
         ignore_index: Mask value that takes no part.
         class_weight: What a labelled pixel of each class counts; None counts all alike. [C] float.
+        class_names: In the order of the logits, for a method that reads them. [C].
     """
 
     config_cls: ClassVar[type[MethodConfig]]
@@ -82,9 +83,10 @@ class Method(nn.Module, ABC):
         num_classes: int,
         ignore_index: int,
         class_weight: Tensor | None = None,
+        class_names: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        self.num_classes, self.ignore_index = num_classes, ignore_index
+        self.num_classes, self.ignore_index, self.class_names = num_classes, ignore_index, tuple(class_names)
         # It follows from the split and the parameters, so no checkpoint needs to carry it.
         self.register_buffer("class_weight", torch.ones(num_classes) if class_weight is None else class_weight, persistent=False)
 

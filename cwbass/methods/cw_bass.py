@@ -241,24 +241,16 @@ class CwBass(Method):
     class_confidence: Tensor  # [K] float, running mean confidence of each predicted class
     mean_confidence: Tensor  # [] float, running mean confidence of all pixels
 
-    def __init__(
-        self,
-        config: CwBassConfig,
-        build_model: BuildModel,
-        *,
-        num_classes: int,
-        ignore_index: int,
-        class_weight: Tensor | None = None,
-    ) -> None:
-        super().__init__(config, build_model, num_classes=num_classes, ignore_index=ignore_index, class_weight=class_weight)
+    def __init__(self, config: CwBassConfig, build_model: BuildModel, **data: Any) -> None:
+        super().__init__(config, build_model, **data)
         self.terms = config.terms
         self.student = build_model()
         self.teacher = make_ema_teacher(self.student)
         self.object_chance = (self.class_weight.cpu() / 2).clamp(max=1.0)  # [K], that ClassMix takes a class
         strict = self.terms.threshold.strict
-        self.register_buffer("thresholds", torch.full((num_classes,), strict))
-        self.register_buffer("class_confidence", torch.full((num_classes,), 1.0 / num_classes))
-        self.register_buffer("mean_confidence", torch.tensor(1.0 / num_classes))
+        self.register_buffer("thresholds", torch.full((self.num_classes,), strict))
+        self.register_buffer("class_confidence", torch.full((self.num_classes,), 1.0 / self.num_classes))
+        self.register_buffer("mean_confidence", torch.tensor(1.0 / self.num_classes))
 
     def training_step(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, progress: Progress) -> StepOutput:
         assert unlabeled is not None

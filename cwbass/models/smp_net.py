@@ -22,13 +22,13 @@ class SmpNet(SegmentationNet):
 
     Args:
         config: Architecture, one of ``ARCHITECTURES``, and encoder; weights are loaded elsewhere.
-        num_classes: C.
+        class_names: One for each of C logits.
 
     Raises:
         ParamsError: The encoder is unknown, or an option does not fit the architecture.
     """
 
-    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+    def __init__(self, config: ModelConfig, class_names: Sequence[str]) -> None:
         super().__init__(config.mean, config.std)
         known = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[config.arch]).parameters
         foreign = [name for name in config.options if name not in known]
@@ -36,7 +36,7 @@ class SmpNet(SegmentationNet):
             raise ParamsError(f"model.options: {config.arch} has no {', '.join(foreign)}; it has {', '.join(known)}.")
         try:
             self.net: Any = smp.create_model(
-                config.arch, config.encoder, encoder_weights=None, in_channels=3, classes=num_classes, **config.options
+                config.arch, config.encoder, encoder_weights=None, in_channels=3, classes=len(class_names), **config.options
             )
         except (AssertionError, KeyError, RuntimeError, ValueError, TypeError) as error:
             raise ParamsError(

@@ -7,7 +7,7 @@ deepest map three times more, a plain transformer has one size. What torch says 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -23,7 +23,7 @@ _GRID = 32  # pixels; crops that are tried are multiples of it
 _ANY_SIZE = {"dynamic_img_size": True}  # of timm's transformers
 
 
-def check_trainable(net: nn.Module, config: ModelConfig, num_classes: int, *, crop_size: int, batch: int) -> None:
+def check_trainable(net: nn.Module, config: ModelConfig, class_names: Sequence[str], *, crop_size: int, batch: int) -> None:
     """Raise unless ``net`` can be trained on such batches.
 
     No number is computed: the forward pass runs on shapes alone, in milliseconds.
@@ -31,7 +31,7 @@ def check_trainable(net: nn.Module, config: ModelConfig, num_classes: int, *, cr
     Args:
         net: Of ``config``; it is left as it is.
         config: Architecture and encoder, for the message.
-        num_classes: C.
+        class_names: Of the dataset. [C].
         crop_size: Side of the crops, pixels.
         batch: Crops of the smallest batch that a step normalises, over all processes.
 
@@ -40,7 +40,7 @@ def check_trainable(net: nn.Module, config: ModelConfig, num_classes: int, *, cr
     """
     if (problem := _problem(net, crop_size, batch)) is None:
         return
-    mends = _mends(config, num_classes, crop_size, batch)
+    mends = _mends(config, class_names, crop_size, batch)
     mend = next(mends, "Choose another model.arch or model.encoder")
     raise ParamsError(
         f"model.arch {config.arch} with encoder {config.encoder} cannot be trained on batches of {batch} crops of {crop_size} "
@@ -72,13 +72,13 @@ def _real_problem(net: nn.Module, size: int, batch: int) -> str | None:
     return None
 
 
-def _mends(config: ModelConfig, num_classes: int, size: int, batch: int) -> Iterator[str]:
+def _mends(config: ModelConfig, class_names: Sequence[str], size: int, batch: int) -> Iterator[str]:
     """Changes with which it works, the smallest first."""
-    net = build_model(config, num_classes)
+    net = build_model(config, class_names)
     if batch < 2 and _problem(net, size, 2) is None:
         yield "Raise train.batch_labeled and train.batch_unlabeled to 2 or more"
     try:
-        free = build_model(config.model_copy(update={"options": {**config.options, **_ANY_SIZE}}), num_classes)
+        free = build_model(config.model_copy(update={"options": {**config.options, **_ANY_SIZE}}), class_names)
     except ParamsError:
         free = net
     if free is not net and _problem(free, size, max(2, batch)) is None:

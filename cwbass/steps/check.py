@@ -18,15 +18,16 @@ from cwbass.steps.split import SplitParams
 from cwbass.steps.training import check_network
 
 
-def check_model(params: Params) -> None:
+def check_model(params: Params, *, data_root: Path) -> None:
     """Build the network and see that it can be trained on the crops that both streams will give it.
 
     Raises:
+        DataError: The files cannot even be listed: a folder, the class list or a list file is wrong.
         ParamsError: It cannot be built, or not be trained; the message names the keys.
     """
-    classes = 2  # any number: they make the last layer alone
-    net = build_model(params.model, classes)
-    check_network(net, params, classes, unlabeled=METHODS[params.method.name].needs_unlabeled)
+    class_names = list_dataset(params.data, params.split, data_root).spec.class_names
+    net = build_model(params.model, class_names)
+    check_network(net, params, class_names, unlabeled=METHODS[params.method.name].needs_unlabeled)
 
 
 @collector_paused()

@@ -68,10 +68,10 @@ def measure(params: TrainParams, *, manifest: Path, data_root: Path, timed: bool
 
 
 def _measure(run: Run, params: TrainParams, folder: Path, timed: bool) -> MethodCost:
-    num_classes = run.manifest.spec.num_classes
-    build = network_factory(params.model, num_classes, folder / "weights")
+    class_names = run.manifest.spec.class_names
+    build = network_factory(params.model, class_names, folder / "weights")
     method = new_method(run, params.method, build)
-    check_network(method.student, params, num_classes, unlabeled=method.needs_unlabeled)
+    check_network(method.student, params, class_names, unlabeled=method.needs_unlabeled)
     place(method, run.device)
     step = _step_cost(run, params, method, folder, timed)
     if (retraining := params.method.retraining) is None:

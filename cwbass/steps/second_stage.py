@@ -97,7 +97,7 @@ class SecondStage:
             )
         self.snapshots = {first.stage_start + third * length // 3: name for third, name in enumerate(SNAPSHOTS, start=1)}
         seed_everything(run.seed)  # as the warm-up did: the same weights
-        self.initial = network_factory(model, run.manifest.spec.num_classes, out_dir / "weights", run.world)()
+        self.initial = network_factory(model, run.manifest.spec.class_names, out_dir / "weights", run.world)()
         self.folder = out_dir / PSEUDO_LABELS
 
     def retrain(self, first: Stage, *, last: str, best: str) -> list[Stage]:

@@ -102,16 +102,16 @@ def train(
     _check_warmup(start, params, run.manifest.hash, plan.total, warmup)
     if run.keeper.state is None:  # what goes on from a state is compared with that one
         _check_same_recipe(start, params, warmup, resume.force)
-    num_classes = run.manifest.spec.num_classes
+    class_names = run.manifest.spec.class_names
 
     def build(**other: Any) -> SegmentationNet:
         if not other:  # it gets the warm-up's weights
-            return build_model(params.model, num_classes)
-        return network_factory(params.model, num_classes, out_dir / "weights", world)(**other)
+            return build_model(params.model, class_names)
+        return network_factory(params.model, class_names, out_dir / "weights", world)(**other)
 
     method = new_method(run, params.method, build)
     method.start_from({name: start.network(name) for name in start.networks})
-    check_network(method.student, params, num_classes, unlabeled=method.needs_unlabeled)
+    check_network(method.student, params, class_names, unlabeled=method.needs_unlabeled)
     place(method, run.device)
     optimizer = build_optimizer(method.trainable(), params.train.optimizer, batch_size=params.train.labeled_a_step)
     if start.step:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -213,18 +213,18 @@ def check_batches(train: TrainConfig, processes: int) -> None:
             )
 
 
-def check_network(net: SegmentationNet, params: TrainingSections, num_classes: int, *, unlabeled: bool) -> None:
+def check_network(net: SegmentationNet, params: TrainingSections, class_names: Sequence[str], *, unlabeled: bool) -> None:
     """Raise a ParamsError unless the network can be trained on the crops it will get.
 
     Args:
         net: As built.
         params: Model, crop size and batches.
-        num_classes: C.
+        class_names: Of the dataset. [C].
         unlabeled: Whether it is trained on unlabelled batches too.
     """
     train = params.train
     batch = min(train.batch_labeled, train.batch_unlabeled) if unlabeled else train.batch_labeled
-    check_trainable(net, params.model, num_classes, crop_size=params.augment.crop_size, batch=batch)
+    check_trainable(net, params.model, class_names, crop_size=params.augment.crop_size, batch=batch)
 
 
 def new_method(run: Run, config: MethodConfig, build: BuildModel, *, offline: bool = False) -> Method:
@@ -241,18 +241,19 @@ def new_method(run: Run, config: MethodConfig, build: BuildModel, *, offline: bo
         config,
         build,
         num_classes=spec.num_classes,
+        class_names=spec.class_names,
         ignore_index=spec.ignore_index,
         class_weight=run.class_weight,
         offline=offline,
     )
 
 
-def network_factory(config: ModelConfig, num_classes: int, cache: Path, world: World = ALONE) -> BuildModel:
+def network_factory(config: ModelConfig, class_names: Sequence[str], cache: Path, world: World = ALONE) -> BuildModel:
     """Builds the network of ``config`` with its starting weights, which one process of each machine fetches."""
 
     def build(**other: Any) -> SegmentationNet:
         own = config.model_copy(update=other)
-        net = build_model(own, num_classes)
+        net = build_model(own, class_names)
         if (weights := own.weights) is not None:
             world.once_per_machine(lambda: load_encoder_weights_(net, weights, encoder=own.encoder, cache_dir=cache))
         return net

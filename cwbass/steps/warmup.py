@@ -78,10 +78,10 @@ def warmup(
     if (done := finished_report(run, out_dir)) is not None:
         return done
     plan = plan_steps(run.train, run.manifest)
-    num_classes = run.manifest.spec.num_classes
-    build = network_factory(params.model, num_classes, out_dir / "weights", world)
+    class_names = run.manifest.spec.class_names
+    build = network_factory(params.model, class_names, out_dir / "weights", world)
     method = new_method(run, params.warmup, build)
-    check_network(method.student, params, num_classes, unlabeled=False)
+    check_network(method.student, params, class_names, unlabeled=False)
     place(method, run.device)
     optimizer = build_optimizer(method.trainable(), params.train.optimizer, batch_size=params.train.labeled_a_step)
 

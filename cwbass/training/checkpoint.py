@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -84,24 +84,24 @@ class Checkpoint:
         """A network with its weights, in eval mode, on the CPU."""
         prefix = f"{self.network_name(wanted)}."
         state = {name.removeprefix(prefix): value for name, value in self.method_state.items() if name.startswith(prefix)}
-        return build_with_weights(self.run_params.model, self.dataset.num_classes, state)
+        return build_with_weights(self.run_params.model, self.dataset.class_names, state)
 
 
 def build_with_weights(
-    config: ModelConfig, num_classes: int, state: Mapping[str, Tensor], name: str = "the checkpoint"
+    config: ModelConfig, class_names: Sequence[str], state: Mapping[str, Tensor], name: str = "the checkpoint"
 ) -> SegmentationNet:
     """A network of ``config`` that holds exactly ``state``, in eval mode.
 
     Args:
         config: Architecture and encoder.
-        num_classes: C.
+        class_names: Of the dataset that it was trained on. [C].
         state: Of the network.
         name: Where it comes from, for the error.
 
     Raises:
         CheckpointError: A key is missing, foreign or of another shape; the message names some.
     """
-    net = build_model(config, num_classes)
+    net = build_model(config, class_names)
     try:
         net.load_state_dict(dict(state), strict=True)
     except RuntimeError as error:

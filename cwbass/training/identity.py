@@ -28,6 +28,9 @@ NEUTRAL = frozenset(
     }
 )
 
+# Keys that came later: at these values they say what runs from before them did, whose records lack them.
+LATER: Mapping[str, Any] = {"train.optimizer.schedule": "poly", "train.optimizer.options": {}}
+
 
 def run_identity(step: str, params: Section, split_hash: str, **inputs: str) -> dict[str, Any]:
     """What two runs must have in common for one to continue the other.
@@ -46,8 +49,8 @@ def run_identity(step: str, params: Section, split_hash: str, **inputs: str) -> 
 
 
 def decisive(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters, or sections of them, by dotted key; those that change no number are left out."""
-    return {key: value for key, value in flatten(params).items() if key not in NEUTRAL}
+    """Parameters, or sections of them, by dotted key; those that change no number, and ``LATER``, are left out."""
+    return {key: value for key, value in flatten(params).items() if key not in NEUTRAL and (key, value) not in LATER.items()}
 
 
 def differing(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

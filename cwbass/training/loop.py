@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cwbass.errors import CwbassError
 from cwbass.methods.base import Method
+from cwbass.optimizers import RateFactor
 from cwbass.training.loss_scale import LossScale
 from cwbass.training.optim import set_learning_rate_
 from cwbass.training.seed import seed_everything
@@ -137,7 +138,7 @@ def fit(
     *,
     optimizer: torch.optim.Optimizer,
     schedule: Schedule,
-    poly_power: float,
+    rate_factor: RateFactor,
     seed: int,
     device: torch.device,
     autocast_dtype: torch.dtype | None,
@@ -159,7 +160,7 @@ def fit(
         unlabeled: Likewise; None for a method that needs none.
         optimizer: From :func:`cwbass.training.optim.build_optimizer`.
         schedule: Which steps.
-        poly_power: Of the learning-rate schedule.
+        rate_factor: The learning-rate schedule.
         seed: The run's seed.
         device: Where batches go.
         autocast_dtype: torch.bfloat16 or torch.float16, or None for float32.
@@ -201,7 +202,7 @@ def fit(
         progress = Progress(
             step, schedule.total, schedule.stage_start, schedule.epoch_of(step), generator, schedule.pass_steps, world, settle
         )
-        learning_rate = set_learning_rate_(optimizer, step=step, total_steps=schedule.total, power=poly_power)
+        learning_rate = set_learning_rate_(optimizer, rate_factor(step, schedule.total))
         optimizer.zero_grad(set_to_none=True)
         before.keep()
 

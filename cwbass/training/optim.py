@@ -1,4 +1,4 @@
-"""Parameter groups, optimiser and the poly schedule."""
+"""Parameter groups of an optimiser, their rates, and moments that go on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from cwbass.config import OptimizerConfig
 from cwbass.models.base import SegmentationNet
+from cwbass.optimizers import make_optimizer
 
 
 def build_optimizer(trainable: nn.Module, config: OptimizerConfig, *, batch_size: int) -> torch.optim.Optimizer:
@@ -40,20 +41,15 @@ def build_optimizer(trainable: nn.Module, config: OptimizerConfig, *, batch_size
         }
         for (_, of_encoder, decays), parameters in groups.items()
     ]
-    if config.name == "sgd":
-        return torch.optim.SGD(settings, lr=lr, momentum=0.9, fused=True)
-    return torch.optim.AdamW(settings, lr=lr, fused=True)
+    return make_optimizer(settings, config)
 
 
-def set_learning_rate_(optimizer: torch.optim.Optimizer, *, step: int, total_steps: int, power: float) -> float:
-    """Poly schedule: ``base_lr * (1 - step / total_steps) ** power``.
-
-    A function of the step alone, so that there is no scheduler state to lose.
+def set_learning_rate_(optimizer: torch.optim.Optimizer, factor: float) -> float:
+    """Give every group ``base_lr * factor``.
 
     Returns:
         The highest rate of all groups.
     """
-    factor = (1 - step / total_steps) ** power
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
     return max(float(group["lr"]) for group in optimizer.param_groups)

@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cwbass.data.base import Sample
-from cwbass.data.offline import OfflineStream, collate_offline
+from cwbass.data.offline import OfflineStream
 from cwbass.data.streams import (
     LabeledStream,
     Stream,
     UnlabeledStream,
-    collate_labeled,
-    collate_unlabeled,
+    collate,
     index_at,
     loader_failures,
     make_loader,
+    tag_table,
 )
 from cwbass.errors import DataError, ParamsError, one_line
 from cwbass.evaluation.evaluate import evaluate
@@ -35,6 +35,7 @@ from cwbass.evaluation.selection import ImageConfusions, LatestWithinOneError
 from cwbass.files import file_sha256, place_link, unlink_with_digest, write_digest, write_whole
 from cwbass.methods.base import Method
 from cwbass.models.norm import synchronize_norms_
+from cwbass.optimizers import rate_factor
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cwbass.training.collapse import CollapseGuard, Incident
 from cwbass.training.device import compile_networks_
@@ -157,7 +158,7 @@ class Stage:
                 None if unlabeled is None else telemetry.watch(unlabeled, "unlabeled", run.train.batch_unlabeled),
                 optimizer=self.optimizer,
                 schedule=schedule,
-                poly_power=run.train.optimizer.poly_power,
+                rate_factor=rate_factor(run.train.optimizer),
                 seed=run.seed,
                 device=run.device,
                 autocast_dtype=run.autocast_dtype,
@@ -282,17 +283,22 @@ class Stage:
             "pin_memory": run.device.type == "cuda",
             "world": run.world,
         }
-        source = run.open_images(run.manifest.labeled)
-        stream = LabeledStream(source, run.augment, ignore_index=run.manifest.spec.ignore_index, seed=run.seed)
-        labeled = make_loader(stream, collate_labeled, batch_size=train.batch_labeled, **settings)
+        spec = run.manifest.spec
+        source, tags = run.open_images(run.manifest.labeled), tag_table(run.manifest.labeled, spec.num_classes)
+        stream = LabeledStream(source, run.augment, ignore_index=spec.ignore_index, seed=run.seed, tags=tags)
+        labeled = make_loader(stream, collate, batch_size=train.batch_labeled, **settings)
         if not self.method.needs_unlabeled:
             return labeled, None
         if self.offline is not None:
-            return labeled, make_loader(self.offline, collate_offline, batch_size=train.batch_unlabeled, **settings)
+            return labeled, make_loader(self.offline, collate, batch_size=train.batch_unlabeled, **settings)
         views = UnlabeledStream(
-            run.open_images(run.manifest.unlabeled), run.augment, seed=run.seed, strong_views=self.method.strong_views
+            run.open_images(run.manifest.unlabeled),
+            run.augment,
+            seed=run.seed,
+            strong_views=self.method.strong_views,
+            tags=tag_table(run.manifest.unlabeled, spec.num_classes),
         )
-        return labeled, make_loader(views, collate_unlabeled, batch_size=train.batch_unlabeled, **settings)
+        return labeled, make_loader(views, collate, batch_size=train.batch_unlabeled, **settings)
 
     def _start_telemetry(self, schedule: Schedule) -> None:
         names = self.run.manifest.spec.class_names

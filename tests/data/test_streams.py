@@ -17,8 +17,7 @@ from cwbass.data.cache import open_source
 from cwbass.data.streams import (
     LabeledStream,
     UnlabeledStream,
-    collate_labeled,
-    collate_unlabeled,
+    collate,
     index_at,
     make_loader,
 )
@@ -56,7 +55,6 @@ def labeled(source: Any, seed: int = 0) -> LabeledStream:
 
 
 def load(stream: Any, *, start: int = 0, stop: int, batch_size: int = 2, workers: int = 0, world: World = ALONE) -> list[Any]:
-    collate: Any = collate_labeled if isinstance(stream, LabeledStream) else collate_unlabeled
     batches: Iterable[Any] = make_loader(
         stream, collate, start=start, stop=stop, batch_size=batch_size, workers=workers, pin_memory=False, world=world
     )
@@ -87,22 +85,22 @@ def test_a_sample_is_a_function_of_its_position() -> None:
     forward, backward = labeled(Arrays()), labeled(Arrays())
     one = [forward[p] for p in range(12)]
     other = [backward[p] for p in reversed(range(12))][::-1]
-    assert all(torch.equal(a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True))
+    assert all(same(a, b) for a, b in zip(one, other, strict=True))
 
 
 def test_labelled_views_never_repeat_over_three_cycles() -> None:
     stream = labeled(Arrays())
-    views = {stream[p][0].numpy().tobytes() for p in range(3 * len(SIZES))}
+    views = {stream[p].image.numpy().tobytes() for p in range(3 * len(SIZES))}
     assert len(views) == 3 * len(SIZES)
 
 
 def test_a_mask_belongs_to_its_image() -> None:
     stream = labeled(Arrays())
     for p in range(20):
-        image, mask = stream[p]
-        known = mask != 255
-        assert torch.equal(image[0][known], mask[known])
-        assert int(mask[known][0]) == index_at(p, len(SIZES), seed=0, stream="labeled")
+        item = stream[p]
+        known = item.mask != 255
+        assert torch.equal(item.image[0][known], item.mask[known])
+        assert int(item.mask[known][0]) == index_at(p, len(SIZES), seed=0, stream="labeled")
 
 
 def test_strong_and_weak_views_share_their_geometry() -> None:
@@ -110,13 +108,12 @@ def test_strong_and_weak_views_share_their_geometry() -> None:
     loud = UnlabeledStream(Arrays(), CONFIG, seed=0)
     still = UnlabeledStream(Arrays(), quiet, seed=0)
     for p in range(10):
-        weak, _, valid = loud[p]
-        weak_still, strong_still, valid_still = still[p]
-        assert torch.equal(weak, weak_still)
-        assert torch.equal(strong_still, weak_still)
-        assert torch.equal(valid, valid_still)
-        assert (weak[:, ~valid] == 114).all()
-    assert any(not torch.equal(loud[p][0], loud[p][1]) for p in range(10))
+        one, other = loud[p], still[p]
+        assert torch.equal(one.weak, other.weak)
+        assert torch.equal(other.strong, other.weak)
+        assert torch.equal(one.valid, other.valid)
+        assert (one.weak[:, ~one.valid] == 114).all()
+    assert any(not torch.equal(loud[p].weak, loud[p].strong) for p in range(10))
 
 
 def test_a_second_strong_view_is_another_and_leaves_the_others_as_they_are() -> None:
@@ -195,6 +192,7 @@ def test_images_are_stacked_channels_last_whatever_their_layout() -> None:
     planar = torch.randint(256, (3, 5, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     side_by_side = planar.permute(1, 2, 0).contiguous().permute(2, 0, 1)
     gray = planar[:1].expand(3, 5, 7)
-    image = collate_labeled([(view, torch.zeros(5, 7, dtype=torch.uint8)) for view in (planar, side_by_side, gray)]).image
+    mask = torch.zeros(5, 7, dtype=torch.uint8)
+    image = collate([LabeledBatch(view, mask) for view in (planar, side_by_side, gray)]).image
     assert torch.equal(image, torch.stack([planar, planar, gray]))
     assert image.is_contiguous(memory_format=torch.channels_last)

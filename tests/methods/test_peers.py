@@ -408,7 +408,7 @@ def test_features_of_a_transformer_are_perturbed_too(name: str, batches: Batches
     options |= {"decoder_fusion_channels": 16, "decoder_intermediate_channels": [16, 16, 16, 16]}
     config = ModelConfig(arch="dpt", encoder="tu-vit_small_patch14_dinov2", options=options)
     settings = METHODS[name].config_cls.model_validate({"name": name})
-    method = build_method(settings, lambda **other: build_model(config, 4), num_classes=4, ignore_index=255)
+    method = build_method(settings, lambda **other: build_model(config, "abcd"), num_classes=4, ignore_index=255)
     output = method.training_step(*batches(side=56), progress())
     output.loss.backward()
     assert output.loss.isfinite()

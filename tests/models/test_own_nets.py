@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,18 +21,18 @@ from cwbass.models.weights import load_encoder_weights_
 from cwbass.types import Progress
 
 ENCODER = "tu-mobilenetv4_conv_small_050"
-Net = Callable[[ModelConfig, int], SegmentationNet]
+Net = Callable[[ModelConfig, Sequence[str]], SegmentationNet]
 
 
 class Example(SegmentationNet):
     """Two strides of 2. The image's size is carried as a map without channels, of as many images as the batch."""
 
-    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+    def __init__(self, config: ModelConfig, class_names: Sequence[str]) -> None:
         super().__init__(config.mean, config.std)
         width = config.options.get("width", 8)
         assert isinstance(width, int)
         self.stem = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1), nn.ReLU(), nn.Conv2d(width, width, 3, 2, 1))
-        self.head = nn.Conv2d(width, num_classes, 1)
+        self.head = nn.Conv2d(width, len(class_names), 1)
 
     def encode(self, image: Tensor) -> list[Tensor]:
         return [image[:, :0], self.stem(image)]
@@ -47,8 +47,8 @@ class Example(SegmentationNet):
 class Sharpened(SmpNet):
     """smp's U-Net, and a step after the logits where nobody trains: here they are doubled, a CRF would have its place."""
 
-    def __init__(self, config: ModelConfig, num_classes: int) -> None:
-        super().__init__(config.model_copy(update={"arch": "unet", "encoder": ENCODER}), num_classes)
+    def __init__(self, config: ModelConfig, class_names: Sequence[str]) -> None:
+        super().__init__(config.model_copy(update={"arch": "unet", "encoder": ENCODER}), class_names)
 
     def forward(self, image: Tensor) -> Tensor:
         logits = super().forward(image)
@@ -69,9 +69,9 @@ def arch(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def build(arch: str, classes: int = 5) -> SegmentationNet:
+def build(arch: str) -> SegmentationNet:
     torch.manual_seed(0)
-    return build_model(ModelConfig(arch=arch), classes)
+    return build_model(ModelConfig(arch=arch), "abcde")
 
 
 def images(height: int, width: int, batch: int = 3) -> Tensor:
@@ -93,7 +93,7 @@ def test_the_encoder_is_a_part_of_the_network(arch: str) -> None:
 
 
 def test_a_copy_with_the_same_weights_says_the_same(arch: str) -> None:
-    net, copy = build(arch).eval(), build_model(ModelConfig(arch=arch), 5).eval()
+    net, copy = build(arch).eval(), build_model(ModelConfig(arch=arch), "abcde").eval()
     copy.load_state_dict(net.state_dict(), strict=True)
     with torch.no_grad():
         assert torch.equal(net(images(40, 47)), copy(images(40, 47)))
@@ -110,7 +110,7 @@ def test_methods_can_work_on_what_lies_between_encoder_and_decoder(arch: str) ->
 
 
 def test_the_options_of_the_parameters_are_the_networks_own() -> None:
-    net = build_model(ModelConfig(arch="example", options={"width": 3}), 2)
+    net = build_model(ModelConfig(arch="example", options={"width": 3}), "ab")
     assert [p.shape[0] for p in net.parameters()] == [3, 3, 3, 3, 2, 2]
 
 
@@ -131,7 +131,7 @@ def test_a_step_after_the_logits_reaches_predictions_and_no_training() -> None:
 
 
 def test_a_network_made_from_smps_starts_from_pretrained_weights(tmp_path: Path) -> None:
-    net, other = build("sharpened"), build_model(ModelConfig(arch="sharpened"), 5)
+    net, other = build("sharpened"), build_model(ModelConfig(arch="sharpened"), "abcde")
     torch.save({f"encoder.{name}": value for name, value in encoder_of(other).state_dict().items()}, tmp_path / "w.pt")
     load_encoder_weights_(net, str(tmp_path / "w.pt"), encoder=ENCODER, cache_dir=tmp_path)
     for own, given in zip(net.encoder_parameters(), other.encoder_parameters(), strict=True):

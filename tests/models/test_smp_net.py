@@ -35,9 +35,9 @@ NETS = [
 ]
 
 
-def build(arch: str, encoder: str, options: dict[str, Any] | None = None, classes: int = 5) -> SmpNet:
+def build(arch: str, encoder: str, options: dict[str, Any] | None = None) -> SmpNet:
     torch.manual_seed(0)
-    net = build_model(ModelConfig(arch=arch, encoder=encoder, options=options or {}), classes)
+    net = build_model(ModelConfig(arch=arch, encoder=encoder, options=options or {}), "abcde")
     assert isinstance(net, SmpNet)
     return net
 
@@ -63,7 +63,7 @@ def test_odd_sizes_backward_and_state(arch: str, encoder: str, options: dict[str
     assert all(grad.isfinite().all() for grad in grads)
     assert sum(float(grad.abs().sum()) for grad in grads) > 0
 
-    copy = build_model(ModelConfig(arch=arch, encoder=encoder, options=options), 5)
+    copy = build_model(ModelConfig(arch=arch, encoder=encoder, options=options), "abcde")
     copy.load_state_dict(net.state_dict(), strict=True)
     with torch.no_grad():
         assert torch.equal(net.eval()(images(*size)), copy.eval()(images(*size)))
@@ -120,7 +120,7 @@ def test_padding_repeats_the_edge() -> None:
 
 
 def test_the_network_normalises_what_lies_in_0_to_255() -> None:
-    net = build_model(ModelConfig(arch="unet", encoder=SMALL, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0)), 2)
+    net = build_model(ModelConfig(arch="unet", encoder=SMALL, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0)), "ab")
     image = torch.tensor([255, 255, 255], dtype=torch.uint8).view(1, 3, 1, 1)
     torch.testing.assert_close(net.normalize(image).flatten(), torch.tensor([1.0, 3.0, 1.0]))
     assert "pixel_mean" not in net.state_dict()
@@ -164,4 +164,4 @@ def test_no_weights_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_be_built_is_named(config: dict[str, Any], message: str) -> None:
     with warnings.catch_warnings(), pytest.raises(ParamsError, match=message):
         warnings.simplefilter("ignore")
-        build_model(ModelConfig(**config), 3)
+        build_model(ModelConfig(**config), "abc")

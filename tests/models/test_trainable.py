@@ -16,7 +16,7 @@ VIT = "tu-vit_tiny_patch16_224"
 
 def check(arch: str, encoder: str, *, crop_size: int, batch: int, **options: bool) -> None:
     config = ModelConfig(arch=arch, encoder=encoder, options=options)
-    check_trainable(build_model(config, 3), config, 3, crop_size=crop_size, batch=batch)
+    check_trainable(build_model(config, "abc"), config, "abc", crop_size=crop_size, batch=batch)
 
 
 @pytest.mark.parametrize(
@@ -52,15 +52,15 @@ def test_what_a_network_cannot_be_trained_on_is_told_with_keys_values_and_mend(
 )
 def test_the_mends_work_in_a_real_step(arch: str, encoder: str, crop_size: int, batch: int, options: dict[str, bool]) -> None:
     config = ModelConfig(arch=arch, encoder=encoder, options=options)
-    net = build_model(config, 3)
-    check_trainable(net, config, 3, crop_size=crop_size, batch=batch)
+    net = build_model(config, "abc")
+    check_trainable(net, config, "abc", crop_size=crop_size, batch=batch)
     net.train()(torch.zeros(batch, 3, crop_size, crop_size)).sum().backward()
 
 
 def test_looking_changes_nothing() -> None:
     config = ModelConfig(arch="unet", encoder=SMALL)
-    net = build_model(config, 3).eval()
+    net = build_model(config, "abc").eval()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    check_trainable(net, config, 3, crop_size=32, batch=2)
+    check_trainable(net, config, "abc", crop_size=32, batch=2)
     assert not net.training
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())

@@ -28,7 +28,7 @@ State = dict[str, Tensor]
 
 @cache
 def _built(encoder: str, arch: str, options: tuple[tuple[str, Any], ...]) -> SmpNet:
-    return SmpNet(ModelConfig(arch=arch, encoder=encoder, options=dict(options)), num_classes=3)
+    return SmpNet(ModelConfig(arch=arch, encoder=encoder, options=dict(options)), class_names="abc")
 
 
 def make_net(encoder: str = "mobilenet_v2", arch: str = "deeplabv3plus", **options: Any) -> SmpNet:

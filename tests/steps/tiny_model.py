@@ -21,7 +21,7 @@ def tiny_checkpoint(
     torch.manual_seed(seed)
     state: dict[str, Tensor] = {}
     for name in networks:
-        state |= {f"{name}.{key}": value for key, value in build_model(TINY, len(class_names)).state_dict().items()}
+        state |= {f"{name}.{key}": value for key, value in build_model(TINY, class_names).state_dict().items()}
     return Checkpoint(
         method="cw_bass",
         method_state=state | {"thresholds": torch.zeros(len(class_names))},

@@ -33,7 +33,7 @@ SPEC = DatasetSpec(("sky", "road"), default_palette(2), ids={0: 0, 7: 1}, colors
 @pytest.fixture(scope="module")
 def method() -> Method:
     torch.manual_seed(0)
-    return build_method(PARAMS.method, lambda: build_model(PARAMS.model, 2), num_classes=2, ignore_index=255)
+    return build_method(PARAMS.method, lambda: build_model(PARAMS.model, "ab"), num_classes=2, ignore_index=255)
 
 
 @pytest.fixture(scope="module")
@@ -346,8 +346,8 @@ def test_weights_of_another_network_are_refused_by_name(whole: Checkpoint) -> No
     state = dict(whole.network("student").state_dict())
     key = "net.segmentation_head.0.weight"
     with pytest.raises(CheckpointError, match=rf"do not fit unet with tu-lcnet_035: .*Missing key\(s\) in state_dict: \"{key}\""):
-        build_with_weights(PARAMS.model, 2, {name: value for name, value in state.items() if name != key})
+        build_with_weights(PARAMS.model, "ab", {name: value for name, value in state.items() if name != key})
     with pytest.raises(CheckpointError, match=r'Unexpected key\(s\) in state_dict: "extra"'):
-        build_with_weights(PARAMS.model, 2, {**state, "extra": torch.zeros(1)})
+        build_with_weights(PARAMS.model, "ab", {**state, "extra": torch.zeros(1)})
     with pytest.raises(CheckpointError, match=rf"size mismatch for {key}: .*\[2, 4, 3, 3\].*\[5, 4, 3, 3\]"):
-        build_with_weights(PARAMS.model, 5, state)
+        build_with_weights(PARAMS.model, "abcde", state)

@@ -38,7 +38,7 @@ def learn(method: CwBass | Supervised, batches_x: list[LabeledBatch], batches_u:
         batches_u,
         optimizer=optimizer,
         schedule=Schedule(0, 3, 3, 3, 0),
-        poly_power=0.0,
+        rate_factor=lambda step, total_steps: 1.0,
         seed=0,
         device=torch.device("cpu"),
         autocast_dtype=None,

@@ -17,6 +17,7 @@ from cwbass.methods.base import Method
 from cwbass.methods.cw_bass import CwBass, CwBassConfig
 from cwbass.methods.supervised import Supervised, SupervisedConfig
 from cwbass.models.base import SegmentationNet
+from cwbass.optimizers import RateFactor, rate_factor
 from cwbass.training.loop import EpochRecord, Schedule, fit
 from cwbass.training.optim import build_optimizer
 from cwbass.training.seed import seed_everything
@@ -38,6 +39,10 @@ def sgd(method: Method, lr: float = 0.1, momentum: float = 0.0) -> torch.optim.O
     return optimizer
 
 
+def poly(power: float) -> RateFactor:
+    return rate_factor(OptimizerConfig(poly_power=power))
+
+
 def train(
     method: Method, labeled: list[LabeledBatch], unlabeled: list[UnlabeledBatch] | None = None, **settings: Any
 ) -> list[EpochRecord]:
@@ -49,7 +54,7 @@ def train(
         return True
 
     defaults: dict[str, Any] = {
-        "poly_power": 0.0,
+        "rate_factor": lambda step, total_steps: 1.0,
         "seed": 0,
         "device": torch.device("cpu"),
         "autocast_dtype": None,
@@ -98,7 +103,7 @@ def test_a_record_holds_means_sums_and_rates_of_its_own_epoch(scripted: Any, mak
         make_batches(3, size=5)[0],
         schedule=schedule(3, epoch_steps=2, total=4),
         optimizer=sgd(method, lr=0.0),
-        poly_power=1.0,
+        rate_factor=poly(1.0),
     )
     first, second = records
     assert first.means == {"loss": 2.0, "grad_norm": 2.0}  # the gradient is the script's number
@@ -111,7 +116,7 @@ def test_a_record_holds_means_sums_and_rates_of_its_own_epoch(scripted: Any, mak
 def test_the_learning_rate_follows_the_whole_run(scripted: Any, make_batches: MakeBatches) -> None:
     method = scripted([0.0] * 4)
     plan = schedule(8, start=4, stage_start=4, epoch_steps=1, total=8)
-    records = train(method, make_batches(4)[0], schedule=plan, optimizer=sgd(method, lr=0.8), poly_power=1.0)
+    records = train(method, make_batches(4)[0], schedule=plan, optimizer=sgd(method, lr=0.8), rate_factor=poly(1.0))
     assert [record.learning_rate for record in records] == pytest.approx([0.4, 0.3, 0.2, 0.1])
 
 
@@ -252,15 +257,15 @@ def test_six_steps_are_three_and_a_continued_three(tiny_net: Net, make_batches: 
         return method, sgd(method, momentum=0.9)
 
     whole, optimizer = make()
-    train(whole, labeled, unlabeled, schedule=schedule(6), optimizer=optimizer, poly_power=0.9)
+    train(whole, labeled, unlabeled, schedule=schedule(6), optimizer=optimizer, rate_factor=poly(0.9))
 
     first, optimizer = make()
-    train(first, labeled[:3], unlabeled[:3], schedule=schedule(3), optimizer=optimizer, poly_power=0.9)
+    train(first, labeled[:3], unlabeled[:3], schedule=schedule(3), optimizer=optimizer, rate_factor=poly(0.9))
     second, fresh = make()
     second.load_state_dict(first.state_dict())
     fresh.load_state_dict(optimizer.state_dict())
     torch.rand(7)  # what the process drew in between does not matter
-    train(second, labeled[3:], unlabeled[3:], schedule=schedule(6, start=3), optimizer=fresh, poly_power=0.9)
+    train(second, labeled[3:], unlabeled[3:], schedule=schedule(6, start=3), optimizer=fresh, rate_factor=poly(0.9))
 
     for (name, a), b in zip(whole.state_dict().items(), second.state_dict().values(), strict=True):
         assert torch.equal(a, b), name

@@ -44,7 +44,7 @@ def run(
         unlabeled,
         optimizer=optimizer,
         schedule=Schedule(0, steps, steps, steps, 0),
-        poly_power=0.0,
+        rate_factor=lambda step, total_steps: 1.0,
         seed=0,
         device=torch.device("cpu"),
         autocast_dtype=None,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cwbass.config import OptimizerConfig
 from cwbass.models.base import SegmentationNet
+from cwbass.optimizers import rate_factor
 from cwbass.training.optim import build_optimizer, load_moments_, set_learning_rate_
 
 
@@ -44,7 +45,7 @@ def test_the_rate_is_scaled_by_the_batch(tiny_net: type[SegmentationNet], refere
 
 @pytest.mark.parametrize(("name", "cls"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
 def test_the_optimiser_is_the_one_named(tiny_net: type[SegmentationNet], name: str, cls: type[Any]) -> None:
-    optimizer = build_optimizer(tiny_net(), OptimizerConfig(name=name), batch_size=1)  # type: ignore[arg-type, call-arg]
+    optimizer = build_optimizer(tiny_net(), OptimizerConfig(name=name), batch_size=1)  # type: ignore[call-arg]
     assert type(optimizer) is cls
     if name == "sgd":
         assert {g["momentum"] for g in optimizer.param_groups} == {0.9}
@@ -61,11 +62,12 @@ def test_the_optimiser_is_the_one_named(tiny_net: type[SegmentationNet], name: s
     ],
 )
 def test_poly_schedule(tiny_net: type[SegmentationNet], step: int, power: float, expected: float) -> None:
-    config = OptimizerConfig(lr=0.1, encoder_lr_factor=0.5)
+    config = OptimizerConfig(lr=0.1, encoder_lr_factor=0.5, poly_power=power)
+    poly = rate_factor(config)
     optimizer = build_optimizer(tiny_net(), config, batch_size=1)  # type: ignore[call-arg]
     for other in (3, 80):  # there is no state: only the step counts
-        set_learning_rate_(optimizer, step=other, total_steps=100, power=power)
-    assert set_learning_rate_(optimizer, step=step, total_steps=100, power=power) == pytest.approx(expected)
+        set_learning_rate_(optimizer, poly(other, 100))
+    assert set_learning_rate_(optimizer, poly(step, 100)) == pytest.approx(expected)
     assert {round(g["lr"] / expected, 9) for g in optimizer.param_groups} == {0.5, 1.0}
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from cwbass.config import AugmentConfig, EvalConfig
 from cwbass.data.base import Box, DatasetSpec, Sample, default_palette
 from cwbass.data.cache import FileSource
-from cwbass.data.offline import OfflineStream, PseudoLabels, collate_offline, write_pseudo_label
-from cwbass.data.streams import UnlabeledStream, index_at, make_loader
+from cwbass.data.offline import OfflineStream, PseudoLabels, write_pseudo_label
+from cwbass.data.streams import UnlabeledStream, collate, index_at, make_loader
 from cwbass.errors import DataError
 from cwbass.training.second_stage import agreement, measure_reliability, rank_by_reliability, reliability, write_pseudo_labels
 
@@ -160,7 +160,10 @@ def stream(tmp_path: Path) -> Iterator[OfflineStream]:
 def test_label_and_confidence_lie_where_their_pixels_lie(stream: OfflineStream) -> None:
     mirrored = set()
     for position in range(30):
-        weak, _, valid, label, confidence = stream[position]
+        item = stream[position]
+        weak, valid, label, confidence = item.weak, item.valid, item.pseudo_label, item.confidence
+        assert label is not None
+        assert confidence is not None
         # Red and green are the row and column too: the image is resampled smoothly, the label by nearest pixel.
         inner = valid.clone()
         inner[-3:], inner[:, -3:], inner[:3], inner[:, :3] = False, False, False, False
@@ -177,8 +180,9 @@ def test_the_labels_of_an_image_are_its_own(stream: OfflineStream) -> None:
     rows = {0: 33, 1: 20, 2: 40}  # of the three images, by place in the stream's list
     for position in range(30):
         index = index_at(position, 3, seed=3, stream="unlabeled")
-        *_, valid, label, _ = stream[position]
-        assert int(label[valid].max()) < rows[index]
+        item = stream[position]
+        assert item.pseudo_label is not None
+        assert int(item.pseudo_label[item.valid].max()) < rows[index]
     for index in range(3):
         assert np.array_equal(stream.labels.label(index), stream.labels.image(index)[..., 0])
         assert np.array_equal(stream.labels.confidence(index), stream.labels.image(index)[..., 1])
@@ -191,18 +195,19 @@ def test_the_views_are_those_of_the_stream_without_labels(tmp_path: Path) -> Non
     with_labels = OfflineStream(labels, AUGMENT, ignore_index=255, seed=1)
     without = UnlabeledStream(Arrays(), AUGMENT, seed=1)
     for position in range(12):
-        assert all(torch.equal(a, b) for a, b in zip(with_labels[position][:3], without[position], strict=True))
+        one, other = with_labels[position], without[position]
+        assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("weak", "strong", "valid"))
 
 
 def test_batches_carry_bytes(stream: OfflineStream) -> None:
     settings: dict[str, Any] = {"start": 0, "stop": 2, "batch_size": 4, "workers": 0, "pin_memory": False}
-    one, other = make_loader(stream, collate_offline, **settings)
+    one, other = make_loader(stream, collate, **settings)
     for batch in (one, other):
         assert batch.weak.is_contiguous(memory_format=torch.channels_last)
         for tensor in (batch.pseudo_label, batch.confidence):
             assert tensor is not None
             assert (tensor.dtype, tensor.shape) == (torch.uint8, (4, 16, 16))
-    assert torch.equal(other.pseudo_label[1], stream[5][3])  # type: ignore[index]
+    assert torch.equal(other.pseudo_label[1], stream[5].pseudo_label)  # type: ignore[index, arg-type]
 
 
 def test_a_label_of_another_size_than_its_image_is_named(stream: OfflineStream, tmp_path: Path) -> None:

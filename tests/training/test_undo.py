@@ -55,7 +55,7 @@ def test_weights_statistics_and_thresholds_are_those_of_a_run_without_the_step(
                 unlabeled[start:stop] if method.needs_unlabeled else None,
                 optimizer=optimizer,
                 schedule=Schedule(start, stop, 3, 3, 0),
-                poly_power=0.0,
+                rate_factor=lambda step, total_steps: 1.0,
                 seed=0,
                 device=torch.device("cpu"),
                 autocast_dtype=None,
