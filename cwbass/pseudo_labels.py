@@ -114,7 +114,7 @@ def confidence_counts(confidence: Tensor, label: Tensor, where: Tensor, num_clas
     Returns:
         [K, CONFIDENCE_BINS] int64.
     """
-    fine = (confidence * CONFIDENCE_BINS).long().clamp_(max=CONFIDENCE_BINS - 1)
+    fine = (confidence * CONFIDENCE_BINS).long().clamp_(0, CONFIDENCE_BINS - 1)  # NaN becomes the lowest number
     counts = count_by_class(fine.add_(label, alpha=CONFIDENCE_BINS), where, num_classes * CONFIDENCE_BINS)
     return counts.view(num_classes, CONFIDENCE_BINS)
 

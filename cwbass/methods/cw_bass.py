@@ -51,7 +51,7 @@ class ThresholdConfig(Section):
         "per class, measured on the selection slice."
     )
     strict: Fraction = Field(
-        default=0.95, description="strict: tau. Other rules: tau until they have seen data, where they need some."
+        default=0.95, description="strict: tau. auto: tau until the selection slice is measured, and always where there is none."
     )
     base: Fraction = Field(default=0.6, description="logistic: supremum of tau.")
     beta: NonNegative = Field(default=0.5, description="logistic: steepness.")
@@ -237,7 +237,7 @@ class CwBass(Method):
     config_cls: ClassVar[type[MethodConfig]] = CwBassConfig
     needs_unlabeled: ClassVar[bool] = True
 
-    thresholds: Tensor  # [K] float, the per-class rules' state
+    thresholds: Tensor  # [K] float, tau of the rule auto
     class_confidence: Tensor  # [K] float, running mean confidence of each predicted class
     mean_confidence: Tensor  # [] float, running mean confidence of all pixels
 

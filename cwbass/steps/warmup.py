@@ -21,7 +21,7 @@ from cwbass.steps.training import (
     start_run,
 )
 from cwbass.telemetry.base import SILENT, Telemetry
-from cwbass.training.checkpoint import save_checkpoint
+from cwbass.training.checkpoint import load_checkpoint, save_checkpoint
 from cwbass.training.device import place
 from cwbass.training.history import HISTORY, write_rows
 from cwbass.training.optim import build_optimizer
@@ -100,7 +100,8 @@ def warmup(
     reached = {"warmup": first.best.get("miou")}
     if params.train.baseline:
         second = Stage(run, "baseline", method, "supervised", optimizer, out_dir=out_dir, history=first.history)
-        schedule = plan.schedule(steps, plan.total)
+        start = load_checkpoint(out_dir / WARMUP).step if steps else 0  # fewer than steps where train.early_stop ended it
+        schedule = plan.schedule(start, plan.total)
         second.train(schedule, checkpoint=BASELINE_LAST, best=BASELINE_BEST, snapshots=plan.snapshots(schedule))
         written["baseline_last"] = str(out_dir / BASELINE_LAST)
         if second.best:

@@ -141,9 +141,9 @@ class CollapseGuard:
         best, miou = self._memory.miou, row.get("selection_miou")
         if best is None or miou is None:
             return None
-        if best - miou <= max(self.config.miou_fall * best, self._luck(row)):
-            return None
-        return f"mIoU on the selection slice fell from {_percent(best)} to {_percent(miou)}"
+        if best - miou > max(self.config.miou_fall * best, self._luck(row)):  # never of a slice without a labelled pixel: NaN
+            return f"mIoU on the selection slice fell from {_percent(best)} to {_percent(miou)}"
+        return None
 
     def _precision_fell(self, row: Mapping[str, Any]) -> str | None:
         best, before, retention = self._memory.miou, self._memory.precision, self._memory.retention

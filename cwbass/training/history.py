@@ -25,11 +25,13 @@ class History:
     skipped: list[dict[str, Any]] = field(default_factory=list)  # steps that were not finite, with their images
 
     def write(self, folder: Path) -> None:
-        """Write ``history.jsonl``, ``timings.jsonl`` and, where a step was skipped, ``skipped.jsonl``."""
+        """Write ``history.jsonl``, ``timings.jsonl`` and, where a step was skipped, ``skipped.jsonl``; an earlier run's is deleted."""
         write_rows(folder / HISTORY, self.epochs)
         write_rows(folder / TIMINGS, self.timings)
         if self.skipped:
             write_rows(folder / SKIPPED, self.skipped)
+        else:
+            (folder / SKIPPED).unlink(missing_ok=True)
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -71,6 +71,7 @@ KINDS: dict[str, Callable[[Net], Method]] = {
     "paper": lambda net: cw_bass(net, "paper"),
     "hard labels": lambda net: cw_bass(net, "cwbass", labels="hard"),
     "cwbass": lambda net: cw_bass(net, "cwbass", threshold={"rule": "auto", "strict": 0.4}),
+    "labelled pastes": lambda net: cw_bass(net, "cwbass", cutmix_labeled=0.5, threshold=RULES[0]),
     "joint norm": lambda net: cw_bass(net, "cwbass", norm="joint", threshold=RULES[0]),
     "published padding": lambda net: cw_bass(net, "paper", cutmix=0.5, ignore_padding=False),
     "nothing kept": lambda net: cw_bass(net, "paper", threshold={"rule": "strict", "strict": 1.0}),

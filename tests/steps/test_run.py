@@ -23,7 +23,10 @@ from cwbass.steps.evaluate import evaluate
 from cwbass.steps.predict import predict
 from cwbass.steps.register import RegisterParams, register
 from cwbass.steps.report import report
+from cwbass.steps.split import SplitParams, split
 from cwbass.steps.train import TrainParams, train
+from cwbass.steps.training import WarmupParams
+from cwbass.steps.warmup import warmup
 from cwbass.training.checkpoint import load_checkpoint, save_checkpoint
 from cwbass.training.resume import Resume
 
@@ -47,6 +50,17 @@ def test_baseline_and_method_take_the_same_number_of_steps(tiny_run: TinyRun) ->
     steps = {path: load_checkpoint(path).step for path in (tiny_run.warmup / "baseline_last.pt", tiny_run.train / "last.pt")}
     assert set(steps.values()) == {16}
     assert load_checkpoint(tiny_run.warmup / "warmup.pt").step == 8
+
+
+def test_after_a_warmup_that_stopped_early_baseline_and_method_begin_at_the_same_step(shapes: Path, tmp_path: Path) -> None:
+    # At such a rate the network says one class and no other from the first step on: no epoch is better than the one before.
+    params = smoke_params(steps=6, warmup_steps=4, epoch_steps=1, early_stop=1, optimizer={"name": "sgd", "lr": 3.0})
+    split(sections(params, SplitParams), data_root=shapes, out_dir=tmp_path)
+    places = {"manifest": tmp_path / "manifest.json", "data_root": shapes}
+    warmup(sections(params, WarmupParams), out_dir=tmp_path / "warmup", **places)
+    train(sections(params, TrainParams), warmup=tmp_path / "warmup" / "warmup.pt", out_dir=tmp_path / "train", **places)
+    taken = [(row["stage"], row["step"]) for step in ("warmup", "train") for row in rows(tmp_path / step / "history.jsonl")]
+    assert taken == [("warmup", 1), ("warmup", 2), ("baseline", 3), ("baseline", 4), ("train", 3), ("train", 4)]
 
 
 def test_history_has_a_row_an_epoch_with_what_the_method_did(tiny_run: TinyRun) -> None:

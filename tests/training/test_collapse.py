@@ -85,6 +85,13 @@ def test_a_fall_within_student_s_t_of_its_images_is_luck(error: float, luck: boo
     assert (found[2] is None) == luck
 
 
+def test_a_slice_without_a_labelled_pixel_has_no_score_that_could_fall() -> None:
+    guard = new_guard()
+    guard.start(10, math.nan, 0.0)
+    rows = [epoch(step, math.nan, selection_error=0.0) for step in (20, 30, 40)]
+    assert judged(guard, [{**row, "precision": None} for row in rows]) == [None] * 3
+
+
 def test_precision_that_falls_while_more_is_kept_and_the_score_falls_is_a_sign() -> None:
     # 0.06 below the best, and luck of five images is 2.7764 x 0.02 = 0.0555.
     rows = [epoch(20, 0.42), *(epoch(step, 0.36, precision=0.79, retention=0.7) for step in (30, 40, 50))]

@@ -309,6 +309,24 @@ def test_every_method_learns_in_bfloat16(name: str, tiny_net: Net, make_batches:
         assert not torch.equal(after[key], before[key]), key
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_logits_that_are_not_finite_are_a_step_to_skip_for_every_method(
+    name: str, tiny_net: Net, make_batches: MakeBatches
+) -> None:
+    labeled, unlabeled = make_batches(2)
+    unlabeled = [replace(batch, strong2=batch.strong) for batch in unlabeled]
+    config = METHODS[name].config_cls.model_validate({"name": name})
+    method = build_method(config, lambda **other: tiny_net(), num_classes=3, ignore_index=255)  # type: ignore[call-arg]
+    with torch.no_grad():
+        for key, parameter in method.named_parameters():
+            if key.endswith("head.weight"):
+                parameter[0] = math.inf
+    batches = unlabeled if method.needs_unlabeled else None
+    optimizer = build_optimizer(method.trainable(), OptimizerConfig(), batch_size=2)
+    with pytest.raises(CwbassError, match=r"2 steps in a row \(the last is 1\) had a loss or gradient that is not finite"):
+        train(method, labeled, batches, schedule=schedule(2), optimizer=optimizer, max_nonfinite=2)
+
+
 def test_all_that_is_trained_trains_again_after_the_student_was_scored(tiny_net: Net, make_batches: MakeBatches) -> None:
     method = build_method(METHODS["cps"].config_cls(name="cps"), tiny_net, num_classes=3, ignore_index=255)
     second, seen = method.get_submodule("second"), []
