@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -200,7 +201,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Findings as JSON on stdout.")] = False,
     params_only: Annotated[bool, typer.Option("--params-only", help="Check parameters, not data.")] = False,
 ) -> None:
-    """Check parameters and data before any long step; exit code 4 where the data is wrong."""
+    """Check parameters, weights and data before any long step; exit code 4 where the data is wrong."""
     from cwbass.params import Params
     from cwbass.steps.check import check, check_model
     from cwbass.steps.split import SplitParams
@@ -209,15 +210,18 @@ def check(
     if params_only:
         _print({"params": str(params), "ok": True})
         return
-    check_model(loaded)
+    weights = check_model(loaded)
     root = data or Path(loaded.data.root)
     report = check(SplitParams(seed=loaded.seed, data=loaded.data, split=loaded.split), data_root=root)
+    report = replace(report, findings=weights + report.findings)
     if as_json:
         _print(report.to_dict())
     else:
         from cwbass.console import print_findings
 
         print_findings(report, root)
+    if report.errors == weights and weights:
+        raise ParamsError(f"{len(weights)} errors in {params}; see above.")
     if report.errors:
         raise DataError(f"{len(report.errors)} errors in {root}; see above.")
 

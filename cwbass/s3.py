@@ -83,6 +83,18 @@ def refuse_password(bucket: str) -> None:
         )
 
 
+def find_object(uri: str) -> None:
+    """See that an object is there and may be looked at; nothing is fetched.
+
+    Raises:
+        ParamsError: There is no such object, or access is refused.
+        ServiceError: The store cannot be reached, or failed ``ATTEMPTS`` times.
+    """
+    bucket, key = split_uri(uri)
+    with s3_failures(uri):
+        s3_client().head_object(Bucket=bucket, Key=key)
+
+
 def download(uri: str, folder: Path) -> Path:
     """A local copy of an object; it is fetched again only when its ETag or size has changed.
 
