@@ -155,7 +155,7 @@ def s3_failures(uri: str, endpoint: str | None = None) -> Iterator[None]:
             raise ParamsError(f"{where}: no such {what}. Check the URI and AWS_ENDPOINT_URL.") from error
         if 300 <= status < 500 and status not in _PASSING and code not in _PASSING_CODES:
             raise ParamsError(
-                f"{where}: refused ({one_line(error)}). Check the credentials, their rights and AWS_REGION."
+                f"{where}: refused ({one_line(error)}). Check the credentials, their rights and AWS_DEFAULT_REGION."
             ) from error
         raise ServiceError(f"{where}: the store failed {ATTEMPTS} times ({one_line(error)}). Try again later.") from error
     except FlexibleChecksumError as error:

@@ -8,7 +8,7 @@ import pytest
 from servers import Link, S3Server
 
 from cwbass.errors import ParamsError, ServiceError
-from cwbass.s3 import ATTEMPTS, download, split_uri
+from cwbass.s3 import ATTEMPTS, download, s3_client, split_uri
 
 URI = "s3://models/encoders/resnet.pth"
 OBJECT = "/models/encoders/resnet.pth"
@@ -88,6 +88,16 @@ def test_server_error_is_tried_again_three_times(s3: Any, tmp_path: Path) -> Non
         download(URI, tmp_path)
     assert caught.value.exit_code == 6
     assert s3.requests == [f"HEAD {OBJECT}"] * ATTEMPTS
+
+
+def test_a_refusal_names_the_variable_from_which_the_region_is_read(
+    s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3.statuses = [403]
+    with pytest.raises(ParamsError, match="AWS_DEFAULT_REGION"):
+        download(URI, tmp_path)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "fr-par")
+    assert s3_client().meta.region_name == "fr-par"
 
 
 @pytest.mark.parametrize(("status", "mend"), [(404, "no such object or bucket"), (403, "refused .*credentials")])
