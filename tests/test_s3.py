@@ -109,6 +109,13 @@ def test_refusal_is_not_tried_again(s3: Any, tmp_path: Path, status: int, mend: 
     assert s3.requests == [f"HEAD {OBJECT}"]
 
 
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_server_that_redirects_is_told_and_not_followed_for_ever(s3: Any, tmp_path: Path, status: int) -> None:
+    s3.statuses = [status] * 1000  # as an ingress does that wants https
+    with pytest.raises(ParamsError, match=r"sends requests elsewhere.*Check AWS_ENDPOINT_URL"):
+        download(URI, tmp_path)
+
+
 def test_server_that_is_away_is_a_service_error(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
