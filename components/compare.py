@@ -29,16 +29,18 @@ def plan(params: str, methods: list[str], seeds: str, labels: str, budget: str, 
 
     from cwbass.comparison.variants import method_variants
     from cwbass.data.remote import DATASETS, local_dataset
+    from cwbass.errors import disk_failures
     from cwbass.params import Params, apply_overrides, load_params, parse_yaml
     from cwbass.steps.compare import asked_plan, listed, prepare
     from cwbass.steps.runs import run_folder
 
-    root = local_dataset(data, DATASETS)
-    loaded = load_params(apply_overrides(parse_yaml(params, "params"), [f"data.root={str(root)!r}"]), Params)
-    folder = run_folder(Path(runs), run_id, "compare")
-    names = {"seeds": listed(seeds), "labels": listed(labels)}
-    variants = method_variants(methods, loaded)
-    return prepare(asked_plan(loaded, variants, **names, budget=budget or None, out_dir=folder)).groups
+    with disk_failures():
+        root = local_dataset(data, DATASETS)
+        loaded = load_params(apply_overrides(parse_yaml(params, "params"), [f"data.root={str(root)!r}"]), Params)
+        folder = run_folder(Path(runs), run_id, "compare")
+        names = {"seeds": listed(seeds), "labels": listed(labels)}
+        variants = method_variants(methods, loaded)
+        return prepare(asked_plan(loaded, variants, **names, budget=budget or None, out_dir=folder)).groups
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -57,12 +59,14 @@ def cell(group: str, variant: str, runs: str, run_id: str) -> str:
     from pathlib import Path
 
     from cwbass.comparison.plan import Plan
+    from cwbass.errors import disk_failures
     from cwbass.steps.compare import run_cells
     from cwbass.steps.runs import run_folder
 
-    plan = Plan.read(run_folder(Path(runs), run_id, "compare"))
-    run_cells(plan, [plan.cell(f"{group}/{variant}")])
-    return f"{group}/{variant}"
+    with disk_failures():
+        plan = Plan.read(run_folder(Path(runs), run_id, "compare"))
+        run_cells(plan, [plan.cell(f"{group}/{variant}")])
+        return f"{group}/{variant}"
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -81,9 +85,11 @@ def table(runs: str, run_id: str, cells: list[list[str]], page: dsl.Output[dsl.H
     import shutil
     from pathlib import Path
 
+    from cwbass.errors import disk_failures
     from cwbass.steps.compare import PAGE, write_table
     from cwbass.steps.runs import run_folder
 
-    folder = run_folder(Path(runs), run_id, "compare")
-    Path(summary.path).write_text(write_table(folder), encoding="utf-8")
-    shutil.copyfile(folder / PAGE, page.path)
+    with disk_failures():
+        folder = run_folder(Path(runs), run_id, "compare")
+        Path(summary.path).write_text(write_table(folder), encoding="utf-8")
+        shutil.copyfile(folder / PAGE, page.path)

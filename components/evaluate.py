@@ -37,18 +37,20 @@ def evaluate(
     from pathlib import Path
 
     from cwbass.data.remote import DATASETS, local_dataset
+    from cwbass.errors import disk_failures
     from cwbass.params import load_params, parse_yaml
     from cwbass.reporting.summary import confusion_matrix, headline, scores_page
     from cwbass.steps import evaluate as step
     from cwbass.steps.report import report_alone
     from cwbass.telemetry import observe_here
 
-    loaded, out_dir = load_params(parse_yaml(params, "evaluate_params"), step.EvaluateParams), Path(reports.path)
-    files = {"checkpoint": Path(train.path), "baseline": Path(warmup.path), "manifest": Path(split.path) / "manifest.json"}
-    with observe_here("evaluate") as telemetry:
-        step.evaluate(loaded, **files, data_root=local_dataset(data, DATASETS), out_dir=out_dir, telemetry=telemetry)
-    for name, value in headline(out_dir).items():
-        metrics.log_metric(name, value)
-    confusion.log_confusion_matrix(*confusion_matrix(out_dir))
-    report_alone(out_dir, Path(report.path))
-    Path(summary.path).write_text(scores_page(out_dir), encoding="utf-8")
+    with disk_failures():
+        loaded, out_dir = load_params(parse_yaml(params, "evaluate_params"), step.EvaluateParams), Path(reports.path)
+        files = {"checkpoint": Path(train.path), "baseline": Path(warmup.path), "manifest": Path(split.path) / "manifest.json"}
+        with observe_here("evaluate") as telemetry:
+            step.evaluate(loaded, **files, data_root=local_dataset(data, DATASETS), out_dir=out_dir, telemetry=telemetry)
+        for name, value in headline(out_dir).items():
+            metrics.log_metric(name, value)
+        confusion.log_confusion_matrix(*confusion_matrix(out_dir))
+        report_alone(out_dir, Path(report.path))
+        Path(summary.path).write_text(scores_page(out_dir), encoding="utf-8")

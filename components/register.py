@@ -30,22 +30,23 @@ def register(
     from contextlib import suppress
     from pathlib import Path
 
-    from cwbass.errors import GateError
+    from cwbass.errors import GateError, disk_failures
     from cwbass.params import load_params, parse_yaml
     from cwbass.reporting.summary import decision_page, read_decision
     from cwbass.steps import register as step
     from cwbass.telemetry import observe_here
 
-    loaded, out_dir = load_params(parse_yaml(params, "register_params"), step.RegisterParams), Path(registration.path)
-    files = {"checkpoint": Path(train.path), "metrics": Path(reports.path) / "metrics.json"}
-    # A refusal is told, and goes no further: registration.json holds the reasons.
-    with suppress(GateError), observe_here("register") as telemetry, telemetry.registry_operation("register"):
-        page = Path(reports.path) / "report.html"
-        step.register(loaded, **files, report=page, out_dir=out_dir, telemetry=telemetry)
-    decision = read_decision(out_dir)
-    shown = ("name", "decision", "version", "uri", "manifest_sha256")
-    registration.metadata.update({key: decision[key] for key in shown if decision.get(key)})
-    Path(summary.path).write_text(decision_page(decision), encoding="utf-8")
+    with disk_failures():
+        loaded, out_dir = load_params(parse_yaml(params, "register_params"), step.RegisterParams), Path(registration.path)
+        files = {"checkpoint": Path(train.path), "metrics": Path(reports.path) / "metrics.json"}
+        # A refusal is told, and goes no further: registration.json holds the reasons.
+        with suppress(GateError), observe_here("register") as telemetry, telemetry.registry_operation("register"):
+            page = Path(reports.path) / "report.html"
+            step.register(loaded, **files, report=page, out_dir=out_dir, telemetry=telemetry)
+        decision = read_decision(out_dir)
+        shown = ("name", "decision", "version", "uri", "manifest_sha256")
+        registration.metadata.update({key: decision[key] for key in shown if decision.get(key)})
+        Path(summary.path).write_text(decision_page(decision), encoding="utf-8")
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -20,9 +20,13 @@ def split(params: str, data: str, data_version: str, split: dsl.Output[dsl.Datas
     from pathlib import Path
 
     from cwbass.data.remote import DATASETS, local_dataset
+    from cwbass.errors import disk_failures
     from cwbass.params import flatten, load_params, parse_yaml
     from cwbass.steps import split as step
+    from cwbass.telemetry import observe_here
 
-    loaded = load_params(parse_yaml(params, "split_params"), step.SplitParams)
-    report = step.split(loaded, data_root=local_dataset(data, DATASETS), out_dir=Path(split.path))
-    split.metadata.update({"data": data, "data_version": data_version, **flatten(report.to_dict())})
+    with disk_failures():
+        loaded = load_params(parse_yaml(params, "split_params"), step.SplitParams)
+        with observe_here("split"):
+            report = step.split(loaded, data_root=local_dataset(data, DATASETS), out_dir=Path(split.path))
+        split.metadata.update({"data": data, "data_version": data_version, **flatten(report.to_dict())})

@@ -41,18 +41,20 @@ def train(
     from pathlib import Path
 
     from cwbass.data.remote import DATASETS, local_dataset
+    from cwbass.errors import disk_failures
     from cwbass.params import flatten, load_params, parse_yaml
     from cwbass.steps.launch import Cluster, train_where_asked
     from cwbass.steps.runs import run_folder
     from cwbass.steps.train import TrainParams
     from cwbass.telemetry import observe_here
 
-    loaded = load_params(parse_yaml(params, "train_params"), TrainParams)
-    out_dir = run_folder(Path(runs), run_id, "train")
-    inputs = {"manifest": Path(split.path) / "manifest.json", "warmup": Path(warmup.path) / "warmup.pt"}
-    cluster = Cluster(image, cpu=cpu, memory=memory, accelerator=accelerator or None)
-    telemetry = functools.partial(observe_here, "train", out_dir=out_dir, run_id=run_id)
-    data_root = local_dataset(data, DATASETS)
-    report = train_where_asked(loaded, cluster=cluster, **inputs, data_root=data_root, out_dir=out_dir, telemetry=telemetry)
-    shutil.copytree(out_dir, train.path, dirs_exist_ok=True)
-    train.metadata.update(flatten(report.to_dict()))
+    with disk_failures():
+        loaded = load_params(parse_yaml(params, "train_params"), TrainParams)
+        out_dir = run_folder(Path(runs), run_id, "train")
+        inputs = {"manifest": Path(split.path) / "manifest.json", "warmup": Path(warmup.path) / "warmup.pt"}
+        cluster = Cluster(image, cpu=cpu, memory=memory, accelerator=accelerator or None)
+        telemetry = functools.partial(observe_here, "train", out_dir=out_dir, run_id=run_id)
+        data_root = local_dataset(data, DATASETS)
+        report = train_where_asked(loaded, cluster=cluster, **inputs, data_root=data_root, out_dir=out_dir, telemetry=telemetry)
+        shutil.copytree(out_dir, train.path, dirs_exist_ok=True)
+        train.metadata.update(flatten(report.to_dict()))

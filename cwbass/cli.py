@@ -6,20 +6,20 @@ seconds to load, and ``--help`` should not.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
 import signal
 import sys
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from cwbass import __version__
-from cwbass.errors import CwbassError, DataError, ParamsError, ServiceError
+from cwbass.errors import CwbassError, DataError, ParamsError, disk_failures
 
 if TYPE_CHECKING:
     from cwbass.telemetry import Telemetry
@@ -82,9 +82,6 @@ ResumeForce = Annotated[
     typer.Option("--resume-force", metavar="KEY", help="Go on with a run although this parameter, or section, differs."),
 ]
 KeepState = Annotated[bool, typer.Option("--keep-state", help="Leave the last state behind when the run is done.")]
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_NOT_WRITABLE = (*_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 PARAMS = Path("params.yaml")
 SPLIT_DIR, WARMUP_DIR, TRAIN_DIR = Path("artifacts/split"), Path("artifacts/warmup"), Path("artifacts/train")
@@ -226,7 +223,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Findings as JSON on stdout.")] = False,
     params_only: Annotated[bool, typer.Option("--params-only", help="Check parameters, not data.")] = False,
 ) -> None:
-    """Check parameters and data before any long step; exit code 4 where the data is wrong."""
+    """Check parameters, weights and data before any long step; exit code 4 where the data is wrong."""
     from cwbass.params import Params
     from cwbass.steps.check import check, check_model
     from cwbass.steps.split import SplitParams
@@ -236,14 +233,17 @@ def check(
         _print({"params": str(params), "ok": True})
         return
     root = data or Path(loaded.data.root)
-    check_model(loaded, data_root=root)
+    weights = check_model(loaded, data_root=root)
     report = check(SplitParams(seed=loaded.seed, data=loaded.data, split=loaded.split), data_root=root)
+    report = replace(report, findings=weights + report.findings)
     if as_json:
         _print(report.to_dict())
     else:
         from cwbass.console import print_findings
 
         print_findings(report, root)
+    if report.errors == weights and weights:
+        raise ParamsError(f"{len(weights)} errors in {params}; see above.")
     if report.errors:
         raise DataError(f"{len(report.errors)} errors in {root}; see above.")
 
@@ -775,7 +775,8 @@ def main() -> None:
     # The first process of a container gets no default action: without a handler SIGTERM would do nothing.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        app()
+        with disk_failures():
+            app()
     except CwbassError as error:
         who = f" (process {_rank()} of {os.environ['WORLD_SIZE']})" if os.environ.get("WORLD_SIZE", "1") != "1" else ""
         typer.echo(f"error{who}: {error}", err=True)
@@ -784,15 +785,6 @@ def main() -> None:
         # The reader of stdout has gone (`| head`); nothing is left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except OSError as error:
-        if error.errno not in _NOT_WRITABLE:
-            raise
-        full = error.errno in _FULL
-        mend = (
-            "Make room, and run the command again." if full else "Name a place that can be written to, or give the right to it."
-        )
-        typer.echo(f"error: {error.filename or 'a file'}: {error.strerror}. {mend}", err=True)
-        sys.exit((ServiceError if full else ParamsError).exit_code)
 
 
 if __name__ == "__main__":

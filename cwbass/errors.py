@@ -13,9 +13,17 @@ A message says what is wrong, what was seen, and how to mend it. Codes 3, 4 and 
 permanent: a retry gives the same answer.
 """
 
+import errno
+import os
 import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _PASSWORD = re.compile(r"//[^/\s]*@")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+WRITE_ELSEWHERE = "Name a place that can be written to, or give the right to it."
 
 
 class CwbassError(Exception):
@@ -72,6 +80,28 @@ def error_of(exit_code: int) -> type[CwbassError]:
     """The kind of error that a command of ours ended with."""
     kinds = (ParamsError, DataError, GateError, ServiceError, Interrupted)
     return next((kind for kind in kinds if kind.exit_code == exit_code), CwbassError)
+
+
+@contextmanager
+def disk_failures() -> Iterator[None]:
+    """Around a whole command, or the body of a component: what the disk refuses inside becomes one of our errors.
+
+    Raises:
+        ServiceError: A disk is full.
+        ParamsError: A place cannot be written to, or a file not be read.
+    """
+    try:
+        yield
+    except OSError as error:
+        number, file = error.errno, error.filename
+        if isinstance(error, shutil.Error) and isinstance(error.args[0], list):  # a tree's; there the system's error is text
+            _, file, text = error.args[0][0]
+            number = next((int(found) for found in re.findall(r"^\[Errno (\d+)\]", text)), None)
+        if number in _FULL:
+            raise ServiceError(f"{file or 'a file'}: {os.strerror(number)}. Make room, and run the command again.") from error
+        if number in NOT_WRITABLE:
+            raise ParamsError(f"{file or 'a file'}: {os.strerror(number)}. {WRITE_ELSEWHERE}") from error
+        raise
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cwbass.errors import ServiceError
+from cwbass.errors import NOT_WRITABLE, WRITE_ELSEWHERE, ServiceError
 
 
 @contextmanager
@@ -107,6 +107,8 @@ def file_sha256(path: Path) -> str:
 
 
 def _no_room(path: Path, size: int, error: OSError) -> ServiceError:
+    if error.errno in NOT_WRITABLE:
+        return ServiceError(f"{path} cannot be written: {error.strerror}. What was saved before is whole. {WRITE_ELSEWHERE}")
     try:
         free = f"{shutil.disk_usage(path.parent).free / 1e6:.0f} MB are free there"
     except OSError:

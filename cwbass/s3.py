@@ -83,6 +83,18 @@ def refuse_password(bucket: str) -> None:
         )
 
 
+def find_object(uri: str) -> None:
+    """See that an object is there and may be looked at; nothing is fetched.
+
+    Raises:
+        ParamsError: There is no such object, or access is refused.
+        ServiceError: The store cannot be reached, or failed ``ATTEMPTS`` times.
+    """
+    bucket, key = split_uri(uri)
+    with s3_failures(uri):
+        s3_client().head_object(Bucket=bucket, Key=key)
+
+
 def download(uri: str, folder: Path) -> Path:
     """A local copy of an object; it is fetched again only when its ETag or size has changed.
 
@@ -141,11 +153,15 @@ def s3_failures(uri: str, endpoint: str | None = None) -> Iterator[None]:
         if status == 404:
             what = "bucket" if code == "NoSuchBucket" else "object or bucket"
             raise ParamsError(f"{where}: no such {what}. Check the URI and AWS_ENDPOINT_URL.") from error
-        if 300 <= status < 500 and status not in _PASSING and code not in _PASSING_CODES:
+        if 300 <= status < 400:
+            raise _redirected(where) from error
+        if 400 <= status < 500 and status not in _PASSING and code not in _PASSING_CODES:
             raise ParamsError(
-                f"{where}: refused ({one_line(error)}). Check the credentials, their rights and AWS_REGION."
+                f"{where}: refused ({one_line(error)}). Check the credentials, their rights and AWS_DEFAULT_REGION."
             ) from error
         raise ServiceError(f"{where}: the store failed {ATTEMPTS} times ({one_line(error)}). Try again later.") from error
+    except RecursionError:  # boto3 takes a redirect for another region, asks for it, and is redirected again
+        raise _redirected(where) from None
     except FlexibleChecksumError as error:
         raise ServiceError(f"{where}: damaged on its way, {ATTEMPTS} times ({one_line(error)}). Check the network.") from error
     except (EndpointError, HTTPClientError, IncompleteReadError, CredentialRetrievalError, Boto3Error) as error:
@@ -160,6 +176,13 @@ def s3_failures(uri: str, endpoint: str | None = None) -> Iterator[None]:
     except OSError as error:
         kind = ServiceError if error.errno in _FULL else ParamsError
         raise kind(f"{uri} cannot be kept: {one_line(error)}. Check the folder and its disk.") from error
+
+
+def _redirected(where: str) -> ParamsError:
+    return ParamsError(
+        f"{where}: the server sends requests elsewhere, as one does that wants https or a login, or where the bucket is in another "
+        "region. Check AWS_ENDPOINT_URL and AWS_DEFAULT_REGION."
+    )
 
 
 def _refuse_impossible_size(http_response: Any, parsed: dict[str, Any], **_: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cwbass.errors import CwbassError, ParamsError
+from cwbass.errors import CwbassError, ParamsError, disk_failures
 
 app = typer.Typer(
     name="pipeline",
@@ -193,7 +193,8 @@ def submit(
 def main() -> None:
     """Entry point: runs the command and turns our errors into one line and an exit code."""
     try:
-        app()
+        with disk_failures():
+            app()
     except CwbassError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)

@@ -12,6 +12,7 @@ from cwbass import __version__
 WORK_VOLUME, WORK_DIR = "cwbass-work", "/workspace"  # the image's working directory: relative paths of params mean the volume
 RUNS = "artifacts/runs"  # on it: checkpoints by run id
 S3_SECRET = "cwbass-s3"
+S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "CWBASS_S3_CHECKSUM")
 USER = 10001  # of the image
 RETRIES = 3
 HOUR = 3600
@@ -57,9 +58,8 @@ def secure(task: dsl.PipelineTask, name: str, *, retries: int, seconds: int) -> 
 def connect(task: dsl.PipelineTask, environment: Mapping[str, str]) -> None:
     """The work volume, the keys of S3, and variables."""
     kubernetes.mount_pvc(task, WORK_VOLUME, WORK_DIR)
-    # Optional: with a role for the service account (IRSA) there is no secret.
-    keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3")
-    kubernetes.use_secret_as_env(task, S3_SECRET, {key: key for key in keys}, optional=True)
+    # Optional, the secret and each of its keys: with a role for the service account (IRSA) there is none.
+    kubernetes.use_secret_as_env(task, S3_SECRET, {key: key for key in S3_KEYS}, optional=True)
     for key, value in environment.items():
         task.set_env_variable(key, value)
 

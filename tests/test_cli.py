@@ -75,6 +75,17 @@ def test_good_data_passes_the_check(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_weights_that_are_not_there_fail_the_check_as_a_parameter_does(tmp_path: Path) -> None:
+    write_shapes(tmp_path / "data", seed=0, labeled=24, unlabeled=4, test=12, size=(64, 64))
+    weights = ("--set", f"model.weights={tmp_path / 'gone.pth'}")
+    done = call("check", "--params", "configs/smoke.yaml", "--data", tmp_path / "data", *weights, "--json")
+    assert done.returncode == 3
+    (finding,) = [found for found in json.loads(done.stdout)["findings"] if found["severity"] == "error"]
+    assert finding["message"].startswith(f"model.weights is '{tmp_path / 'gone.pth'}': no such file.")
+    (tmp_path / "data/masks/train_00000.png").write_text("no mask")
+    assert call("check", "--params", "configs/smoke.yaml", "--data", tmp_path / "data", *weights).returncode == 4
+
+
 def test_eval_prints_the_scores_as_json_and_nothing_else_on_stdout(tiny_run: TinyRun) -> None:
     done = call("eval", "--checkpoint", tiny_run.train / "last.pt", "--manifest", tiny_run.manifest, "--json")
     assert done.returncode == 0, done.stderr

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import re
+import shutil
+from pathlib import Path
+
 import pytest
 
-from cwbass.errors import CwbassError, DataError, Interrupted, ParamsError, error_of, one_line
+from cwbass.errors import CwbassError, DataError, Interrupted, ParamsError, ServiceError, disk_failures, error_of, one_line
 
 
 @pytest.mark.parametrize(
@@ -25,3 +30,36 @@ def test_an_error_of_a_library_becomes_one_line_without_passwords(text: str, lim
 )
 def test_an_exit_code_stands_for_the_kind_of_error_that_has_it(code: int, kind: type[CwbassError]) -> None:
     assert error_of(code) is kind
+
+
+def test_a_full_disk_is_an_error_that_a_retry_may_mend() -> None:
+    said = "a file: No space left on device. Make room, and run the command again."
+    with pytest.raises(ServiceError, match=f"^{re.escape(said)}$"), disk_failures():
+        Path("/dev/full").write_text("x")
+
+
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(ParamsError, match=f"^{re.escape(str(tmp_path / 'file'))}.*: Not a directory. Name a place"),
+        disk_failures(),
+    ):
+        (tmp_path / "file" / "out").mkdir()
+
+
+def test_a_copied_tree_tells_of_its_first_file_that_found_no_room(tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from/last.pt").write_text("x")
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to/last.pt").symlink_to("/dev/full")
+    said = re.escape(f"{tmp_path / 'to/last.pt'}: No space left on device. Make room")
+    with pytest.raises(ServiceError, match=f"^{said}"), disk_failures():
+        shutil.copytree(tmp_path / "from", tmp_path / "to", dirs_exist_ok=True, copy_function=shutil.copyfile)
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(errno.ENOENT, "gone"), BrokenPipeError(errno.EPIPE, "x"), shutil.Error("same")]
+)
+def test_what_a_disk_cannot_be_blamed_for_goes_on_as_it_is(error: OSError) -> None:
+    with pytest.raises(type(error)), disk_failures():
+        raise error

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cwbass.errors import ServiceError
 from cwbass.files import partial_file, place_link, unlink_with_digest, write_digest, write_whole
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # SHA-256 of "abc", of FIPS 180-2
@@ -31,6 +32,13 @@ def test_what_fails_half_way_leaves_the_old_file_alone(tmp_path: Path) -> None:
         partial.write_bytes(b"half")
         raise KeyboardInterrupt
     assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == {"file": b"old"}
+
+
+def test_a_place_that_cannot_be_written_to_is_not_mended_by_making_room(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ServiceError, match=r"new\.pt cannot be written: Not a directory\..* Name a place that can") as raised:
+        write_whole(tmp_path / "file" / "folder" / "new.pt", b"abc")
+    assert "room" not in str(raised.value)
 
 
 def test_a_link_takes_a_place_only_where_it_may(tmp_path: Path) -> None:

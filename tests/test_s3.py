@@ -8,7 +8,7 @@ import pytest
 from servers import Link, S3Server
 
 from cwbass.errors import ParamsError, ServiceError
-from cwbass.s3 import ATTEMPTS, download, split_uri
+from cwbass.s3 import ATTEMPTS, download, s3_client, split_uri
 
 URI = "s3://models/encoders/resnet.pth"
 OBJECT = "/models/encoders/resnet.pth"
@@ -90,6 +90,16 @@ def test_server_error_is_tried_again_three_times(s3: Any, tmp_path: Path) -> Non
     assert s3.requests == [f"HEAD {OBJECT}"] * ATTEMPTS
 
 
+def test_a_refusal_names_the_variable_from_which_the_region_is_read(
+    s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3.statuses = [403]
+    with pytest.raises(ParamsError, match="AWS_DEFAULT_REGION"):
+        download(URI, tmp_path)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "fr-par")
+    assert s3_client().meta.region_name == "fr-par"
+
+
 @pytest.mark.parametrize(("status", "mend"), [(404, "no such object or bucket"), (403, "refused .*credentials")])
 def test_refusal_is_not_tried_again(s3: Any, tmp_path: Path, status: int, mend: str) -> None:
     s3.objects[OBJECT] = b"weights"
@@ -97,6 +107,13 @@ def test_refusal_is_not_tried_again(s3: Any, tmp_path: Path, status: int, mend: 
     with pytest.raises(ParamsError, match=mend):
         download(URI, tmp_path)
     assert s3.requests == [f"HEAD {OBJECT}"]
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_server_that_redirects_is_told_and_not_followed_for_ever(s3: Any, tmp_path: Path, status: int) -> None:
+    s3.statuses = [status] * 1000  # as an ingress does that wants https
+    with pytest.raises(ParamsError, match=r"sends requests elsewhere.*Check AWS_ENDPOINT_URL"):
+        download(URI, tmp_path)
 
 
 def test_server_that_is_away_is_a_service_error(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

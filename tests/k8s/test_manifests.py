@@ -218,7 +218,9 @@ def can(verb: str, resource: str, *, group: str = "", name: str = "any") -> bool
 
 
 def test_the_runner_may_start_and_stop_train_jobs_and_little_else() -> None:
-    assert all(can(verb, "trainjobs", group="trainer.kubeflow.org") for verb in ("create", "get", "list", "watch", "delete"))
+    verbs = ("create", "get", "list", "watch", "update", "patch", "delete")
+    allowed = [verb for verb in verbs if can(verb, "trainjobs", group="trainer.kubeflow.org")]
+    assert allowed == ["create", "get", "delete"]  # what cwbass/train_jobs.py asks for
     assert can("create", "workflowtaskresults", group="argoproj.io")
     assert can("get", "secrets", name="mlpipeline-minio-artifact")
     assert not can("get", "secrets", name="cwbass-s3")  # pods get it from the kubelet
@@ -316,4 +318,10 @@ def test_the_pipeline_means_what_the_manifests_make() -> None:
     (secret,) = documents(K8S / "examples/s3-secret.yaml")
     names = (pods.WORK_VOLUME, pods.WORK_DIR, pods.S3_SECRET, pods.USER)
     assert names == ("cwbass-work", "/workspace", secret["metadata"]["name"], 10001)
+    text = (K8S / "examples/s3-secret.yaml").read_text()
+    assert re.findall(r"^ +(?:# )?([A-Z0-9_]+):", text, flags=re.MULTILINE) == list(pods.S3_KEYS)
+    (node,) = one("base", "TrainingRuntime", "cwbass-torch")["spec"]["template"]["spec"]["replicatedJobs"]
+    (container,) = node["template"]["spec"]["template"]["spec"]["containers"]
+    told = {item["name"]: item["value"] for item in container["env"]}
+    assert told | {"CWBASS_PIPELINE": "any"} == pods.monitoring("any")  # the PodMonitor selects pods of both
     assert one("base", "ServiceAccount", inspect.signature(submit).parameters["service_account"].default)

@@ -19,9 +19,9 @@ pytest.importorskip("kfp", reason="needs kfp: pip install -c constraints.txt -e 
 from kfp import dsl
 
 import components
-from cwbass.errors import CwbassError, DataError, GateError
+from cwbass.errors import CwbassError, DataError, GateError, ServiceError
 from cwbass.params import dump_params
-from pipeline.arguments import STEPS
+from pipeline.arguments import STEPS, pipeline_arguments
 from pipeline.dag import build
 from pipeline.local import check_all_ran, failure_of
 
@@ -191,3 +191,48 @@ def test_register_fails_where_it_cannot_decide(tiny_run: TinyRun, tmp_path: Path
             registration=dsl.Artifact(uri=str(tmp_path / "registration")),
             summary=dsl.Markdown(uri=str(tmp_path / "summary")),
         )
+
+
+def component(task: str, run: TinyRun, out: Path, runs: Path, run_id: str = "run") -> None:
+    """A component in this process, on what the steps before it left in the tiny run."""
+    store = {"registry": {"name": "shapes", "store": str(out.parent / "store"), "onnx": False}}
+    arguments = pipeline_arguments(run.params.model_dump(mode="json") | store)
+    inputs = {
+        "split": dsl.Dataset(uri=str(run.root / "split")),
+        "warmup": dsl.Model(uri=str(run.warmup)),
+        "train": dsl.Model(uri=str(run.train)),
+        "reports": dsl.Artifact(uri=str(run.reports)),
+    }
+    spec = getattr(components, task).component_spec
+    kinds = {"Metrics": dsl.Metrics, "ClassificationMetrics": dsl.ClassificationMetrics}
+    outputs = {
+        name: kinds.get(given.type.partition("@")[0].removeprefix("system."), dsl.Artifact)(name=name, uri=str(out / name))
+        for name, given in (spec.outputs or {}).items()
+    }
+    texts = {
+        "params": arguments[f"{task}_params"],
+        "data": str(run.data),
+        "data_version": "",
+        "runs": str(runs),
+        "run_id": run_id,
+    }
+    pod = {"image": "", "cpu": "1", "memory": "1Gi", "accelerator": ""}
+    known = {**inputs, **texts, **pod}
+    getattr(components, task).python_func(**{name: known[name] for name in spec.inputs or {}}, **outputs)
+
+
+@pytest.mark.parametrize("task", STEPS)
+def test_a_component_names_the_place_that_it_cannot_write_to_and_how_to_mend_it(
+    task: str, tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CwbassError, match=f"{tmp_path / 'file'}.*: Not a directory.* Name a place that can be written to"):
+        component(task, tiny_run, out=tmp_path / "file", runs=tmp_path / "file")
+
+
+def test_a_component_whose_artifact_finds_no_room_says_so(tiny_run: TinyRun, tmp_path: Path) -> None:
+    shutil.copytree(tiny_run.warmup, tmp_path / "runs/1/warmup")  # done: it is only handed over
+    (tmp_path / "out/warmup").mkdir(parents=True)
+    (tmp_path / "out/warmup/warmup.pt").symlink_to("/dev/full")
+    with pytest.raises(ServiceError, match=f"{tmp_path / 'out/warmup/warmup.pt'}: No space left on device. Make room"):
+        component("warmup", tiny_run, out=tmp_path / "out", runs=tmp_path / "runs", run_id="1")

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from PIL import Image
 
-from cwbass.config import DataConfig, SplitConfig
+from cwbass.config import DataConfig, ModelConfig, SplitConfig
 from cwbass.data.manifest import Manifest
-from cwbass.errors import DataError
-from cwbass.steps.check import check
+from cwbass.errors import DataError, ParamsError
+from cwbass.models.smp_net import SmpNet
+from cwbass.params import Params, load_params
+from cwbass.steps.check import check, check_model
 from cwbass.steps.split import SplitParams, split, warn_of_changes
 
 
@@ -112,3 +117,54 @@ def test_unlistable_data_is_an_error_of_its_own(root: Path) -> None:
     (root / "labeled.txt").write_text("gone\n")
     with pytest.raises(DataError, match=r"labeled\.txt, line 1: 'gone' is not among"):
         check(SplitParams(split=SplitConfig(labeled_list="labeled.txt")), data_root=root)
+
+
+ENCODER = "mobilenet_v2"
+
+
+def of_model(weights: str | None = None, **method: object) -> Params:
+    """A small network from ``weights``; with a method, the teachers of MGD from theirs."""
+    sections: dict[str, Any] = {"model": {"arch": "unet", "encoder": ENCODER, "weights": weights}}
+    teachers = {"deep": {"encoder": ENCODER}, "wide": {"encoder": ENCODER}}
+    return load_params(sections | ({"method": {"name": "mgd", **teachers, **method}} if method else {}), Params)
+
+
+def messages(params: Params) -> list[str]:
+    found = check_model(params)
+    assert {(finding.severity, finding.kind) for finding in found} <= {("error", "weights")}
+    return [finding.message for finding in found]
+
+
+def test_weights_that_fit_are_no_finding(tmp_path: Path) -> None:
+    encoder = SmpNet(ModelConfig(arch="unet", encoder=ENCODER), 2).net.encoder
+    safetensors.torch.save_file(encoder.state_dict(), tmp_path / "w.safetensors")
+    weights = str(tmp_path / "w.safetensors")
+    assert check_model(of_model(weights, deep={"encoder": ENCODER, "weights": weights})) == ()
+
+
+def test_weights_of_the_run_and_of_its_teachers_that_cannot_be_used_are_named_by_key_and_file(tmp_path: Path) -> None:
+    torch.save({"conv.weight": torch.ones(1)}, tmp_path / "other.pth")
+    (tmp_path / "torn.safetensors").write_bytes(b"x" * 20)
+    deep, wide = ({"encoder": ENCODER, "weights": str(tmp_path / name)} for name in ("other.pth", "torn.safetensors"))
+    gone, other, torn = messages(of_model(str(tmp_path / "gone.pth"), deep=deep, wide=wide))
+    assert gone.startswith(f"model.weights is '{tmp_path / 'gone.pth'}': no such file. Give imagenet, a file")
+    assert other.startswith(f"method.deep.weights {tmp_path / 'other.pth'} does not fit encoder {ENCODER}: ")
+    assert torn.startswith(f"method.wide.weights: {tmp_path / 'torn.safetensors'} cannot be read (")
+
+
+def test_an_encoder_of_a_teacher_that_does_not_exist_is_found_before_the_warm_up() -> None:
+    with pytest.raises(ParamsError, match=r"unet with encoder 'resnet1011' .* cannot be built"):
+        check_model(of_model(deep={"encoder": "resnet1011"}))
+
+
+def test_weights_in_s3_are_looked_up_and_not_fetched(s3: Any) -> None:
+    s3.objects["/models/there.pth"] = b"weights"
+    there, gone = (f"s3://models/{name}.pth" for name in ("there", "gone"))
+    (message,) = messages(of_model(there, deep={"encoder": ENCODER, "weights": gone}))
+    assert message == f"method.deep.weights: {gone}: no such object or bucket. Check the URI and AWS_ENDPOINT_URL."
+    assert s3.requests == ["HEAD /models/there.pth", "HEAD /models/gone.pth"]
+
+
+def test_published_weights_are_not_fetched_to_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was asked"))
+    assert check_model(of_model("imagenet")) == ()
