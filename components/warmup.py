@@ -19,13 +19,14 @@ def warmup(params: str, data: str, runs: str, run_id: str, split: dsl.Input[dsl.
     Returns:
         warmup: warmup.pt, baseline_last.pt, baseline_best.pt and the history.
     """
+    import functools
     import shutil
     from pathlib import Path
 
     from cwbass.data.remote import DATASETS, local_dataset
     from cwbass.errors import disk_failures
     from cwbass.params import flatten, load_params, parse_yaml
-    from cwbass.steps import warmup as step
+    from cwbass.steps.launch import warmup_where_asked
     from cwbass.steps.runs import run_folder
     from cwbass.steps.training import WarmupParams
     from cwbass.telemetry import observe_here
@@ -34,7 +35,7 @@ def warmup(params: str, data: str, runs: str, run_id: str, split: dsl.Input[dsl.
         loaded = load_params(parse_yaml(params, "warmup_params"), WarmupParams)
         out_dir = run_folder(Path(runs), run_id, "warmup")
         manifest, data_root = Path(split.path) / "manifest.json", local_dataset(data, DATASETS)
-        with observe_here("warmup", out_dir=out_dir, run_id=run_id) as telemetry:
-            report = step.warmup(loaded, manifest=manifest, data_root=data_root, out_dir=out_dir, telemetry=telemetry)
+        telemetry = functools.partial(observe_here, "warmup", out_dir=out_dir, run_id=run_id)
+        report = warmup_where_asked(loaded, manifest=manifest, data_root=data_root, out_dir=out_dir, telemetry=telemetry)
         shutil.copytree(out_dir, warmup.path, dirs_exist_ok=True)
         warmup.metadata.update(flatten(report.to_dict()))

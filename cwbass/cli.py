@@ -47,6 +47,7 @@ DataRoot = Annotated[
     Optional[Path], typer.Option("--data", help="Folder of the dataset, in place of data.root.", file_okay=False)
 ]
 WarmupFile = Annotated[Path, typer.Option("--warmup", help="Checkpoint to start from, written by `cwbass warmup`.")]
+ReportFile = Annotated[Optional[Path], typer.Option("--report", help="Also write what is printed to this file.", dir_okay=False)]
 CheckpointFolder = Annotated[Path, typer.Option("--out", help="Folder for checkpoints.")]
 Checkpoint = Annotated[
     str, typer.Option("--checkpoint", help="Checkpoint, folder of a training, s3:// URI, name@1.4.0 or name@champion.")
@@ -163,8 +164,10 @@ def _resolve(reference: str, store: str | None, params: Path | None = None) -> P
     return resolve(reference, store=_store(store, params or PARAMS) if said else None)
 
 
-def _print(values: Any) -> None:
+def _print(values: Any, file: Path | None = None) -> None:
     typer.echo(json.dumps(values, indent=2))
+    if file is not None:
+        file.write_text(json.dumps(values), encoding="utf-8")
 
 
 @app.command()
@@ -259,6 +262,7 @@ def warmup(
     metrics_linger: MetricsLinger = None,
     metrics_textfile: MetricsTextfile = None,
     pushgateway: Pushgateway = None,
+    report_file: ReportFile = None,
     work: Work = None,
     restart: Restart = False,
     resume_force: ResumeForce = None,
@@ -287,7 +291,7 @@ def warmup(
             world=world,
         )
     if world.main:
-        _print(report.to_dict())
+        _print(report.to_dict(), report_file)
 
 
 @app.command()
@@ -302,9 +306,7 @@ def train(
     metrics_linger: MetricsLinger = None,
     metrics_textfile: MetricsTextfile = None,
     pushgateway: Pushgateway = None,
-    report_file: Annotated[
-        Optional[Path], typer.Option("--report", help="Also write what is printed to this file.", dir_okay=False)
-    ] = None,
+    report_file: ReportFile = None,
     work: Work = None,
     restart: Restart = False,
     resume_force: ResumeForce = None,
@@ -333,9 +335,7 @@ def train(
             world=world,
         )
     if world.main:
-        _print(report.to_dict())
-        if report_file is not None:
-            report_file.write_text(json.dumps(report.to_dict()), encoding="utf-8")
+        _print(report.to_dict(), report_file)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Train on several machines: start a Kubeflow TrainJob, follow it to its end, and bring home what it says.
+"""Train where it was asked for: in processes of this machine, or on several, as a Kubeflow TrainJob that is followed to its end.
 
 The job runs ``cwbass train`` under torchrun in each of its pods. What travels are files on the work
 volume, which all pods mount at the same place: parameters, manifest and warm-up go there, results come from
@@ -22,9 +22,10 @@ from typing import Any
 from cwbass.config import TrainConfig
 from cwbass.errors import CheckpointError, DataError, ParamsError, error_of
 from cwbass.files import file_sha256
-from cwbass.params import dump_params
+from cwbass.params import TrainingSections, dump_params
 from cwbass.steps.train import TrainParams, train
-from cwbass.steps.training import TrainReport, check_batches
+from cwbass.steps.training import TrainReport, WarmupParams, check_batches
+from cwbass.steps.warmup import warmup
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.train_jobs import GROUP, JOB_OF_POD, VERSION, TrainJobs, connect
 from cwbass.training.torchrun import run_processes
@@ -76,7 +77,7 @@ def launch(
         CwbassError: The job failed otherwise.
     """
     job = planned_job(params, cluster=cluster, manifest=manifest, warmup=warmup, data_root=data_root, out_dir=out_dir)
-    report = _hand_over(params, manifest, warmup, out_dir)["report"]
+    report = _hand_over(params, out_dir, manifest=manifest, warmup=warmup)["report"]
     client = TrainJobs(connect() if api is None else api, cluster.namespace)
     with _signals_interrupt(), _deleted_unless_done(client, job["metadata"]["name"]) as done:
         client.start(job, fresh=lambda: report.unlink(missing_ok=True))
@@ -115,7 +116,7 @@ def planned_job(
                 f"{name} is {folder}, which the pods of a TrainJob cannot see: it must lie on the work volume, {cluster.work}."
             )
     _check_inputs(manifest, warmup)
-    arguments = _arguments(_places(out_dir), data_root.resolve(), out_dir.resolve())
+    arguments = _arguments(_places(out_dir, "manifest", "warmup"), data_root.resolve(), out_dir.resolve())
     inputs = [hashlib.sha256(dump_params(params).encode()).hexdigest(), file_sha256(manifest), file_sha256(warmup)]
     return _train_job(params.train, cluster, arguments, inputs)
 
@@ -149,11 +150,34 @@ def train_where_asked(
     if params.train.processes == 1:
         with telemetry() as told:
             return train(params, manifest=manifest, warmup=warmup, data_root=data_root, out_dir=out_dir, telemetry=told)
-    files = _hand_over(params, manifest, warmup, out_dir)
+    return _in_processes("train", params, data_root, out_dir, manifest=manifest, warmup=warmup)
+
+
+def warmup_where_asked(
+    params: WarmupParams,
+    *,
+    manifest: Path,
+    data_root: Path,
+    out_dir: Path,
+    telemetry: Callable[[], AbstractContextManager[Telemetry]] = lambda: nullcontext(SILENT),
+) -> TrainReport:
+    """Warm up here, in one process or in ``train.processes``; the arguments are those of :func:`train_where_asked`.
+
+    Raises:
+        CwbassError: As :func:`cwbass.steps.warmup.warmup` does.
+    """
+    if params.train.processes == 1:
+        with telemetry() as told:
+            return warmup(params, manifest=manifest, data_root=data_root, out_dir=out_dir, telemetry=told)
+    return _in_processes("warmup", params, data_root, out_dir, manifest=manifest)
+
+
+def _in_processes(verb: str, params: TrainingSections, data_root: Path, out_dir: Path, **inputs: Path) -> TrainReport:
+    files = _hand_over(params, out_dir, **inputs)
     files["report"].unlink(missing_ok=True)
-    code = run_processes(params.train.processes, ["train", *_arguments(files, data_root, out_dir)])
+    code = run_processes(params.train.processes, [verb, *_arguments(files, data_root, out_dir)])
     if code:
-        raise error_of(code)(f"training in {params.train.processes} processes ended with exit code {code}; see above.")
+        raise error_of(code)(f"{verb} in {params.train.processes} processes ended with exit code {code}; see above.")
     return _read_report(files["report"])
 
 
@@ -193,15 +217,16 @@ def _train_job(train: TrainConfig, cluster: Cluster, arguments: list[str], input
 
 
 def _arguments(files: Mapping[str, Path], data_root: Path, out_dir: Path) -> list[str]:
-    """Options of ``cwbass train``."""
-    options = {**{name: files[name] for name in ("params", "manifest", "warmup")}, "data": data_root, "out": out_dir}
-    return [f"--{name}={path}" for name, path in {**options, "report": files["report"]}.items()]
+    """Options of ``cwbass train`` or ``cwbass warmup``."""
+    inputs = {name: path for name, path in files.items() if name != "report"}
+    return [f"--{name}={path}" for name, path in {**inputs, "data": data_root, "out": out_dir, "report": files["report"]}.items()]
 
 
-def _places(out_dir: Path) -> dict[str, Path]:
+def _places(out_dir: Path, *inputs: str) -> dict[str, Path]:
     """Where a training finds what it starts from, and leaves its report: beside its results."""
     folder = out_dir.resolve() / "launch"
-    return {Path(name).stem: folder / name for name in ("params.yaml", "manifest.json", "warmup.pt", "report.json")}
+    names = {"params": "params.yaml", "manifest": "manifest.json", "warmup": "warmup.pt", "report": "report.json"}
+    return {name: folder / file for name, file in names.items() if name in ("params", "report", *inputs)}
 
 
 def _check_inputs(*sources: Path) -> None:
@@ -210,15 +235,15 @@ def _check_inputs(*sources: Path) -> None:
             raise DataError(f"{source}: no such file. `cwbass split` and `cwbass warmup` write what training starts from.")
 
 
-def _hand_over(params: TrainParams, manifest: Path, warmup: Path, out_dir: Path) -> dict[str, Path]:
-    """Put what the job starts from beside its results."""
-    _check_inputs(manifest, warmup)
-    files = _places(out_dir)
+def _hand_over(params: TrainingSections, out_dir: Path, **inputs: Path) -> dict[str, Path]:
+    """Put what a training starts from beside its results."""
+    _check_inputs(*inputs.values())
+    files = _places(out_dir, *inputs)
     files["params"].parent.mkdir(parents=True, exist_ok=True)
     files["params"].write_text(dump_params(params), encoding="utf-8")
-    for source, copy in ((manifest, files["manifest"]), (warmup, files["warmup"])):
-        if source.resolve() != copy:
-            shutil.copyfile(source, copy)
+    for name, source in inputs.items():
+        if source.resolve() != files[name]:
+            shutil.copyfile(source, files[name])
     return files
 
 

@@ -19,9 +19,11 @@ from threads import in_threads
 from tiny import TinyRun, sections, smoke_params
 
 from cwbass.errors import ParamsError, ServiceError
-from cwbass.params import dump_params
+from cwbass.params import dump_params, load_params
+from cwbass.steps.launch import warmup_where_asked
 from cwbass.steps.split import SplitParams, split
-from cwbass.steps.training import check_batches
+from cwbass.steps.training import WarmupParams, check_batches
+from cwbass.training.checkpoint import load_checkpoint
 from cwbass.training.distributed import Place, _agree_on_device, check_same, joined, read_place
 from cwbass.training.torchrun import exit_code, run_processes
 from cwbass.world import ALONE, World
@@ -228,6 +230,33 @@ def test_the_command_line_starts_its_processes_stops_them_cleanly_and_goes_on_wi
     assert (report["stage"], report["steps"]) == ("train", 20)
     assert talk.count("2 processes;") == 1
     assert len((out / "history.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.slow
+def test_where_processes_are_asked_for_a_component_warms_up_in_them(
+    tiny_run: TinyRun, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    dumped = tiny_run.params.model_dump(mode="json")
+    dumped["train"] |= {"processes": 2, "steps": 4, "warmup_steps": 2}
+    params = load_params({name: dumped[name] for name in WarmupParams.model_fields}, WarmupParams)
+    places = {"manifest": tiny_run.manifest, "data_root": tiny_run.data}
+    report = warmup_where_asked(params, **places, out_dir=tmp_path / "two")
+    assert capfd.readouterr().err.count("2 processes;") == 1
+    one = params.model_copy(update={"train": params.train.model_copy(update={"processes": 1})})
+    alone = warmup_where_asked(one, **places, out_dir=tmp_path / "one")
+    assert (report.stage, report.steps, report.split_hash) == (alone.stage, alone.steps, alone.split_hash)
+    assert {name: Path(path).relative_to(tmp_path / "two") for name, path in report.checkpoints.items()} == {
+        name: Path(path).relative_to(tmp_path / "one") for name, path in alone.checkpoints.items()
+    }
+    states = [load_checkpoint(tmp_path / name / "baseline_last.pt").method_state for name in ("two", "one")]
+    for key, expected in states[1].items():
+        torch.testing.assert_close(states[0][key], expected, rtol=1e-2, atol=2e-3)  # float32, a few steps
+    with pytest.raises(ParamsError, match="warmup in 3 processes ended with exit code 3; see above"):
+        warmup_where_asked(
+            params.model_copy(update={"train": params.train.model_copy(update={"processes": 3})}),
+            **places,
+            out_dir=tmp_path / "x",
+        )
 
 
 NO_GPU = """
