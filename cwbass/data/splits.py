@@ -219,7 +219,10 @@ def check_pool(pool: Sequence[Sample], config: SplitConfig) -> None:
     if not pool:
         raise DataError("no image with a mask is left to be labelled. Add masks, or check that they are named as the images.")
     if config.labeled is not None and config.labeled > len(pool):
-        raise ParamsError(f"split.labeled is {config.labeled}, but beside the test set only {len(pool)} images have masks.")
+        raise ParamsError(
+            f"split.labeled is {config.labeled}, but beside the test set only {len(pool)} images have masks. "
+            "Ask for no more, or give null for all."
+        )
 
 
 def _draw_labeled(pool: Sequence[Sample], config: SplitConfig, seed: int, pattern: re.Pattern[str] | None) -> tuple[Sample, ...]:
