@@ -765,9 +765,9 @@ def config_show(
 @config_app.command("schema")
 def config_schema() -> None:
     """Print the JSON schema of params.yaml, for editors."""
-    from cwbass.params import Params
+    from cwbass.params import json_schema
 
-    _print(Params.model_json_schema())
+    _print(json_schema())
 
 
 def main() -> None:

@@ -163,6 +163,18 @@ def load_params(values: Mapping[str, Any], kind: type[P]) -> P:
     return params
 
 
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of params.yaml, for editors."""
+    schema = Params.model_json_schema()
+    for key, names in _REGISTRIES.items():
+        *sections, last = key.split(".")
+        place = schema
+        for section in sections:
+            place = schema["$defs"][place["properties"][section]["$ref"].rpartition("/")[2]]
+        place["properties"][last]["enum"] = [*names]
+    return schema
+
+
 def dump_params(params: Section) -> str:
     """YAML text with every value resolved; :func:`load_params` reads it back to the same."""
     return yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

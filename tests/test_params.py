@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from cwbass.config import Section, TrainConfig
 from cwbass.errors import ParamsError
 from cwbass.methods import METHODS
-from cwbass.params import Params, apply_overrides, dump_origins, dump_params, flatten, load_params, parse_yaml, read_params
+from cwbass.params import (
+    Params,
+    apply_overrides,
+    dump_origins,
+    dump_params,
+    flatten,
+    json_schema,
+    load_params,
+    parse_yaml,
+    read_params,
+)
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "params.yaml", *sorted((ROOT / "configs").glob("*.yaml"))]
@@ -245,6 +255,13 @@ def test_override_of_an_unknown_key_is_found_when_it_is_loaded(override: str) ->
 def test_what_is_dumped_loads_to_the_same(path: Path) -> None:
     params = load_params(read_params(path), Params)
     assert load(dump_params(params)) == params
+
+
+def test_the_schema_for_editors_offers_the_names_of_the_registries() -> None:
+    sections = json_schema()["$defs"]
+    assert sections["DataConfig"]["properties"]["layout"]["enum"] == ["folder", "pascal_voc", "cityscapes"]
+    optimizer = sections["OptimizerConfig"]["properties"]
+    assert (optimizer["name"]["enum"], optimizer["schedule"]["enum"]) == (["sgd", "adamw"], ["poly"])
 
 
 def test_each_value_says_what_gave_it() -> None:
