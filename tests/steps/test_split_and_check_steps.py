@@ -129,42 +129,42 @@ def of_model(weights: str | None = None, **method: object) -> Params:
     return load_params(sections | ({"method": {"name": "mgd", **teachers, **method}} if method else {}), Params)
 
 
-def messages(params: Params) -> list[str]:
-    found = check_model(params)
+def messages(params: Params, root: Path) -> list[str]:
+    found = check_model(params, data_root=root)
     assert {(finding.severity, finding.kind) for finding in found} <= {("error", "weights")}
     return [finding.message for finding in found]
 
 
-def test_weights_that_fit_are_no_finding(tmp_path: Path) -> None:
-    encoder = SmpNet(ModelConfig(arch="unet", encoder=ENCODER), 2).net.encoder
+def test_weights_that_fit_are_no_finding(root: Path, tmp_path: Path) -> None:
+    encoder = SmpNet(ModelConfig(arch="unet", encoder=ENCODER), ["ground", "tree"]).net.encoder
     safetensors.torch.save_file(encoder.state_dict(), tmp_path / "w.safetensors")
     weights = str(tmp_path / "w.safetensors")
-    assert check_model(of_model(weights, deep={"encoder": ENCODER, "weights": weights})) == ()
+    assert check_model(of_model(weights, deep={"encoder": ENCODER, "weights": weights}), data_root=root) == ()
 
 
-def test_weights_of_the_run_and_of_its_teachers_that_cannot_be_used_are_named_by_key_and_file(tmp_path: Path) -> None:
+def test_weights_of_the_run_and_of_its_teachers_that_cannot_be_used_are_named_by_key_and_file(root: Path, tmp_path: Path) -> None:
     torch.save({"conv.weight": torch.ones(1)}, tmp_path / "other.pth")
     (tmp_path / "torn.safetensors").write_bytes(b"x" * 20)
     deep, wide = ({"encoder": ENCODER, "weights": str(tmp_path / name)} for name in ("other.pth", "torn.safetensors"))
-    gone, other, torn = messages(of_model(str(tmp_path / "gone.pth"), deep=deep, wide=wide))
+    gone, other, torn = messages(of_model(str(tmp_path / "gone.pth"), deep=deep, wide=wide), root)
     assert gone.startswith(f"model.weights is '{tmp_path / 'gone.pth'}': no such file. Give imagenet, a file")
     assert other.startswith(f"method.deep.weights {tmp_path / 'other.pth'} does not fit encoder {ENCODER}: ")
     assert torn.startswith(f"method.wide.weights: {tmp_path / 'torn.safetensors'} cannot be read (")
 
 
-def test_an_encoder_of_a_teacher_that_does_not_exist_is_found_before_the_warm_up() -> None:
+def test_an_encoder_of_a_teacher_that_does_not_exist_is_found_before_the_warm_up(root: Path) -> None:
     with pytest.raises(ParamsError, match=r"unet with encoder 'resnet1011' .* cannot be built"):
-        check_model(of_model(deep={"encoder": "resnet1011"}))
+        check_model(of_model(deep={"encoder": "resnet1011"}), data_root=root)
 
 
-def test_weights_in_s3_are_looked_up_and_not_fetched(s3: Any) -> None:
+def test_weights_in_s3_are_looked_up_and_not_fetched(root: Path, s3: Any) -> None:
     s3.objects["/models/there.pth"] = b"weights"
     there, gone = (f"s3://models/{name}.pth" for name in ("there", "gone"))
-    (message,) = messages(of_model(there, deep={"encoder": ENCODER, "weights": gone}))
+    (message,) = messages(of_model(there, deep={"encoder": ENCODER, "weights": gone}), root)
     assert message == f"method.deep.weights: {gone}: no such object or bucket. Check the URI and AWS_ENDPOINT_URL."
     assert s3.requests == ["HEAD /models/there.pth", "HEAD /models/gone.pth"]
 
 
-def test_published_weights_are_not_fetched_to_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_weights_are_not_fetched_to_be_looked_at(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was asked"))
-    assert check_model(of_model("imagenet")) == ()
+    assert check_model(of_model("imagenet"), data_root=root) == ()
