@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-MANY = 32  # classes from which a pixel's are read side by side; of fewer, planes are faster (benchmarks/growth.py)
+MANY = 32  # classes from which a pixel's are read side by side; of fewer, planes are as fast or faster (benchmarks: losses.side_by_side)
 
 
 def classes_together(maps: Tensor) -> bool:

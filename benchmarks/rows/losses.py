@@ -12,7 +12,10 @@ from benchmarks.cases import R50, Case, lite0, student_logits
 from benchmarks.harness import Pair, Row, Samples, at_least, at_most
 from benchmarks.peak import peak_of_call
 from benchmarks.plain import one_hot_sobel
+from cwbass import layout
 from cwbass.losses.boundary import boundary_mask
+from cwbass.losses.confidence import soft_cross_entropy
+from cwbass.pseudo_labels import probabilities
 from cwbass.types import Progress
 
 SIZE = (4, 321, 321)
@@ -88,6 +91,30 @@ def _forward(case: Callable[[], Case]) -> Callable[[int], Pair]:
     return measure
 
 
+def _side_by_side(classes: int) -> Callable[[int], Pair]:
+    """A teacher's probabilities, the cross-entropy with them and its gradient, of logits as a network writes them."""
+
+    def measure(repeats: int) -> Pair:
+        generator = torch.Generator().manual_seed(0)
+        teacher, student = (
+            torch.randn(4, classes, 96, 96, generator=generator).contiguous(memory_format=torch.channels_last) for _ in range(2)
+        )
+        student.requires_grad_()
+
+        def read_from(many: int) -> None:
+            before, layout.MANY = layout.MANY, many
+            try:
+                soft_cross_entropy(student, probabilities(teacher)).sum().backward()
+            finally:
+                layout.MANY = before
+            assert student.grad is not None
+            student.grad = None
+
+        return Pair(lambda: read_from(0), lambda: read_from(classes + 1), note="4 images of 96 px")
+
+    return measure
+
+
 def _forward_memory(repeats: int) -> Samples:
     step, _ = step_without_networks(replace(lite0(), classes=150, size=96))
     softmax = torch.zeros(4, 150, 96, 96)
@@ -103,6 +130,16 @@ ROWS: tuple[Row, ...] = (
     Row("losses.boundary.memory", "memory for a boundary, 150 classes", "21 classes", at_most(1.0), _boundary_memory, repeats=1),
     Row("losses.r50", "all of a step's forward part but the networks", SOFTMAX, at_most(3), _forward(lambda: R50)),
     Row("losses.lite0", "all of a step's forward part but the networks", SOFTMAX, at_most(3), _forward(lite0)),
+    *(
+        Row(
+            f"losses.side_by_side.{classes}",
+            f"probabilities, cross-entropy and its gradient, {classes} classes read side by side",
+            "the same, read plane by plane",
+            at_least(1) if classes >= layout.MANY else None,
+            _side_by_side(classes),
+        )
+        for classes in (11, 21, 32, 150)
+    ),
     Row(
         "losses.memory",
         "memory of the same",

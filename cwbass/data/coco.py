@@ -5,7 +5,7 @@ The format: https://cocodataset.org/#format-data. An object is a list of polygon
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -93,7 +93,10 @@ def read_coco(path: Path) -> CocoFile:
     _unlike(path, "category id", [category.id for category in categories])
     _unlike(path, "category", [category.name for category in categories])
     _unlike(path, "image id", [image.id for image in found.images])
-    _unlike(path, "image", [image.file_name for image in found.images])
+    if (mask := _twice([mask_name(path, image.file_name) for image in found.images])) is not None:
+        raise DataError(
+            f"{path}: the mask {mask!r} is that of two images, which differ in their suffix at most. Rename one of them."
+        )
     objects: Mapping[Key, list[tuple[int, str, list[list[float]] | _Rle]]] = defaultdict(list)
     ids = {image.id for image in found.images}
     for number, annotation in enumerate(found.annotations, start=1):
@@ -135,7 +138,7 @@ def mask_name(path: Path, name: str) -> str:
         DataError: The name leads out of the folder.
     """
     parts = PurePosixPath(name)
-    if parts.is_absolute() or ".." in parts.parts:
+    if parts.is_absolute() or ".." in parts.parts or not parts.name:
         raise DataError(f"{path}: the image {name!r} does not lie below the folder of images. Name it by its path there.")
     return parts.with_suffix(".png").as_posix()
 
@@ -208,8 +211,10 @@ def _runs(path: Path, name: str, rle: _Rle, size: tuple[int, int]) -> NDArray[np
 
 
 def _unlike(path: Path, what: str, values: Sequence[Key]) -> None:
-    seen: set[Key] = set()
-    for value in values:
-        if value in seen:
-            raise DataError(f"{path}: the {what} {value!r} comes twice. {_EXPORT}")
-        seen.add(value)
+    if (value := _twice(values)) is not None:
+        raise DataError(f"{path}: the {what} {value!r} comes twice. {_EXPORT}")
+
+
+def _twice(values: Sequence[Key]) -> Key | None:
+    """The first of the values that come more than once."""
+    return next((value for value, count in Counter(values).items() if count > 1), None)

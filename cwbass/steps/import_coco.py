@@ -56,7 +56,7 @@ def import_coco(
 
     Raises:
         DataError: The file is wrong, none of its images is there or one has another size, a mask or list is there already,
-            or ``classes.txt`` has other classes. Masks drawn before a size or an object that is wrong stay.
+            or ``classes.txt`` has other classes. Masks drawn before an object that cannot be drawn stay.
     """
     file = read_coco(annotations)
     classes, values = class_values(annotations, file.names, background)
@@ -80,10 +80,12 @@ def import_coco(
     if there is not None and not overwrite:
         raise DataError(f"{there} is there already. Delete it, or say --overwrite.")
 
-    write_whole(known, listed)
-    palette = [value for rgb in default_palette(256) for value in rgb]
     for image in found:
         _check_size(root, image)
+    if not known.is_file():  # one that has colours keeps them
+        write_whole(known, listed)
+    palette = [value for rgb in default_palette(256) for value in rgb]
+    for image in found:
         mask = Image.fromarray(paint(file, image, values, 0 if background else IGNORED))
         mask.putpalette(palette)
         with partial_file(root / "masks" / masks[image.name]) as partial:

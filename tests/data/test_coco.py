@@ -120,7 +120,7 @@ def test_there_are_at_most_255_classes() -> None:
 
 def test_a_mask_lies_where_its_image_does() -> None:
     assert mask_name(Path("x"), "site 2/b.v1.jpg") == "site 2/b.v1.png"
-    for outside in ("/etc/a.jpg", "../a.jpg", "b/../../a.jpg"):
+    for outside in ("/etc/a.jpg", "../a.jpg", "b/../../a.jpg", "."):
         with pytest.raises(DataError, match="does not lie below the folder of images"):
             mask_name(Path("x"), outside)
 
@@ -133,7 +133,7 @@ IMAGE = {"id": 1, "file_name": "a.jpg", "height": 4, "width": 6}
     [
         ({"images": [{**IMAGE, "height": 0}]}, r"images\.0\.height: input should be greater than 0, not 0\. Export it again"),
         ({"images": [IMAGE, {**IMAGE, "file_name": "b.jpg"}]}, "the image id 1 comes twice"),
-        ({"images": [IMAGE, {**IMAGE, "id": 2}]}, "the image 'a.jpg' comes twice"),
+        ({"images": [IMAGE, {**IMAGE, "id": 2, "file_name": "a.png"}]}, r"the mask 'a\.png' is that of two images"),
         ({"categories": [{"id": 3, "name": "road"}, {"id": 7, "name": "road"}]}, "the category 'road' comes twice"),
         ({"annotations": [{"image_id": 9, "category_id": 7}]}, "annotation number 1: no image has the id 9"),
         ({"annotations": [{"id": "x", "image_id": 1, "category_id": 8}]}, "annotation x: no category has the id 8"),

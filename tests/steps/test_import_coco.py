@@ -103,6 +103,19 @@ def test_a_file_of_other_images_is_refused(root: Path, settings: dict[str, Any],
     assert not (root / "masks").exists()
 
 
+def test_a_size_that_is_wrong_further_on_leaves_nothing_behind(root: Path) -> None:
+    Image.new("RGB", (9, 9)).save(root / "images/b.jpg")
+    with pytest.raises(DataError, match=r"b\.jpg is 9x9, but was annotated at 6x4"):
+        import_coco(coco(root), root=root)
+    assert not (root / "masks").exists() and not (root / "classes.txt").exists()
+
+
+def test_a_class_list_that_is_there_keeps_its_colours(root: Path) -> None:
+    (root / "classes.txt").write_text("background 0 0 0\ntree 0 200 0\n")
+    import_coco(coco(root), root=root)
+    assert (root / "classes.txt").read_text() == "background 0 0 0\ntree 0 200 0\n"
+
+
 def test_other_classes_than_those_of_the_folder_are_refused(root: Path) -> None:
     (root / "classes.txt").write_text("background\nroad\n")
     with pytest.raises(DataError, match=r"classes\.txt lists background, road; coco\.json gives background, tree"):
