@@ -14,7 +14,7 @@ import sys
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 import typer
 
@@ -52,7 +52,8 @@ CheckpointFolder = Annotated[Path, typer.Option("--out", help="Folder for checkp
 Checkpoint = Annotated[
     str, typer.Option("--checkpoint", help="Checkpoint, folder of a training, s3:// URI, name@1.4.0 or name@champion.")
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+DeviceName = Literal["auto", "cpu", "cuda"]
+Device = Annotated[DeviceName, typer.Option("--device", help="auto: a GPU where there is one.")]
 Store = Annotated[
     Optional[str], typer.Option("--store", metavar="FOLDER|s3://...", help="Registry, in place of registry.store of params.yaml.")
 ]
@@ -176,6 +177,19 @@ def synthesize(params: ParamsFile = PARAMS, overrides: Overrides = None) -> None
     from cwbass.steps.synthesize import SynthesizeParams, synthesize
 
     _print(synthesize(_load(SynthesizeParams, params, overrides)))
+
+
+@app.command()
+def init(
+    root: Annotated[Path, typer.Argument(help="Folder of the dataset.")],
+    out: Annotated[Path, typer.Option(help="File to write.", dir_okay=False)] = PARAMS,
+    device: Annotated[DeviceName, typer.Option(help="What the run is planned for; a GPU need not be here.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over a file that is there.")] = False,
+) -> None:
+    """Write parameters that fit a dataset: layout, size of images and crops, network, budget."""
+    from cwbass.steps.init import init
+
+    _print(init(root, out=out, device=device, overwrite=overwrite).to_dict())
 
 
 @app.command("import")

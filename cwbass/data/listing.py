@@ -12,6 +12,8 @@ from pathlib import Path
 from cwbass.data.base import IMAGE_SUFFIXES, DatasetSpec, Sample
 from cwbass.errors import DataError
 
+MARKS = {"JPEGImages": "pascal_voc", "leftImg8bit": "cityscapes", "images": "folder"}  # a folder that only this layout has
+
 
 @dataclass(frozen=True, slots=True)
 class DatasetFiles:
@@ -75,6 +77,11 @@ def scan_images(root: Path, folder: str) -> dict[str, str]:
     return found
 
 
+def guess_layout(root: Path) -> str | None:
+    """The layout that a folder looks to be in, by the folders it holds; None: in none of those that are built in."""
+    return next((layout for mark, layout in MARKS.items() if (root / mark).is_dir()), None)
+
+
 def check_png(root: Path, masks: Iterable[str]) -> None:
     """Raise a DataError where a mask is no PNG: other formats may change its values."""
     for mask in masks:
@@ -96,7 +103,7 @@ def _what_is_there(root: Path) -> str:
     if not root.is_dir():
         return f"data.root does not exist in {Path.cwd()}; give the folder of the dataset."
     names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
-    for mark, layout in (("JPEGImages", "pascal_voc"), ("leftImg8bit", "cityscapes"), ("images", "folder")):
+    for mark, layout in MARKS.items():
         if mark in names:
             return f"There is {mark}/: set data.layout: {layout}."
     return f"data.root holds {', '.join(names[:8]) or 'no folders'}; check data.root and data.layout."
