@@ -78,23 +78,27 @@ def launch(
     """
     job = planned_job(params, cluster=cluster, manifest=manifest, warmup=warmup, data_root=data_root, out_dir=out_dir)
     report = _hand_over(params, out_dir, manifest=manifest, warmup=warmup)["report"]
-    client = TrainJobs(connect() if api is None else api, cluster.namespace)
-    with _signals_interrupt(), _deleted_unless_done(client, job["metadata"]["name"]) as done:
-        client.start(job, fresh=lambda: report.unlink(missing_ok=True))
-        logger.info(
-            "TrainJob %s/%s on %d x %d processes; its log: kubectl logs -n %s -l %s=%s -f",
-            cluster.namespace,
-            job["metadata"]["name"],
-            params.train.nodes,
-            params.train.processes,
-            cluster.namespace,
-            JOB_OF_POD,
-            job["metadata"]["name"],
-        )
-        failure = client.follow(job["metadata"]["name"], poll=cluster.poll)
-        done()
+    client, name = TrainJobs(connect() if api is None else api, cluster.namespace), job["metadata"]["name"]
+    with _signals_interrupt():
+        try:
+            client.start(job, fresh=lambda: report.unlink(missing_ok=True))
+            logger.info(
+                "TrainJob %s/%s on %d x %d processes; its log: kubectl logs -n %s -l %s=%s -f",
+                cluster.namespace,
+                name,
+                params.train.nodes,
+                params.train.processes,
+                cluster.namespace,
+                JOB_OF_POD,
+                name,
+            )
+            failure = client.follow(name, poll=cluster.poll)
+        except (SystemExit, KeyboardInterrupt):
+            logger.warning("stopped: deleting TrainJob %s", name)
+            client.delete(name)
+            raise
         if failure is not None:
-            raise client.explain(job["metadata"]["name"], failure)
+            raise client.explain(name, failure)
     return _read_report(report)
 
 
@@ -173,6 +177,7 @@ def warmup_where_asked(
 
 
 def _in_processes(verb: str, params: TrainingSections, data_root: Path, out_dir: Path, **inputs: Path) -> TrainReport:
+    _check_inputs(*inputs.values())
     files = _hand_over(params, out_dir, **inputs)
     files["report"].unlink(missing_ok=True)
     code = run_processes(params.train.processes, [verb, *_arguments(files, data_root, out_dir)])
@@ -237,7 +242,6 @@ def _check_inputs(*sources: Path) -> None:
 
 def _hand_over(params: TrainingSections, out_dir: Path, **inputs: Path) -> dict[str, Path]:
     """Put what a training starts from beside its results."""
-    _check_inputs(*inputs.values())
     files = _places(out_dir, *inputs)
     files["params"].parent.mkdir(parents=True, exist_ok=True)
     files["params"].write_text(dump_params(params), encoding="utf-8")
@@ -273,21 +277,3 @@ def _signals_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _deleted_unless_done(client: TrainJobs, name: str) -> Iterator[Callable[[], None]]:
-    """Delete a job when this process is told to stop; gives what to call once the job has ended."""
-    done = False
-
-    def ended() -> None:
-        nonlocal done
-        done = True
-
-    try:
-        yield ended
-    except (SystemExit, KeyboardInterrupt):
-        if not done:
-            logger.warning("stopped: deleting TrainJob %s", name)
-            client.delete(name)
-        raise
