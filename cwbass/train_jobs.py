@@ -85,7 +85,7 @@ class TrainJobs:
         self._ask(
             "delete a TrainJob",
             lambda: self.jobs.delete_namespaced_custom_object(*self.place, name, propagation_policy="Foreground"),
-            missing=None,
+            may_be_gone=True,
         )
 
     def _first_failure(self, name: str) -> tuple[int | None, str]:
@@ -110,19 +110,20 @@ class TrainJobs:
         job: dict[str, Any] | None = self._ask(
             "read a TrainJob",
             lambda: self.jobs.get_namespaced_custom_object(*self.place, name, _request_timeout=30),
-            missing=None,
+            may_be_gone=True,
         )
         return job
 
-    def _ask(self, what: str, question: Callable[[], Any], **missing: Any) -> Any:
+    def _ask(self, what: str, question: Callable[[], Any], *, may_be_gone: bool = False) -> Any:
+        """The answer to a question; None where what it asks for is not there, if it may be gone."""
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
         try:
             return question()
         except ApiException as error:
-            if error.status == 404 and missing:
-                return missing["missing"]
+            if error.status == 404 and may_be_gone:
+                return None
             said = _message(error)
             if error.status in (401, 403):
                 raise ParamsError(
