@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cwbass.config import EvalConfig
 from cwbass.data.base import IMAGE_SUFFIXES, read_image
 from cwbass.errors import DataError
 from cwbass.evaluation.inference import predict_image
@@ -42,7 +41,6 @@ def predict(
     checkpoint: Path,
     images: Path,
     out_dir: Path,
-    eval_config: EvalConfig | None = None,
     overlays: bool = True,
     confidence: bool = False,
     device: str = "auto",
@@ -50,6 +48,7 @@ def predict(
     """Write ``masks/<name>.png`` (palette, class indices) and ``overlays/<name>.jpg`` for every image.
 
     With ``confidence`` also ``confidence/<name>.png``: the probability of the class that is written, 0 to 1 as 0 to 255, grey.
+    How to predict is what the section ``eval`` of the checkpoint says.
 
     The name is that of the file with its suffix, ``a.jpg.png``, and the tree of folders is kept. A file that cannot be
     read is reported and passed over.
@@ -58,7 +57,6 @@ def predict(
         checkpoint: A file, a training's folder, whose checkpoint that counts is taken, or the folder of a registered version.
         images: An image, or a folder that is searched at any depth.
         out_dir: Where results go.
-        eval_config: How to predict; None takes what the checkpoint was trained with.
         overlays: Whether to draw overlays.
         confidence: Whether to write how sure the network is of each pixel.
         device: auto, cpu or cuda. The precision is that in which the checkpoint is scored.
@@ -68,7 +66,7 @@ def predict(
         DataError: There is no image.
     """
     loaded = open_checkpoint(chosen_file(checkpoint))
-    config = eval_config or loaded.run_params.eval
+    config = loaded.run_params.eval
     on, dtype = scoring_device(device, loaded.run_params.train.precision)
     net = place(loaded.network(config.weights), on)
     spec = loaded.dataset
