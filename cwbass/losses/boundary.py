@@ -36,12 +36,10 @@ def boundary_mask(label: Tensor, *, frame: Frame, width: int = 1, valid: Tensor 
     label = label.to(torch.int16)[:, None]
     padded = F.pad(label, (1, 1, 1, 1), value=_OUTSIDE) if frame == "zero" else _replicate(label)
     edge = _sobel_answers(padded[:, 0])
-    reach = 1
     if width > 1:
         edge = _dilate(edge, width - 1)
-        reach = width
     if valid is not None:
-        edge = edge & ~_dilate(~valid, reach)
+        edge = edge & ~_dilate(~valid, width)
     return edge
 
 
