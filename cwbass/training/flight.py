@@ -20,7 +20,7 @@ from cwbass.config import EvalConfig
 from cwbass.data.base import DatasetSpec, Sample, read_image, read_mask
 from cwbass.evaluation.code_maps import near_boundaries
 from cwbass.evaluation.evaluate import eval_mode
-from cwbass.evaluation.inference import predict_probs
+from cwbass.evaluation.inference import predict_image
 from cwbass.evaluation.probes import ProbeBook, choose_probes, draw_frame, draw_probe, frame_epochs
 from cwbass.training.loop import Schedule
 from cwbass.world import World
@@ -174,13 +174,11 @@ class ProbeRecorder:
         frames, ignore = [], self.spec.ignore_index
         with eval_mode(net):
             for image, truth in pairs:
-                batch = torch.tensor(image, device=device)[None].permute(0, 3, 1, 2)
-                with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
-                    probs = predict_probs(net, batch, self.config)
-                confidence, label = probs.max(1)
-                codes = label[0].to(torch.uint8)
+                probs = predict_image(net, image, self.config, device=device, autocast_dtype=autocast_dtype)
+                confidence, label = probs.max(0)
+                codes = label.to(torch.uint8)
                 near = near_boundaries(codes, NEAR, ignore) != ignore
-                maps = [each.cpu().numpy() for each in (codes, confidence[0], keep(confidence, label)[0], near)]
+                maps = [each.cpu().numpy() for each in (codes, confidence, keep(confidence[None], label[None])[0], near)]
                 frames.append(draw_frame(maps[0], maps[1], maps[2], maps[3], truth, self.spec))
         self.book.frames[step] = frames
         return self.book.serialize()
