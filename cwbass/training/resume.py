@@ -374,17 +374,14 @@ class Keeper:
             self.mirror.sync(self.folder)
 
     def _prune(self) -> None:
-        states = [(name, commit) for name, commit in self._commits() if commit is not None]
-        at_epoch = [name for name, _ in states if name.endswith(EPOCH)]
-        kept = {name for name, _ in states[:KEPT]} | set(at_epoch[:1])
-        for name, _ in list(self._commits()):
+        states = list(self._commits())
+        whole = {name: commit for name, commit in states if commit is not None}
+        kept = {*list(whole)[:KEPT], *[name for name in whole if name.endswith(EPOCH)][:1]}
+        for name, _ in states:
             if name not in kept:
                 _delete_state(self.folder, name)
         with self._lock:
-            needed = set(self._files.values())
-            for name, commit in states:
-                if name in kept:
-                    needed.update(commit["files"].values())
+            needed = {*self._files.values(), *(digest for name in kept for digest in whole[name]["files"].values())}
             for path in (self.folder / FILES).glob("*"):
                 if path.name not in needed:
                     path.unlink(missing_ok=True)
