@@ -63,9 +63,7 @@ def read_class_list(path: Path) -> dict[str, Color | None]:
         DataError: A name comes twice, or only some lines have colours.
     """
     found: dict[str, Color | None] = {}
-    for number, line in enumerate(read_lines(path), start=1):
-        if not line or line.startswith("#"):
-            continue
+    for number, line in read_lines(path):
         name, color = line, None
         words = line.rsplit(maxsplit=3)
         if len(words) == 4 and all(word.isdecimal() for word in words[1:]):
@@ -86,9 +84,7 @@ def read_labelmap(path: Path) -> dict[str, Color]:
         DataError: A line is malformed, or a name comes twice.
     """
     found: dict[str, Color] = {}
-    for number, line in enumerate(read_lines(path), start=1):
-        if not line or line.startswith("#"):
-            continue
+    for number, line in read_lines(path):
         name, _, rest = line.partition(":")
         numbers = rest.split(":")[0].split(",")
         if not name or len(numbers) != 3 or not all(word.strip().isdecimal() for word in numbers):

@@ -38,9 +38,7 @@ def read_ids(path: Path, images: Mapping[str, str]) -> tuple[str, ...]:
     """
     find = id_finder(images)
     lines: dict[str, int] = {}  # id -> line number
-    for number, line in enumerate(read_lines(path), start=1):
-        if not line or line.startswith("#"):
-            continue
+    for number, line in read_lines(path):
         id, name = find(line)
         if id is None:
             raise DataError(
@@ -68,9 +66,7 @@ def read_tags(path: Path, images: Mapping[str, str], class_names: Sequence[str])
         DataError: The file cannot be read, names an unknown id or class, or an id twice.
     """
     tags: dict[str, tuple[int, ...]] = {}
-    for number, line in enumerate(read_lines(path), start=1):
-        if not line or line.startswith("#"):
-            continue
+    for number, line in read_lines(path):
         id, *names = [part.strip() for part in line.split(",")]
         if id not in images or id in tags:
             problem = "has a line already" if id in tags else f"is not among the {len(images)} images"
@@ -99,15 +95,17 @@ def id_finder(images: Mapping[str, str]) -> Callable[[str], tuple[str | None, st
     return find
 
 
-def read_lines(path: Path) -> list[str]:
-    """Lines of a UTF-8 text file, stripped; a byte order mark is dropped.
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """Number and text of the lines of a UTF-8 text file, stripped; blank ones and those that begin with # are passed over.
 
     Raises:
         DataError: The file is missing or not text.
     """
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # a byte order mark is dropped
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text ({error}). Save it as UTF-8.") from error
+    stripped = ((number, line.strip()) for number, line in enumerate(lines, start=1))
+    return [(number, line) for number, line in stripped if line and not line.startswith("#")]

@@ -47,5 +47,5 @@ def pascal_voc(root: Path, config: DataConfig) -> DatasetFiles:
 def _all_have_masks(test_list: Path, images: Mapping[str, str], masks: Mapping[str, str]) -> bool:
     """Whether a list names images, and each has a mask. The images of the challenge's own list may not even be there."""
     find = id_finder(images)
-    ids = [find(line)[0] for line in read_lines(test_list) if line and not line.startswith("#")]
+    ids = [find(line)[0] for _, line in read_lines(test_list)]
     return bool(ids) and all(id in masks for id in ids)
