@@ -17,6 +17,7 @@ from typing import Any
 
 from cwbass.data.base import DatasetSpec, Sample
 from cwbass.errors import DataError
+from cwbass.files import partial_file
 from cwbass.memory import collector_paused
 
 SCHEMA = 1
@@ -66,10 +67,9 @@ class Manifest:
             f'"notes": {_one_a_line([_quote(note) for note in self.notes])}',
             *(f'"{role}": {_one_a_line([_text(sample, ", ", ": ") for sample in self.samples(role)])}' for role in ROLES),
         ]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8", newline="\n")
-        os.replace(partial, path)  # a reader sees the old file or the new one, never half of one
+        with partial_file(path) as partial:  # a reader sees the old file or the new one, never half of one
+            partial.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8", newline="\n")
+            os.replace(partial, path)
 
     @classmethod
     @collector_paused()
