@@ -456,7 +456,6 @@ class WeightFiles(Parser):
         self.mark = self.folder / "ran"
         torch.save(self.state, out := io.BytesIO())
         self.contents = {".pth": out.getvalue(), ".safetensors": safetensors.torch.save(self.state)}
-        self.names = (str(self.folder), "model.weights")
 
     def attempt(self, rng: random.Random) -> None:
         suffix = rng.choice(list(self.contents))

@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
@@ -242,27 +241,24 @@ def check(
 ) -> None:
     """Check parameters, weights and data before any long step; exit code 4 where the data is wrong."""
     from cwbass.params import Params
-    from cwbass.steps.check import check, check_model
-    from cwbass.steps.split import SplitParams
+    from cwbass.steps.check import WEIGHTS, check
 
     loaded = _load(Params, params, overrides)
     if params_only:
         _print({"params": str(params), "ok": True})
         return
     root = data or Path(loaded.data.root)
-    weights = check_model(loaded, data_root=root)
-    report = check(SplitParams(seed=loaded.seed, data=loaded.data, split=loaded.split), data_root=root)
-    report = replace(report, findings=weights + report.findings)
+    report = check(loaded, data_root=root)
     if as_json:
         _print(report.to_dict())
     else:
         from cwbass.console import print_findings
 
         print_findings(report, root)
-    if report.errors == weights and weights:
-        raise ParamsError(f"{len(weights)} errors in {params}; see above.")
     if report.errors:
-        raise DataError(f"{len(report.errors)} errors in {root}; see above.")
+        of_params = all(finding.kind == WEIGHTS for finding in report.errors)
+        kind, place = (ParamsError, params) if of_params else (DataError, root)
+        raise kind(f"{len(report.errors)} errors in {place}; see above.")
 
 
 @app.command()

@@ -17,10 +17,11 @@ import yaml
 from benchmarks.harness import Row, Samples, Unavailable, at_most
 from benchmarks.load import write_dataset
 from benchmarks.photos import VOC, write_photos
+from cwbass.data import list_dataset
 from cwbass.data.listing import scan
 from cwbass.data.parallel import map_threads
-from cwbass.memory import keep_freed_memory
-from cwbass.steps.check import check
+from cwbass.memory import collector_paused, keep_freed_memory
+from cwbass.steps.check import check_data
 from cwbass.steps.split import SplitParams, split
 
 PROJECT = Path(__file__).parents[2]
@@ -83,7 +84,8 @@ def split_and_check(masked: int, repeats: int) -> Samples:
 
         def ours() -> None:
             split(params, data_root=root, out_dir=Path(folder) / "split")
-            check(params, data_root=root)
+            with collector_paused():  # as `cwbass check` does
+                check_data(params, list_dataset(params.data, params.split, root), data_root=root)
 
         ours_s, against_s = in_turn(ours, lambda: list(map_threads(decode, files)), repeats)
     return Samples(ours_s, against_s, note=f"{PHOTOS} images of 500 x 375; both steps read the masks")
@@ -115,7 +117,8 @@ def many_files(repeats: int) -> Samples:
 
         def ours() -> None:
             split(params, data_root=root, out_dir=Path(folder) / "split")
-            check(params, data_root=root)
+            with collector_paused():  # as `cwbass check` does
+                check_data(params, list_dataset(params.data, params.split, root), data_root=root)
 
         def against() -> None:
             for name in ("images", "masks"):

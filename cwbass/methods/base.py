@@ -50,8 +50,11 @@ class MethodConfig(Section):
 class BuildModel(Protocol):
     """Makes a network; each call gives fresh weights."""
 
-    def __call__(self, **other: Any) -> SegmentationNet:
-        """The run's network; or another, with these keys of ``model`` changed, from the weights that it names."""
+    def __call__(self, *, key: str = "model", **other: Any) -> SegmentationNet:
+        """The run's network; or another, with these keys of ``model`` changed, from the weights that it names.
+
+        ``key`` is the section that asks for it, for errors.
+        """
 
 
 class Method(nn.Module, ABC):

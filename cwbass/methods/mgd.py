@@ -59,8 +59,8 @@ class Mgd(Method):
         super().__init__(config, build_model, **data)
         self.config = config
         self.student = build_model()
-        self.deep = build_model(**config.deep.model_dump())
-        self.wide = build_model(**config.wide.model_dump())
+        self.deep = build_model(key="method.deep", **config.deep.model_dump())
+        self.wide = build_model(key="method.wide", **config.wide.model_dump())
 
     def training_step(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, progress: Progress) -> StepOutput:
         assert unlabeled is not None

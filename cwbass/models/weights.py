@@ -47,27 +47,27 @@ def load_encoder_weights_(net: SegmentationNet, weights: str, *, encoder: str, c
         cache_dir: Where objects from S3 are kept.
 
     Raises:
-        WeightsError: The weights cannot be found or read, or do not fit.
+        WeightsError: The weights cannot be found or read, or do not fit. The caller knows the key that names them.
         ServiceError: The object store failed.
     """
     if not isinstance(net, SmpNet):
-        raise WeightsError(f"model.weights: {type(net).__name__} is no network of smp. Use weights: null.")
+        raise WeightsError(f"{type(net).__name__} is no network of smp. Use weights: null.")
     target: nn.Module = net.net.encoder
     state = _pretrained(target, encoder) if weights == "imagenet" else read_state(_local(weights, cache_dir))
-    match = match_state(state, target.state_dict())
+    match = match_state(state, target.state_dict(), weights)
     unexpected = [key for key in match.left_over if not key.startswith(HEADS)]
     if unexpected and encoder not in smp.encoders.encoders:
         whole = _timm_keys(_timm_name(target, encoder))
         unexpected = [key for key in unexpected if key not in whole]
     if match.missing or unexpected or match.misshapen:
         raise WeightsError(
-            f"model.weights {weights} does not fit encoder {encoder}: {_listed('missing', match.missing)}; "
+            f"{weights} does not fit encoder {encoder}: {_listed('missing', match.missing)}; "
             f"{_listed('unexpected', unexpected)}; {_listed('of another shape', match.misshapen)}. "
             "Choose the encoder that the weights were made for, under the names of smp or timm."
         )
     broken = [key for key, value in match.found.items() if not torch.isfinite(value).all()]
     if broken:
-        raise WeightsError(f"model.weights {weights}: {_listed('with non-finite numbers', broken)}. Use another file.")
+        raise WeightsError(f"{weights}: {_listed('with non-finite numbers', broken)}. Use another file.")
     _copy(match.found, target)
     left_over = _listed("left over", match.left_over)
     logger.info("encoder %s starts from %s: %d tensors, %s", encoder, weights, len(match.found), left_over)
@@ -80,9 +80,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
         WeightsError: The file is missing, damaged, of another kind, or holds more than tensors.
     """
     if not path.is_file():
-        raise WeightsError(f"model.weights is {str(path)!r}: no such file. {_SOURCES}")
+        raise WeightsError(f"{path}: no such file. {_SOURCES}")
     if path.suffix not in (".safetensors", *_PICKLES):
-        raise WeightsError(f"model.weights is {str(path)!r}, a kind of file that is not read. {_SOURCES}")
+        raise WeightsError(f"{path} is a kind of file that is not read. {_SOURCES}")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
@@ -108,12 +108,13 @@ class Match:
     left_over: list[str]  # keys of the file, without its prefixes
 
 
-def match_state(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Match:
+def match_state(state: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> Match:
     """Pair the tensors of a file with those of an encoder, by name and shape.
 
     Args:
         state: The file's.
         own: The encoder's.
+        name: Of the file, for the error.
 
     Raises:
         WeightsError: Two keys of the file would be the same.
@@ -122,17 +123,17 @@ def match_state(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Match
     # timm names a stage "stages.0" in a classifier and "stages_0" in an encoder.
     by_name = {_flat(key): key for key in given}
     if len(by_name) != len(given):
-        raise WeightsError("model.weights holds keys that differ only in dots and underscores. Use the file of smp or timm.")
+        raise WeightsError(f"{name} holds keys that differ only in dots and underscores. Use the file of smp or timm.")
     found, missing, misshapen = {}, [], []
     for key, full in wanted.items():
-        name = by_name.pop(_flat(key), None)
-        if name is None:
+        theirs = by_name.pop(_flat(key), None)
+        if theirs is None:
             if not key.endswith("num_batches_tracked"):
                 missing.append(key)
             continue
-        value = state[given[name]]
+        value = state[given[theirs]]
         if value.shape != own[full].shape or value.is_floating_point() != own[full].is_floating_point():
-            misshapen.append(f"{name} {_kind(value)}, should be {_kind(own[full])}")
+            misshapen.append(f"{theirs} {_kind(value)}, should be {_kind(own[full])}")
         found[full] = value
     return Match(found, missing, misshapen, list(by_name.values()))
 
@@ -143,7 +144,7 @@ def _local(weights: str, cache_dir: Path) -> Path:
     try:
         return download(weights, cache_dir)
     except ParamsError as error:
-        raise WeightsError(f"model.weights: {error}") from error
+        raise WeightsError(str(error)) from error
 
 
 def _pretrained(target: nn.Module, encoder: str) -> dict[str, Tensor]:
@@ -155,13 +156,11 @@ def _pretrained(target: nn.Module, encoder: str) -> dict[str, Tensor]:
             published = timm.create_model(_timm_name(target, encoder), pretrained=True)
     except OSError as error:
         raise WeightsError(
-            f"model.weights is imagenet, but those of {encoder} cannot be fetched from the Hugging Face hub ({one_line(error)}). "
+            f"the imagenet weights of {encoder} cannot be fetched from the Hugging Face hub ({one_line(error)}). "
             "Without a network, give a local file or an s3:// URI."
         ) from error
     except (KeyError, ValueError, RuntimeError) as error:
-        raise WeightsError(
-            f"model.weights is imagenet, but {encoder} has none ({one_line(error)}). Give a file or null."
-        ) from error
+        raise WeightsError(f"there are no imagenet weights of {encoder} ({one_line(error)}). Give a file or null.") from error
     return dict(published.state_dict())
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from cwbass.config import ModelConfig, Section
-from cwbass.data import list_dataset
+from cwbass.data import Listing, list_dataset
 from cwbass.data.check import CheckReport, Finding, check_dataset, inspect_masks
 from cwbass.data.manifest import Manifest
 from cwbass.data.splits import draw_split, find_candidates
@@ -17,25 +17,42 @@ from cwbass.methods import METHODS
 from cwbass.models import build_model
 from cwbass.models.base import SegmentationNet
 from cwbass.models.weights import load_encoder_weights_
-from cwbass.params import Params
+from cwbass.params import Params, SplitSections
 from cwbass.s3 import find_object
-from cwbass.steps.split import SplitParams
 from cwbass.steps.training import check_network
 
+WEIGHTS = "weights"  # kind of the findings that are about parameters, not data
 
-def check_model(params: Params, *, data_root: Path) -> tuple[Finding, ...]:
+
+@collector_paused()
+def check(params: Params, *, data_root: Path) -> CheckReport:
+    """See that a run can be trained: its network, the weights that it starts from, and every file of its dataset. Nothing is written.
+
+    Raises:
+        DataError: The files cannot even be listed: a folder, the class list or a list file is wrong.
+        ParamsError: The parameters do not fit the dataset, or a network cannot be built, or not be trained; the message names the keys.
+    """
+    listing = list_dataset(params.data, params.split, data_root)
+    weights = check_model(params, listing.spec.class_names)
+    report = check_data(params, listing, data_root=data_root)
+    return replace(report, findings=weights + report.findings)
+
+
+def check_model(params: Params, class_names: Sequence[str]) -> tuple[Finding, ...]:
     """Build the networks, see that the run's can be trained on the crops it will get, and look at the weights they start from.
 
     Nothing is fetched: of ``s3://`` it is seen whether the object is there, of ``imagenet`` nothing.
+
+    Args:
+        params: Of the run.
+        class_names: Of the dataset. [C].
 
     Returns:
         One error for each file of weights that cannot be used.
 
     Raises:
-        DataError: The files cannot even be listed: a folder, the class list or a list file is wrong.
         ParamsError: A network cannot be built, or not be trained; the message names the keys.
     """
-    class_names = list_dataset(params.data, params.split, data_root).spec.class_names
     net = build_model(params.model, class_names)
     check_network(net, params, class_names, unlabeled=METHODS[params.method.name].needs_unlabeled)
     found = list(_check_weights("model", params.model, net))
@@ -56,22 +73,24 @@ def _check_weights(key: str, config: ModelConfig, net: SegmentationNet) -> Itera
         else:
             load_encoder_weights_(net, weights, encoder=config.encoder, cache_dir=Path())
     except CwbassError as error:
-        name, message = f"{key}.weights", str(error).replace("model.weights", f"{key}.weights")
-        yield Finding("error", "weights", None, message if message.startswith(name) else f"{name}: {message}")
+        yield Finding("error", WEIGHTS, None, f"{key}.weights: {error}")
 
 
-@collector_paused()
-def check(params: SplitParams, *, data_root: Path) -> CheckReport:
-    """Draw the split in memory and check the files it would use; nothing is written.
+def check_data(params: SplitSections, listing: Listing, *, data_root: Path) -> CheckReport:
+    """Draw the split in memory and check the files it would use.
 
     If the split cannot be drawn, the report says why, and all masks that it might have used are
     checked.
 
+    Args:
+        params: Sections of a split.
+        listing: What ``list_dataset`` found.
+        data_root: Folder of the dataset.
+
     Raises:
-        DataError: The files cannot even be listed: a folder, the class list or a list file is wrong.
+        DataError: A list file is wrong.
         ParamsError: The parameters do not fit the dataset.
     """
-    listing = list_dataset(params.data, params.split, data_root)
     candidates = find_candidates(listing, params.split, data_root)
     seen = inspect_masks(candidates.named + candidates.masked, data_root, listing.spec)
     manifest: Manifest | None = None

@@ -104,10 +104,10 @@ def train(
         _check_same_recipe(start, params, warmup, resume.force)
     class_names = run.manifest.spec.class_names
 
-    def build(**other: Any) -> SegmentationNet:
+    def build(*, key: str = "model", **other: Any) -> SegmentationNet:
         if not other:  # it gets the warm-up's weights
             return build_model(params.model, class_names)
-        return network_factory(params.model, class_names, out_dir / "weights", world)(**other)
+        return network_factory(params.model, class_names, out_dir / "weights", world)(key=key, **other)
 
     method = new_method(run, params.method, build)
     method.start_from({name: start.network(name) for name in start.networks})

@@ -13,7 +13,7 @@ from typing import Any
 from cwbass import __version__
 from cwbass.config import ModelConfig, Section, TrainConfig
 from cwbass.data.manifest import Manifest
-from cwbass.errors import CheckpointError, DataError, ParamsError
+from cwbass.errors import CheckpointError, DataError, ParamsError, WeightsError
 from cwbass.methods import build_method
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.models import build_model
@@ -251,11 +251,14 @@ def new_method(run: Run, config: MethodConfig, build: BuildModel, *, offline: bo
 def network_factory(config: ModelConfig, class_names: Sequence[str], cache: Path, world: World = ALONE) -> BuildModel:
     """Builds the network of ``config`` with its starting weights, which one process of each machine fetches."""
 
-    def build(**other: Any) -> SegmentationNet:
+    def build(*, key: str = "model", **other: Any) -> SegmentationNet:
         own = config.model_copy(update=other)
         net = build_model(own, class_names)
         if (weights := own.weights) is not None:
-            world.once_per_machine(lambda: load_encoder_weights_(net, weights, encoder=own.encoder, cache_dir=cache))
+            try:
+                world.once_per_machine(lambda: load_encoder_weights_(net, weights, encoder=own.encoder, cache_dir=cache))
+            except WeightsError as error:
+                raise WeightsError(f"{key}.weights: {error}") from error
         return net
 
     return build

@@ -398,7 +398,11 @@ def test_mgd_asks_for_its_teachers_by_their_encoders(pixel_net: type[Segmentatio
 
     config = METHODS["mgd"].config_cls.model_validate({"name": "mgd", "wide": {"encoder": "w", "weights": "w.pth"}})
     method = build_method(config, build_model, num_classes=4, ignore_index=255)
-    assert asked == [{}, {"encoder": "resnet101", "weights": None}, {"encoder": "w", "weights": "w.pth"}]
+    assert asked == [
+        {},
+        {"key": "method.deep", "encoder": "resnet101", "weights": None},
+        {"key": "method.wide", "encoder": "w", "weights": "w.pth"},
+    ]
     assert list(method.networks()) == ["student"]
 
 

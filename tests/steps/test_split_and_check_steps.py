@@ -13,12 +13,15 @@ import torch
 from PIL import Image
 
 from cwbass.config import DataConfig, ModelConfig, SplitConfig
+from cwbass.data import list_dataset
+from cwbass.data.check import CheckReport
 from cwbass.data.manifest import Manifest
-from cwbass.errors import DataError, ParamsError
+from cwbass.errors import DataError, ParamsError, WeightsError
 from cwbass.models.smp_net import SmpNet
 from cwbass.params import Params, load_params
-from cwbass.steps.check import check, check_model
+from cwbass.steps.check import check_data, check_model
 from cwbass.steps.split import SplitParams, split, warn_of_changes
+from cwbass.steps.training import network_factory
 
 
 @pytest.fixture
@@ -91,10 +94,15 @@ def test_same_parameters_give_the_same_bytes(root: Path, tmp_path: Path) -> None
     assert one == two
 
 
+def checked(root: Path, **split: Any) -> CheckReport:
+    params = SplitParams(split=SplitConfig(**split))
+    return check_data(params, list_dataset(params.data, params.split, root), data_root=root)
+
+
 def test_check_reports_what_stops_the_split_and_every_other_error(root: Path) -> None:
     (root / "masks/a.png").write_text("no mask")
     Image.fromarray(np.full((2, 4), 7, dtype=np.uint8)).save(root / "masks/b.png")
-    report = check(SplitParams(), data_root=root)
+    report = checked(root)
     assert [finding.kind for finding in report.errors] == ["no_split", "unreadable", "unknown_value"]
     assert "the split cannot be drawn" in report.errors[0].message
 
@@ -103,20 +111,20 @@ def test_check_opens_no_mask_of_an_unlabelled_image_even_if_the_split_fails(root
     for id in "ab":
         (root / f"masks/{id}.png").write_text("no mask")
     (root / "labeled.txt").write_text("b\n")
-    report = check(SplitParams(split=SplitConfig(labeled_list="labeled.txt")), data_root=root)
+    report = checked(root, labeled_list="labeled.txt")
     assert [finding.file for finding in report.errors if finding.kind == "unreadable"] == ["masks/b.png"]
 
 
 def test_check_writes_nothing(root: Path) -> None:
     before = sorted(root.rglob("*"))
-    assert check(SplitParams(), data_root=root).errors == ()
+    assert checked(root).errors == ()
     assert sorted(root.rglob("*")) == before
 
 
 def test_unlistable_data_is_an_error_of_its_own(root: Path) -> None:
     (root / "labeled.txt").write_text("gone\n")
     with pytest.raises(DataError, match=r"labeled\.txt, line 1: 'gone' is not among"):
-        check(SplitParams(split=SplitConfig(labeled_list="labeled.txt")), data_root=root)
+        checked(root, labeled_list="labeled.txt")
 
 
 ENCODER = "mobilenet_v2"
@@ -129,42 +137,53 @@ def of_model(weights: str | None = None, **method: object) -> Params:
     return load_params(sections | ({"method": {"name": "mgd", **teachers, **method}} if method else {}), Params)
 
 
-def messages(params: Params, root: Path) -> list[str]:
-    found = check_model(params, data_root=root)
+CLASSES = ("ground", "tree")
+
+
+def messages(params: Params) -> list[str]:
+    found = check_model(params, CLASSES)
     assert {(finding.severity, finding.kind) for finding in found} <= {("error", "weights")}
     return [finding.message for finding in found]
 
 
-def test_weights_that_fit_are_no_finding(root: Path, tmp_path: Path) -> None:
-    encoder = SmpNet(ModelConfig(arch="unet", encoder=ENCODER), ["ground", "tree"]).net.encoder
+def test_weights_that_fit_are_no_finding(tmp_path: Path) -> None:
+    encoder = SmpNet(ModelConfig(arch="unet", encoder=ENCODER), CLASSES).net.encoder
     safetensors.torch.save_file(encoder.state_dict(), tmp_path / "w.safetensors")
     weights = str(tmp_path / "w.safetensors")
-    assert check_model(of_model(weights, deep={"encoder": ENCODER, "weights": weights}), data_root=root) == ()
+    assert check_model(of_model(weights, deep={"encoder": ENCODER, "weights": weights}), CLASSES) == ()
 
 
-def test_weights_of_the_run_and_of_its_teachers_that_cannot_be_used_are_named_by_key_and_file(root: Path, tmp_path: Path) -> None:
+def test_weights_of_the_run_and_of_its_teachers_that_cannot_be_used_are_named_by_key_and_file(tmp_path: Path) -> None:
     torch.save({"conv.weight": torch.ones(1)}, tmp_path / "other.pth")
     (tmp_path / "torn.safetensors").write_bytes(b"x" * 20)
     deep, wide = ({"encoder": ENCODER, "weights": str(tmp_path / name)} for name in ("other.pth", "torn.safetensors"))
-    gone, other, torn = messages(of_model(str(tmp_path / "gone.pth"), deep=deep, wide=wide), root)
-    assert gone.startswith(f"model.weights is '{tmp_path / 'gone.pth'}': no such file. Give imagenet, a file")
-    assert other.startswith(f"method.deep.weights {tmp_path / 'other.pth'} does not fit encoder {ENCODER}: ")
+    gone, other, torn = messages(of_model(str(tmp_path / "gone.pth"), deep=deep, wide=wide))
+    assert gone.startswith(f"model.weights: {tmp_path / 'gone.pth'}: no such file. Give imagenet, a file")
+    assert other.startswith(f"method.deep.weights: {tmp_path / 'other.pth'} does not fit encoder {ENCODER}: ")
     assert torn.startswith(f"method.wide.weights: {tmp_path / 'torn.safetensors'} cannot be read (")
 
 
-def test_an_encoder_of_a_teacher_that_does_not_exist_is_found_before_the_warm_up(root: Path) -> None:
+def test_a_run_names_the_weights_that_it_cannot_use_as_the_check_does(tmp_path: Path) -> None:
+    config = ModelConfig(arch="unet", encoder=ENCODER, weights=str(tmp_path / "gone.pth"))
+    build = network_factory(config, CLASSES, tmp_path)
+    for keys, name in (({}, "model.weights"), ({"key": "method.deep"}, "method.deep.weights")):
+        with pytest.raises(WeightsError, match=rf"^{name}: {tmp_path}/gone\.pth: no such file"):
+            build(**keys)
+
+
+def test_an_encoder_of_a_teacher_that_does_not_exist_is_found_before_the_warm_up() -> None:
     with pytest.raises(ParamsError, match=r"unet with encoder 'resnet1011' .* cannot be built"):
-        check_model(of_model(deep={"encoder": "resnet1011"}), data_root=root)
+        check_model(of_model(deep={"encoder": "resnet1011"}), CLASSES)
 
 
-def test_weights_in_s3_are_looked_up_and_not_fetched(root: Path, s3: Any) -> None:
+def test_weights_in_s3_are_looked_up_and_not_fetched(s3: Any) -> None:
     s3.objects["/models/there.pth"] = b"weights"
     there, gone = (f"s3://models/{name}.pth" for name in ("there", "gone"))
-    (message,) = messages(of_model(there, deep={"encoder": ENCODER, "weights": gone}), root)
+    (message,) = messages(of_model(there, deep={"encoder": ENCODER, "weights": gone}))
     assert message == f"method.deep.weights: {gone}: no such object or bucket. Check the URI and AWS_ENDPOINT_URL."
     assert s3.requests == ["HEAD /models/there.pth", "HEAD /models/gone.pth"]
 
 
-def test_published_weights_are_not_fetched_to_be_looked_at(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_weights_are_not_fetched_to_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was asked"))
-    assert check_model(of_model("imagenet"), data_root=root) == ()
+    assert check_model(of_model("imagenet"), CLASSES) == ()
