@@ -143,6 +143,17 @@ def test_a_pod_has_the_volume_no_rights_a_label_and_no_cache(documents: list[dic
     assert ("accelerator" in container["resources"]) == (task != "table")
 
 
+def test_a_pod_that_trains_a_cell_is_scraped(documents: list[dict[str, Any]]) -> None:
+    spec, platform = documents
+    monitor, _ = yaml.safe_load_all((TOP / "k8s/base/monitoring/podmonitor.yaml").read_text())
+    (among,) = monitor["spec"]["selector"]["matchExpressions"]
+    for task in ("cell", "cell-2"):
+        pod = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"][f"exec-{task}"]
+        assert pod["podMetadata"]["labels"][among["key"]] in among["values"]
+        told = {item["name"]: item["value"] for item in spec["deploymentSpec"]["executors"][f"exec-{task}"]["container"]["env"]}
+        assert (told["CWBASS_METRICS_PORT"], told["CWBASS_METRICS_ADDRESS"]) == ("9095", "0.0.0.0")
+
+
 def test_no_result_is_taken_from_a_cache_and_every_step_is_started_again(spec: dict[str, Any]) -> None:
     _, groups = loop(spec, spec["root"]["dag"]["tasks"])
     inside = tasks_of(spec, groups["group"])
