@@ -55,6 +55,8 @@ def train(
         cluster = Cluster(image, cpu=cpu, memory=memory, accelerator=accelerator or None)
         telemetry = functools.partial(observe_here, "train", out_dir=out_dir, run_id=run_id)
         data_root = local_dataset(data, DATASETS)
-        report = train_where_asked(loaded, cluster=cluster, **inputs, data_root=data_root, out_dir=out_dir, telemetry=telemetry)
+        report = train_where_asked(
+            loaded, cluster=cluster, **inputs, data_root=data_root, out_dir=out_dir, run_id=run_id, telemetry=telemetry
+        )
         shutil.copytree(out_dir, train.path, dirs_exist_ok=True)
         train.metadata.update(flatten(report.to_dict()))

@@ -36,6 +36,8 @@ def warmup(params: str, data: str, runs: str, run_id: str, split: dsl.Input[dsl.
         out_dir = run_folder(Path(runs), run_id, "warmup")
         manifest, data_root = Path(split.path) / "manifest.json", local_dataset(data, DATASETS)
         telemetry = functools.partial(observe_here, "warmup", out_dir=out_dir, run_id=run_id)
-        report = warmup_where_asked(loaded, manifest=manifest, data_root=data_root, out_dir=out_dir, telemetry=telemetry)
+        report = warmup_where_asked(
+            loaded, manifest=manifest, data_root=data_root, out_dir=out_dir, run_id=run_id, telemetry=telemetry
+        )
         shutil.copytree(out_dir, warmup.path, dirs_exist_ok=True)
         warmup.metadata.update(flatten(report.to_dict()))

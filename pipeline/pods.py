@@ -47,7 +47,9 @@ def monitoring(pipeline: str) -> dict[str, str]:
 def secure(task: dsl.PipelineTask, name: str, *, retries: int, seconds: int) -> None:
     """A deadline for each attempt, no rights, and labels."""
     if retries:
-        task.set_retry(retries, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration="1800s")
+        # The longest that all attempts and waits may take together: beyond it Argo starts no other, and ends the one that runs.
+        longest = (retries + 1) * seconds + HOUR
+        task.set_retry(retries, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration=f"{longest}s")
     kubernetes.set_timeout(task, seconds)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     labels = {"name": "cwbass", "component": name, "part-of": "cwbass", "version": __version__}

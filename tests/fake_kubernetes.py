@@ -39,6 +39,15 @@ SPEC: dict[str, Any] = {
                 "image": {"type": "string", "maxLength": 500},
                 "command": _STRINGS,
                 "args": _STRINGS,
+                "env": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "required": ["name", "value"],
+                        "additionalProperties": False,
+                        "properties": {"name": {"type": "string", "minLength": 1}, "value": {"type": "string"}},
+                    },
+                },
                 "numNodes": {"type": "integer", "minimum": 1},
                 "numProcPerNode": {"type": "integer", "minimum": 1},
                 "resourcesPerNode": {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
 import signal
 import threading
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 # What a pod does: torchrun reads number, rank and address of the machines from the variables that Trainer sets.
 COMMAND = ("python", "-m", "cwbass.training.torchrun", "-m", "cwbass", "train")
+# What metrics say of the run; docs/monitoring.md has them. Where they go to is the matter of the runtime.
+PIPELINE, RUN_ID = "CWBASS_PIPELINE", "CWBASS_RUN_ID"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,15 @@ class Cluster:
 
 
 def launch(
-    params: TrainParams, *, cluster: Cluster, manifest: Path, warmup: Path, data_root: Path, out_dir: Path, api: Any = None
+    params: TrainParams,
+    *,
+    cluster: Cluster,
+    manifest: Path,
+    warmup: Path,
+    data_root: Path,
+    out_dir: Path,
+    run_id: str = "",
+    api: Any = None,
 ) -> TrainReport:
     """Train as :func:`cwbass.steps.train.train` does, on ``train.nodes`` machines with ``train.processes`` each.
 
@@ -67,6 +78,7 @@ def launch(
         warmup: ``warmup.pt`` of ``cwbass warmup``; likewise.
         data_root: Folder of the dataset, on the work volume.
         out_dir: Where results go, on the work volume.
+        run_id: Of the pipeline's run, for the job's metrics; empty takes the one of this process's environment.
         api: A ``kubernetes.client.ApiClient``; None connects as the pod's service account, or else as kubectl does.
 
     Raises:
@@ -76,7 +88,8 @@ def launch(
         Interrupted: The job's training stopped with a clean checkpoint.
         CwbassError: The job failed otherwise.
     """
-    job = planned_job(params, cluster=cluster, manifest=manifest, warmup=warmup, data_root=data_root, out_dir=out_dir)
+    inputs = {"manifest": manifest, "warmup": warmup, "data_root": data_root, "out_dir": out_dir}
+    job = planned_job(params, cluster=cluster, **inputs, run_id=run_id)
     report = _hand_over(params, out_dir, manifest=manifest, warmup=warmup)["report"]
     client, name = TrainJobs(connect() if api is None else api, cluster.namespace), job["metadata"]["name"]
     with _signals_interrupt():
@@ -103,7 +116,7 @@ def launch(
 
 
 def planned_job(
-    params: TrainParams, *, cluster: Cluster, manifest: Path, warmup: Path, data_root: Path, out_dir: Path
+    params: TrainParams, *, cluster: Cluster, manifest: Path, warmup: Path, data_root: Path, out_dir: Path, run_id: str = ""
 ) -> dict[str, Any]:
     """The TrainJob that :func:`launch` would start, with the same arguments; nothing is written and no cluster asked.
 
@@ -122,7 +135,7 @@ def planned_job(
     _check_inputs(manifest, warmup)
     arguments = _arguments(_places(out_dir, "manifest", "warmup"), data_root.resolve(), out_dir.resolve())
     inputs = [hashlib.sha256(dump_params(params).encode()).hexdigest(), file_sha256(manifest), file_sha256(warmup)]
-    return _train_job(params.train, cluster, arguments, inputs)
+    return _train_job(params.train, cluster, arguments, inputs, _told(run_id))
 
 
 def train_where_asked(
@@ -133,6 +146,7 @@ def train_where_asked(
     warmup: Path,
     data_root: Path,
     out_dir: Path,
+    run_id: str = "",
     telemetry: Callable[[], AbstractContextManager[Telemetry]] = lambda: nullcontext(SILENT),
 ) -> TrainReport:
     """Train here, in one process or in ``train.processes``, or as a TrainJob where ``train.nodes`` is above 1.
@@ -144,17 +158,19 @@ def train_where_asked(
         warmup: ``warmup.pt`` of ``cwbass warmup``.
         data_root: Folder of the dataset.
         out_dir: Where results go.
+        run_id: Of the pipeline's run, for the metrics of other processes; empty takes the one of this process's environment.
         telemetry: Opened where this very process trains; others tell of themselves.
 
     Raises:
         CwbassError: As :func:`launch` and :func:`cwbass.steps.train.train` do.
     """
     if params.train.nodes > 1:
-        return launch(params, cluster=cluster, manifest=manifest, warmup=warmup, data_root=data_root, out_dir=out_dir)
+        files = {"manifest": manifest, "warmup": warmup, "data_root": data_root, "out_dir": out_dir}
+        return launch(params, cluster=cluster, **files, run_id=run_id)
     if params.train.processes == 1:
         with telemetry() as told:
             return train(params, manifest=manifest, warmup=warmup, data_root=data_root, out_dir=out_dir, telemetry=told)
-    return _in_processes("train", params, data_root, out_dir, manifest=manifest, warmup=warmup)
+    return _in_processes("train", params, data_root, out_dir, run_id, manifest=manifest, warmup=warmup)
 
 
 def warmup_where_asked(
@@ -163,6 +179,7 @@ def warmup_where_asked(
     manifest: Path,
     data_root: Path,
     out_dir: Path,
+    run_id: str = "",
     telemetry: Callable[[], AbstractContextManager[Telemetry]] = lambda: nullcontext(SILENT),
 ) -> TrainReport:
     """Warm up here, in one process or in ``train.processes``; the arguments are those of :func:`train_where_asked`.
@@ -173,21 +190,31 @@ def warmup_where_asked(
     if params.train.processes == 1:
         with telemetry() as told:
             return warmup(params, manifest=manifest, data_root=data_root, out_dir=out_dir, telemetry=told)
-    return _in_processes("warmup", params, data_root, out_dir, manifest=manifest)
+    return _in_processes("warmup", params, data_root, out_dir, run_id, manifest=manifest)
 
 
-def _in_processes(verb: str, params: TrainingSections, data_root: Path, out_dir: Path, **inputs: Path) -> TrainReport:
+def _in_processes(
+    verb: str, params: TrainingSections, data_root: Path, out_dir: Path, run_id: str, **inputs: Path
+) -> TrainReport:
     _check_inputs(*inputs.values())
     files = _hand_over(params, out_dir, **inputs)
     files["report"].unlink(missing_ok=True)
-    code = run_processes(params.train.processes, [verb, *_arguments(files, data_root, out_dir)])
+    code = run_processes(params.train.processes, [verb, *_arguments(files, data_root, out_dir)], _told(run_id))
     if code:
         raise error_of(code)(f"{verb} in {params.train.processes} processes ended with exit code {code}; see above.")
     return _read_report(files["report"])
 
 
-def _train_job(train: TrainConfig, cluster: Cluster, arguments: list[str], inputs: list[str]) -> dict[str, Any]:
-    """The TrainJob of a training, for the options of ``cwbass train`` and the digests of what it starts from."""
+def _told(run_id: str) -> dict[str, str]:
+    """Variables by which processes that are started say whose run they are; none where nobody has said it here."""
+    values = {PIPELINE: os.environ.get(PIPELINE), RUN_ID: run_id or os.environ.get(RUN_ID)}
+    return {name: value for name, value in values.items() if value}
+
+
+def _train_job(
+    train: TrainConfig, cluster: Cluster, arguments: list[str], inputs: list[str], told: Mapping[str, str]
+) -> dict[str, Any]:
+    """The TrainJob of a training, for the options of ``cwbass train``, the digests of what it starts from, and whose run it is."""
     digest = hashlib.sha256(json.dumps([cluster.image, *inputs, *arguments]).encode()).hexdigest()
     devices = {} if cluster.accelerator is None else {cluster.accelerator: str(train.processes)}
     trainer: dict[str, Any] = {
@@ -202,6 +229,8 @@ def _train_job(train: TrainConfig, cluster: Cluster, arguments: list[str], input
             "limits": {"memory": cluster.memory, **devices},
         },
     }
+    if told:  # Trainer adds these to the runtime's
+        trainer["env"] = [{"name": name, "value": value} for name, value in told.items()]
     spec: dict[str, Any] = {
         "runtimeRef": {"apiGroup": GROUP, "kind": "TrainingRuntime", "name": cluster.runtime},
         "trainer": trainer,

@@ -16,10 +16,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import NoReturn
 
 _FORWARDED = (signal.SIGTERM, signal.SIGINT)
@@ -79,7 +79,7 @@ def _children() -> list[int]:
     return found
 
 
-def run_processes(processes: int, arguments: Sequence[str]) -> int:
+def run_processes(processes: int, arguments: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})) -> int:
     """Run a verb of cwbass in several processes on this machine; their output is ours.
 
     SIGTERM and SIGINT go on to them, once, and they are waited for.
@@ -87,12 +87,14 @@ def run_processes(processes: int, arguments: Sequence[str]) -> int:
     Args:
         processes: How many.
         arguments: Of the command line: ``["train", "--params", ...]``.
+        environment: Variables beside those of this process.
 
     Returns:
         The exit code of :func:`main`.
     """
     command = [sys.executable, "-m", __name__, "--standalone", f"--nproc-per-node={processes}", "-m", "cwbass", *arguments]
-    process = subprocess.Popen(command, start_new_session=True)  # what a terminal or shell sends to all comes by us alone
+    # In a session of its own: what a terminal or shell sends to all comes by us alone.
+    process = subprocess.Popen(command, start_new_session=True, env={**os.environ, **environment})
     before = {number: signal.signal(number, lambda got, frame: process.send_signal(got)) for number in _FORWARDED}
     try:
         code = process.wait()

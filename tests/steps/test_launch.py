@@ -22,6 +22,7 @@ from cwbass.errors import CheckpointError, CwbassError, DataError, Interrupted, 
 from cwbass.params import dump_params, load_params, parse_yaml
 from cwbass.steps.launch import COMMAND, Cluster, launch, planned_job
 from cwbass.steps.train import TrainParams
+from cwbass.telemetry.session import TelemetrySettings
 
 client = pytest.importorskip("kubernetes.client", reason="kubernetes comes with the extra: pip install 'cwbass[pipeline]'")
 
@@ -91,6 +92,21 @@ def test_a_job_is_created_followed_and_its_report_read(work: Path, caplog: pytes
     paths = [request.replace(name, "NAME") for request in server.requests]
     jobs = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/cwbass/trainjobs"
     assert paths == [f"GET {jobs}/NAME", f"POST {jobs}", *[f"GET {jobs}/NAME"] * 4]  # and no DELETE: its logs stay
+
+
+def test_a_job_says_whose_run_it_is_as_the_step_that_starts_it_does(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it, its outcome would be pushed as that of the pipeline `default`."""
+    with FakeKubernetes(ended("Complete"), created=write_report) as server:
+        start(server, work)
+        (plain,) = server.jobs.values()
+        monkeypatch.setenv("CWBASS_PIPELINE", "streets")
+        start(server, work, run_id="run-7")
+    (job,) = server.jobs.values()  # of the same name: it computes the same
+    assert "env" not in plain["spec"]["trainer"]
+    told = {"CWBASS_PIPELINE": "streets", "CWBASS_RUN_ID": "run-7"}
+    assert job["spec"]["trainer"]["env"] == [{"name": name, "value": value} for name, value in told.items()]
+    settings = TelemetrySettings.from_environment(told)
+    assert (settings.pipeline, settings.run_id) == ("streets", "run-7")
 
 
 def test_a_dry_run_prints_the_job_that_a_launch_starts_and_writes_nothing(work: Path) -> None:

@@ -240,8 +240,9 @@ def test_where_processes_are_asked_for_a_component_warms_up_in_them(
     dumped["train"] |= {"processes": 2, "steps": 4, "warmup_steps": 2}
     params = load_params({name: dumped[name] for name in WarmupParams.model_fields}, WarmupParams)
     places = {"manifest": tiny_run.manifest, "data_root": tiny_run.data}
-    report = warmup_where_asked(params, **places, out_dir=tmp_path / "two")
+    report = warmup_where_asked(params, **places, out_dir=tmp_path / "two", run_id="run-7")
     assert capfd.readouterr().err.count("2 processes;") == 1
+    assert 'run_id="run-7"' in (tmp_path / "two" / "metrics.prom").read_text()  # those processes tell of themselves
     one = params.model_copy(update={"train": params.train.model_copy(update={"processes": 1})})
     alone = warmup_where_asked(one, **places, out_dir=tmp_path / "one")
     assert (report.stage, report.steps, report.split_hash) == (alone.stage, alone.steps, alone.split_hash)
