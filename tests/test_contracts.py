@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
@@ -44,6 +45,22 @@ def test_the_stages_are_the_five_steps_in_order() -> None:
 @pytest.mark.parametrize("stage", STEPS)
 def test_a_stage_tracks_exactly_the_sections_its_step_takes(stage: str) -> None:
     assert sorted(DVC["stages"][stage]["params"]) == sorted(STEPS[stage].model_fields)
+
+
+def sections(section: Section) -> list[type[Section]]:
+    """The classes of all sections of a section."""
+    inside = [value for _, value in section if isinstance(value, Section)]
+    return [found for value in inside for found in (type(value), *sections(value))]
+
+
+@pytest.mark.parametrize("stage", [*STEPS, "compare"])
+def test_a_stage_depends_on_the_files_that_hold_the_defaults_of_its_sections(stage: str) -> None:
+    """params.yaml may leave out a key: a new default is then a new number."""
+    plan = yaml.safe_load((TOP / "compare" / "dvc.yaml").read_text())["stages"]["plan"]
+    deps = plan["deps"] if stage == "compare" else DVC["stages"][stage]["deps"]
+    found = sections(TrainParams() if stage == "compare" else STEPS[stage]())
+    for path in {Path(inspect.getfile(each)).relative_to(TOP) for each in found}:
+        assert any(path == Path(dep) or Path(dep) in path.parents for dep in deps), path
 
 
 @pytest.mark.parametrize("stage", STEPS)
