@@ -375,7 +375,7 @@ def launch(
     loaded = _load(TrainParams, params, overrides)
     cluster = Cluster(image, namespace, runtime, work, cpu, memory, accelerator or None, timeout=timeout)
     root = data or Path(loaded.data.root)
-    files = {"manifest": manifest, "warmup": warmup, "data_root": root, "out_dir": out}
+    files: dict[str, Any] = {"manifest": manifest, "warmup": warmup, "data_root": root, "out_dir": out}
     _print(planned_job(loaded, cluster=cluster, **files) if dry_run else launch(loaded, cluster=cluster, **files).to_dict())
 
 
