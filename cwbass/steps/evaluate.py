@@ -264,9 +264,7 @@ class _Gallery:
 
 def _candidates(path: Path) -> dict[str, Checkpoint]:
     """The checkpoints at a path, the one that counts first."""
-    if not path.is_dir() or is_version(path):
-        return {describe(path)[0]: open_checkpoint(path)}
-    return {name: load_checkpoint(file) for name, file in _files(path).items()}
+    return {name: open_checkpoint(file) for name, file in _files(path).items()}
 
 
 def _files(path: Path) -> dict[str, Path]:
