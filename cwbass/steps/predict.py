@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class PredictReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {"images": self.images, "failed": self.failed, "out_dir": self.out_dir}
+        return asdict(self)
 
 
 def predict(

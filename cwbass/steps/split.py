@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,7 @@ class SplitReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {
-            "hash": self.hash,
-            "seed": self.seed,
-            "counts": dict(self.counts),
-            "notes": list(self.notes),
-            "pixel_share": {name: dict(shares) for name, shares in self.pixel_share.items()},
-        }
+        return {**asdict(self), "notes": list(self.notes)}
 
 
 @collector_paused()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -53,14 +53,7 @@ class TrainReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {
-            "stage": self.stage,
-            "steps": self.steps,
-            "split_hash": self.split_hash,
-            "checkpoints": dict(self.checkpoints),
-            "selection_miou": dict(self.selection_miou),
-            "incidents": self.incidents,
-        }
+        return asdict(self)
 
 
 def start_run(

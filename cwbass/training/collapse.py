@@ -38,12 +38,7 @@ class Incident:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, for the history."""
-        return {
-            "signs": list(self.signs),
-            "reasons": list(self.reasons),
-            "unsup_scale": self.unsup_scale,
-            "back_to": self.back_to,
-        }
+        return {**asdict(self), "signs": list(self.signs), "reasons": list(self.reasons)}
 
 
 @dataclass(slots=True)
