@@ -90,13 +90,14 @@ def start_run(
     """
     split = Manifest.read(manifest)
     full = load_params(params.model_dump(mode="json"), Params)
+    params_text = dump_params(full)
     if world.main:
         warn_of_changes(manifest, full)
     train = full.train
     check_batches(train, world.size)
     check_same(world, "the version of cwbass", __version__)
     check_same(world, "the split", split.hash)
-    check_same(world, "the digest of the parameters", hashlib.sha256(dump_params(full).encode()).hexdigest())
+    check_same(world, "the digest of the parameters", hashlib.sha256(params_text.encode()).hexdigest())
     device = resolve_device(train.device)
     dtype = resolve_precision(train.precision, device)
     batch = train.labeled_a_step
@@ -129,7 +130,6 @@ def start_run(
         world=world,
     )
     seed_everything(full.seed)
-    params_text = dump_params(full)
     telemetry.describe_run(data_version=split.hash, params=params_text, model=full.model.label)
     return Run(
         manifest=split,

@@ -91,11 +91,10 @@ def warmup(
     if steps:
         schedule = plan.schedule(0, steps)
         first.train(schedule, checkpoint=WARMUP, best=None, snapshots=plan.snapshots(schedule))
+        write_sweep(run, out_dir / WARMUP)
     elif world.main:
         write_rows(out_dir / HISTORY, [])
         save_checkpoint(first.checkpoint(0, 0), out_dir / WARMUP)
-    if steps:
-        write_sweep(run, out_dir / WARMUP)
     written = {"warmup": str(out_dir / WARMUP)}
     reached = {"warmup": first.best.get("miou")}
     if params.train.baseline:
