@@ -22,7 +22,6 @@ from cwbass.models.base import SegmentationNet
 from cwbass.steps.train import TrainParams
 from cwbass.steps.training import check_network, network_factory, new_method, start_run
 from cwbass.training.device import place
-from cwbass.training.loop import Schedule
 from cwbass.training.optim import build_optimizer
 from cwbass.training.resume import Resume
 from cwbass.training.run import Run, plan_steps
@@ -95,7 +94,7 @@ def _step_cost(
             torch.cuda.reset_peak_memory_stats(run.device)
         optimizer = build_optimizer(method.trainable(), params.train.optimizer, batch_size=run.train.labeled_a_step)
         stage = Stage(run, f"{name}-{kind}", method, params.method.name, optimizer, out_dir=folder, offline=offline)
-        schedule = Schedule(0, steps, max(steps, plan.total), epoch_steps, 0, plan.pass_steps)
+        schedule = replace(plan.schedule(0, steps), total=max(steps, plan.total), epoch_steps=epoch_steps)
         stage.train(schedule, checkpoint="measured.pt", best=None)
         return stage.history.timings
 

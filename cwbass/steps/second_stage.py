@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +209,7 @@ class SecondStage:
             history=before.history,
             offline=stream,
         )
-        schedule = Schedule(0, self.steps, self.steps, self.first.epoch_steps, 0, self.first.pass_steps)
+        schedule = replace(self.first, start=0, stop=self.steps, total=self.steps, stage_start=0)
         stage.train(schedule, checkpoint=last, best=best)
         return stage
 

@@ -200,7 +200,14 @@ def fit(
     for step in range(schedule.start, schedule.stop):
         generator = seed_everything(seed, step=step + 1, rank=world.rank)
         progress = Progress(
-            step, schedule.total, schedule.stage_start, schedule.epoch_of(step), generator, schedule.pass_steps, world, settle
+            step=step,
+            total_steps=schedule.total,
+            start_step=schedule.stage_start,
+            epoch=schedule.epoch_of(step),
+            generator=generator,
+            pass_steps=schedule.pass_steps,
+            world=world,
+            settle=settle,
         )
         learning_rate = set_learning_rate_(optimizer, rate_factor(step, schedule.total))
         optimizer.zero_grad(set_to_none=True)
