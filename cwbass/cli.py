@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
@@ -21,6 +22,8 @@ from cwbass import __version__
 from cwbass.errors import CwbassError, DataError, ParamsError, disk_failures
 
 if TYPE_CHECKING:
+    from cwbass.methods.base import MethodConfig
+    from cwbass.params import P, Params
     from cwbass.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
@@ -114,7 +117,7 @@ def _main(
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def _load(kind: Any, params: Path, overrides: list[str] | None) -> Any:
+def _load(kind: type[P], params: Path, overrides: list[str] | None) -> P:
     from cwbass.params import load_params, read_params
 
     return load_params(read_params(params, overrides or ()), kind)
@@ -151,7 +154,7 @@ def _store(store: str | None, params: Path) -> str:
     """The registry that is named, or else that of the parameters."""
     from cwbass.params import Params
 
-    return store or str(_load(Params, params, None).registry.store)
+    return store or _load(Params, params, None).registry.store
 
 
 def _resolve(reference: str, store: str | None, params: Path | None = None) -> Path:
@@ -557,8 +560,8 @@ def ablate(
 
 
 def _compare(
-    params: Any,
-    variants: Any,
+    params: Params,
+    variants: Mapping[str, MethodConfig],
     seeds: list[str] | None,
     labels: list[str] | None,
     budget: str | None,
