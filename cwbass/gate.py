@@ -121,11 +121,13 @@ def _against(metrics: Mapping[str, Any], registry: RegistryConfig, champion: Cha
 
 def _champion_gain(metrics: Mapping[str, Any], least: float, champion: Champion) -> Check:
     what, limit = f"gain over champion {champion.version}", f"registry.min_champion_gain {least:.4f}"
-    ours, theirs = metrics.get("miou"), champion.metrics.get("miou")
-    for value, whose in ((ours, "miou"), (theirs, f"miou of champion {champion.version}")):
-        if (wrong := _no_number(whose, value, (0, 1))) is not None:
-            return Check(what, limit, str(value), wrong)
-    gain = ours - theirs  # type: ignore[operator]  # both are numbers
+    ours = _number("miou", metrics.get("miou"), (0, 1))
+    if isinstance(ours, str):
+        return Check(what, limit, str(metrics.get("miou")), ours)
+    theirs = _number(f"miou of champion {champion.version}", champion.metrics.get("miou"), (0, 1))
+    if isinstance(theirs, str):
+        return Check(what, limit, str(champion.metrics.get("miou")), theirs)
+    gain = ours - theirs
     seen = f"{gain:.4f}"
     if gain < least - _ROUNDING:
         return Check(what, limit, seen, f"{what} is {seen} ({theirs:.4f} to {ours:.4f}), below {limit}")
@@ -141,9 +143,10 @@ def _class_drop(metrics: Mapping[str, Any], most: float, champion: Champion) -> 
     for name, before in theirs.items():
         if before is None:  # the champion's test images did not show it
             continue
-        if (wrong := _no_number(f"IoU of {name}", ours.get(name), (0, 1))) is not None:
-            return Check(what, limit, f"{name}: not measured", wrong)
-        drops[name] = before - ours[name]  # type: ignore[operator]  # both are numbers
+        after = _number(f"IoU of {name}", ours.get(name), (0, 1))
+        if isinstance(after, str):
+            return Check(what, limit, f"{name}: not measured", after)
+        drops[name] = before - after
     if not drops:
         return Check(what, limit, "not measured", f"no class of champion {champion.version} was measured")
     worst = max(drops, key=lambda name: drops[name])
@@ -165,24 +168,26 @@ def _least(key: str, value: object, bounds: tuple[int, int], limit: str, least: 
     asked = f"registry.{limit} {least:.4f}"
     if value is None:
         return Check(key, asked, "not measured", f"{key} was not measured, registry.{limit} asks for {least:g} or more")
-    if (wrong := _no_number(key, value, bounds)) is not None:
-        return Check(key, asked, str(value), wrong)
-    seen = f"{value:.4f}"
-    return Check(key, asked, seen, f"{key} is {seen}, below {asked}" if value < least - _ROUNDING else None)  # type: ignore[operator]
+    found = _number(key, value, bounds)
+    if isinstance(found, str):
+        return Check(key, asked, str(value), found)
+    seen = f"{found:.4f}"
+    return Check(key, asked, seen, f"{key} is {seen}, below {asked}" if found < least - _ROUNDING else None)
 
 
 def _most(key: str, value: object, limit: str, most: float, *, top: float | None = None) -> Check:
     asked = f"registry.{limit} {most:g}"
     if value is None:
         return Check(key, asked, "not measured", f"{key} was not measured, registry.{limit} asks for {most:g} or less")
-    if (wrong := _no_number(key, value, (0, top))) is not None:
-        return Check(key, asked, str(value), wrong)
-    seen = f"{value:.4f}"
-    return Check(key, asked, seen, f"{key} is {seen}, above {asked}" if value > most + _ROUNDING else None)  # type: ignore[operator]
+    found = _number(key, value, (0, top))
+    if isinstance(found, str):
+        return Check(key, asked, str(value), found)
+    seen = f"{found:.4f}"
+    return Check(key, asked, seen, f"{key} is {seen}, above {asked}" if found > most + _ROUNDING else None)
 
 
-def _no_number(key: str, value: object, bounds: tuple[float, float | None]) -> str | None:
-    """What is wrong with a value; None where it is a number within its bounds."""
+def _number(key: str, value: object, bounds: tuple[float, float | None]) -> float | str:
+    """A value that is a number within its bounds, or what is wrong with it."""
     if value is None:
         return f"{key} was not measured"
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
@@ -190,4 +195,4 @@ def _no_number(key: str, value: object, bounds: tuple[float, float | None]) -> s
     low, high = bounds
     if value < low or (high is not None and value > high):
         return f"{key} is {value:g}, but a fraction lies in [{low}, {high}]"
-    return None
+    return value
