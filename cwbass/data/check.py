@@ -84,7 +84,8 @@ def check_dataset(
     spec = listing.spec
     found = [
         *findings.unreadable(files),
-        *findings.unmappable(files, spec),
+        *findings.rgb_masks(files, spec),
+        *findings.index_masks(files),
         *findings.binary(files, spec),
         *findings.foreign_values(files, spec),
         *findings.sizes(files),

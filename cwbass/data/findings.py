@@ -55,36 +55,40 @@ def unreadable(files: Sequence[File]) -> Iterator[Finding]:
             yield Finding("error", "unreadable", file.sample.mask, file.mask.error)
 
 
-def unmappable(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding]:
-    """RGB masks without a colour map, and index masks where only colours are expected."""
-    rgb = _masks(files, lambda mask: not mask.mappable and mask.is_rgb)
-    if rgb:
+def rgb_masks(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding]:
+    """RGB masks without a colour map, and a proposal for one."""
+    found = _masks(files, lambda mask: not mask.mappable and mask.is_rgb)
+    if found:
         colors: Counter[Value] = Counter()
-        for _, mask in rgb:
+        for _, mask in found:
             colors.update({color: foreign.pixels for color, foreign in mask.foreign.items()})
         proposal = _propose_colors([color for color, _ in colors.most_common(EXAMPLES)], spec)
         written = ", ".join(f"{name}: {list(color)}" for name, color in proposal.items())
         yield Finding(
             "error",
             "rgb_mask",
-            rgb[0][0],
-            f"{len(rgb)} masks are RGB and there is no colour map; the first is {rgb[0][0]}. Seen are {len(colors)} colours. "
+            found[0][0],
+            f"{len(found)} masks are RGB and there is no colour map; the first is {found[0][0]}. Seen are {len(colors)} colours. "
             f"Write a labelmap.txt or complete data.colors: {{{written}}}.",
             {
-                **_examples(rgb),
+                **_examples(found),
                 "colors": [[*_triple(color), pixels] for color, pixels in colors.most_common(EXAMPLES)],
                 "proposal": {name: list(color) for name, color in proposal.items()},
             },
         )
-    index = _masks(files, lambda mask: not mask.mappable and not mask.is_rgb)
-    if index:
+
+
+def index_masks(files: Sequence[File]) -> Iterator[Finding]:
+    """Index masks where only colours are expected."""
+    found = _masks(files, lambda mask: not mask.mappable and not mask.is_rgb)
+    if found:
         yield Finding(
             "error",
             "index_mask",
-            index[0][0],
-            f"{len(index)} masks hold indices, but data.colors or labelmap.txt says RGB; the first is {index[0][0]}. "
+            found[0][0],
+            f"{len(found)} masks hold indices, but data.colors or labelmap.txt says RGB; the first is {found[0][0]}. "
             "Remove the colour map or export the masks as RGB.",
-            _examples(index),
+            _examples(found),
         )
 
 
