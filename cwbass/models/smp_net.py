@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cwbass.config import ModelConfig
-from cwbass.errors import ParamsError
+from cwbass.errors import ParamsError, one_line
 from cwbass.models.base import SegmentationNet
 
 ARCHITECTURES: tuple[str, ...] = tuple(sorted(smp.MODEL_ARCHITECTURES_MAPPING))
@@ -41,7 +41,7 @@ class SmpNet(SegmentationNet):
         except (AssertionError, KeyError, RuntimeError, ValueError, TypeError) as error:
             raise ParamsError(
                 f"model: {config.arch} with encoder {config.encoder!r} and options {dict(config.options)} cannot be built: "
-                f"{_first_line(error)} Encoders are smp's names or timm's as tu-<name>."
+                f"{one_line(error)} Encoders are smp's names or timm's as tu-<name>."
             ) from error
         self.is_dpt = config.arch == "dpt"
         # dpt halves the deepest map once more.
@@ -90,8 +90,3 @@ def _decoder_as_of_patches_of_16(encoder: Any, options: Mapping[str, Any]) -> nn
     strides = [16] * len(encoder.out_channels)
     decoder: nn.Module = DPTDecoder(encoder.out_channels, strides, encoder.has_prefix_tokens, **settings)
     return decoder
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0][:300] if text else type(error).__name__
