@@ -1,7 +1,7 @@
 """params.yaml to typed, frozen sections.
 
 A file may hold sections that a step does not need: they are checked all the same by
-``load_params(text, Params)`` (``cwbass check``), but a step asks for its own alone. Errors name
+``load_params(values, Params)`` (``cwbass check``), but a step asks for its own alone. Errors name
 the dotted key, what was seen and the nearest key that exists.
 """
 

@@ -6,6 +6,7 @@ plan        the grid and its cells; one file that names a comparison
 run         commands of one cell, in processes of their own
 results     what the cells left behind, refused where it cannot be set side by side
 statistics  intervals over seeds, and the paired bootstrap over images
+pairs       differences between any two variants
 table       results -> numbers, as JSON
 sheets      numbers -> text, and Markdown
 page        numbers -> one HTML page (reporting/compare.html.j2)

@@ -135,9 +135,7 @@ def read_image(path: Path, box: Box | None = None) -> NDArray[np.uint8]:
             return np.asarray(image if box is None else image.crop(box))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image. Run `cwbass split` again if files were moved.") from error
-    except (
-        Exception
-    ) as error:  # Pillow's readers raise whatever broken bytes happen to cause: struct.error, IndexError, zlib.error
+    except Exception as error:  # Pillow's readers raise whatever broken bytes happen to cause: struct.error, IndexError
         raise DataError(f"{path}: cannot be decoded as an image ({error}). Replace or remove the file.") from error
 
 

@@ -49,7 +49,7 @@ class Checkpoint:
     seed: int
     step: int  # optimiser steps taken, warm-up included
     epoch: int  # epochs of the stage that are done
-    stage: str  # warmup, baseline or train
+    stage: str  # warmup, baseline, train, or a retraining of the second stage
     optimizer: Mapping[str, Any] = field(default_factory=dict)
     best: Mapping[str, Any] = field(default_factory=dict)  # miou on the selection slice, step: of the checkpoint that counts
     history: list[dict[str, Any]] = field(default_factory=list)  # rows of history.jsonl
