@@ -133,21 +133,21 @@ def parity_problem(parity: Parity) -> str | None:
 def _write(net: SegmentationNet, path: Path, class_names: Sequence[str]) -> None:
     import onnx
 
-    stride = int(getattr(net, "stride", 1))
     try:
-        model = _core(net, stride)
+        model = _core(net)
     except Exception as error:  # the exporter raises whatever the operation it fails on does
         raise ParamsError(f"this network cannot be exported to ONNX: {one_line(error)}. Set registry.onnx: false.") from error
     _strip(model)
-    _take_any_size(model, stride)
+    _take_any_size(model, net.stride)
     model.producer_name = "cwbass"
     onnx.helper.set_model_props(model, {"classes": json.dumps(list(class_names)), "input": "uint8 RGB, 0 to 255, [B, 3, H, W]"})
     onnx.checker.check_model(model)
     onnx.save_model(model, str(path))
 
 
-def _core(net: SegmentationNet, stride: int) -> Any:
-    """The network for images whose sides are multiples of ``stride``: padding would make of every size a long formula."""
+def _core(net: SegmentationNet) -> Any:
+    """The network for images whose sides are multiples of its stride: padding would make of every size a long formula."""
+    stride = net.stride
     batch, height, width = torch.export.Dim("batch"), torch.export.Dim("height"), torch.export.Dim("width")
     sides = (height, width) if stride == 1 else (stride * height, stride * width)
     size = (

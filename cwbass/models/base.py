@@ -21,6 +21,7 @@ class SegmentationNet(nn.Module, ABC):
 
     pixel_mean: Tensor  # [1, 3, 1, 1], 0 to 255
     pixel_std: Tensor
+    stride: int = 1  # sides of images are padded to multiples of it, pixels
 
     def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
         super().__init__()

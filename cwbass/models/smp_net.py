@@ -45,7 +45,7 @@ class SmpNet(SegmentationNet):
             ) from error
         self.is_dpt = config.arch == "dpt"
         # dpt halves the deepest map once more.
-        self.stride: int = self.net.encoder.output_stride * (2 if self.is_dpt else 1)
+        self.stride = self.net.encoder.output_stride * (2 if self.is_dpt else 1)
         if self.is_dpt and self.net.encoder.output_stride not in (8, 16, 32):  # DINOv2 has patches of 14
             self.net.decoder = _decoder_as_of_patches_of_16(self.net.encoder, config.options)
             self.net.initialize()
