@@ -72,8 +72,9 @@ from cwbass.steps.report import RunFiles, report, write_run_files
 from cwbass.steps.training import finished_report
 from cwbass.storage import FolderStore
 from cwbass.training.checkpoint import Checkpoint, fields_of, load_checkpoint, save_checkpoint
-from cwbass.training.mirror import Mirror, S3Place
+from cwbass.training.mirror import Mirror
 from cwbass.training.resume import Keeper, State
+from cwbass.training.s3_place import S3Place
 
 SECONDS, MEGABYTES = 10, 500  # of one input
 TOP = Path(__file__).parents[1]

@@ -32,6 +32,8 @@ LAST_SECONDS = 20.0  # how long the last state of an interrupted run may take: a
 class Place(Protocol):
     """Files by key. Every method raises ServiceError or ParamsError where the place cannot be used."""
 
+    name: str  # for people
+
     def put(self, key: str, file: IO[bytes]) -> None:
         """Write a file, whole or not at all."""
 
@@ -47,7 +49,11 @@ class Place(Protocol):
 
 def open_place(location: str) -> Place:
     """The place that ``s3://bucket/prefix`` or the path of a folder names."""
-    return S3Place(location) if location.startswith("s3://") else FolderPlace(Path(location))
+    if location.startswith("s3://"):
+        from cwbass.training.s3_place import S3Place  # boto3 takes a while to load, and a folder does not need it
+
+        return S3Place(location)
+    return FolderPlace(Path(location))
 
 
 def open_mirror(location: str, step: str, run: Mapping[str, Any]) -> Mirror:
@@ -69,7 +75,7 @@ class FolderPlace:
     """A folder, usually of a network disk."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root, self.name = root, str(root)
 
     def put(self, key: str, file: IO[bytes]) -> None:
         path = self.root / key
@@ -97,35 +103,6 @@ class FolderPlace:
             (self.root / key).unlink(missing_ok=True)
         except OSError as error:
             raise ServiceError(f"{self.root / key} cannot be deleted: {error.strerror or error}.") from error
-
-
-class S3Place:
-    """A prefix in a bucket; see :mod:`cwbass.s3` for credentials and endpoint."""
-
-    def __init__(self, uri: str) -> None:
-        from cwbass import s3  # boto3 takes half a second to load
-
-        self.uri, self.failures, self.list_objects = uri.rstrip("/"), s3.s3_failures, s3.list_objects
-        self.bucket, self.prefix = s3.split_uri(self.uri)
-        with s3.s3_failures(self.uri):
-            self.client = s3.s3_client()
-
-    def put(self, key: str, file: IO[bytes]) -> None:
-        with self.failures(f"{self.uri}/{key}"):
-            self.client.upload_fileobj(file, self.bucket, f"{self.prefix}/{key}")
-
-    def get(self, key: str, path: Path) -> None:
-        with self.failures(f"{self.uri}/{key}"):
-            self.client.download_file(self.bucket, f"{self.prefix}/{key}", str(path))
-
-    def keys(self) -> set[str]:
-        with self.failures(self.uri):
-            found = self.list_objects(self.client, self.bucket, f"{self.prefix}/")
-            return {item["Key"].removeprefix(f"{self.prefix}/") for item in found}
-
-    def delete(self, key: str) -> None:
-        with self.failures(f"{self.uri}/{key}"):
-            self.client.delete_object(Bucket=self.bucket, Key=f"{self.prefix}/{key}")
 
 
 class Mirror:
@@ -165,7 +142,7 @@ class Mirror:
         with self._changed:
             done = self._changed.wait_for(lambda: not self._busy and self._next is None, timeout=seconds)
         if not done:
-            logger.warning("the last state did not reach %s within %.0f seconds", self.place_name, seconds)
+            logger.warning("the last state did not reach %s within %.0f seconds", self.place.name, seconds)
         return done
 
     def fetch(self, folder: Path, usable: Callable[[str, Mapping[str, Any]], bool]) -> bool:
@@ -186,11 +163,11 @@ class Mirror:
         for name in sorted(filter(is_plain_name, names), key=newest_first):
             try:
                 if self._fetch_state(name, folder, usable):
-                    logger.info("fetched %s from %s", name, self.place_name)
+                    logger.info("fetched %s from %s", name, self.place.name)
                     return True
             except _Torn as torn:
                 self.counts["fallbacks"] += 1
-                logger.warning("%s: %s of %s is missing or damaged. Trying the state before it.", self.place_name, torn, name)
+                logger.warning("%s: %s of %s is missing or damaged. Trying the state before it.", self.place.name, torn, name)
         return False
 
     def clear(self) -> None:
@@ -206,11 +183,6 @@ class Mirror:
         """The run is done: wait for what was begun, and delete it all if it is not wanted."""
         if self.wait() and clear:
             self.clear()
-
-    @property
-    def place_name(self) -> str:
-        """For people."""
-        return str(getattr(self.place, "uri", None) or getattr(self.place, "root", self.place))
 
     def _fetch_state(self, name: str, folder: Path, usable: Callable[[str, Mapping[str, Any]], bool]) -> bool:
         (folder / FILES).mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,8 @@ from servers import Link, S3Server
 
 from cwbass.errors import ParamsError, ServiceError
 from cwbass.files import file_sha256
-from cwbass.training.mirror import FolderPlace, Mirror, Place, S3Place, is_commit, newest_first, open_mirror
+from cwbass.training.mirror import FolderPlace, Mirror, Place, is_commit, newest_first, open_mirror
+from cwbass.training.s3_place import S3Place
 
 
 @pytest.fixture(params=["folder", "s3"])
