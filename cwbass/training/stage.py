@@ -18,16 +18,7 @@ from torch import Tensor
 
 from cwbass.data.base import Sample
 from cwbass.data.offline import OfflineStream
-from cwbass.data.streams import (
-    LabeledStream,
-    Stream,
-    UnlabeledStream,
-    collate,
-    index_at,
-    loader_failures,
-    make_loader,
-    tag_table,
-)
+from cwbass.data.streams import loader_failures
 from cwbass.errors import DataError, ParamsError, one_line
 from cwbass.evaluation.evaluate import evaluate
 from cwbass.evaluation.metrics import EvalResult
@@ -36,6 +27,7 @@ from cwbass.files import file_sha256, place_link, unlink_with_digest, write_dige
 from cwbass.methods.base import Method
 from cwbass.models.norm import synchronize_norms_
 from cwbass.optimizers import rate_factor
+from cwbass.training.batches import images_of, open_loaders
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cwbass.training.collapse import CollapseGuard, Incident
 from cwbass.training.device import compile_networks_
@@ -112,7 +104,7 @@ class Stage:
             return
         self.probes = self._new_probes(schedule)
         schedule = self._begin(schedule, checkpoint)
-        labeled, unlabeled = self._loaders(schedule)
+        labeled, unlabeled = open_loaders(run, self.method, schedule, self.offline)
         line = ProgressLine(self.name, schedule) if world.main else None
         self._start_telemetry(schedule)
         ended: dict[int, Checkpoint] = {}  # step -> of the epoch that ended with it
@@ -146,7 +138,7 @@ class Stage:
 
         def on_skip(step: int) -> None:
             telemetry.step_skipped(step)
-            images = self._images_of(step)
+            images = images_of(run, self.method, step, self.offline)
             logger.warning("the images of step %d: %s", step, json.dumps(images))
             self.history.skipped.append({"stage": self.name, "step": step, **images})
             self._write_history()
@@ -257,49 +249,6 @@ class Stage:
         if self.run.world.main:
             self.history.write(self.out_dir)
 
-    def _images_of(self, step: int) -> dict[str, list[str]]:
-        """Ids of a step's labelled and unlabelled images."""
-        manifest, train = self.run.manifest, self.run.train
-        sources: dict[Stream, tuple[list[str], int]] = {
-            "labeled": ([sample.id for sample in manifest.labeled], train.labeled_a_step)
-        }
-        if self.method.needs_unlabeled:
-            ids = [sample.id for sample in manifest.unlabeled] if self.offline is None else list(self.offline.labels.ids)
-            sources["unlabeled"] = ids, train.unlabeled_a_step
-        return {
-            stream: [
-                ids[index_at(position, len(ids), seed=self.run.seed, stream=stream)]
-                for position in range(step * batch, (step + 1) * batch)
-            ]
-            for stream, (ids, batch) in sources.items()
-        }
-
-    def _loaders(self, schedule: Schedule) -> tuple[Any, Any]:
-        run, train = self.run, self.run.train
-        settings: dict[str, Any] = {
-            "start": schedule.start * train.accumulate,
-            "stop": schedule.stop * train.accumulate,
-            "workers": train.workers,
-            "pin_memory": run.device.type == "cuda",
-            "world": run.world,
-        }
-        spec = run.manifest.spec
-        source, tags = run.open_images(run.manifest.labeled), tag_table(run.manifest.labeled, spec.num_classes)
-        stream = LabeledStream(source, run.augment, ignore_index=spec.ignore_index, seed=run.seed, tags=tags)
-        labeled = make_loader(stream, collate, batch_size=train.batch_labeled, **settings)
-        if not self.method.needs_unlabeled:
-            return labeled, None
-        if self.offline is not None:
-            return labeled, make_loader(self.offline, collate, batch_size=train.batch_unlabeled, **settings)
-        views = UnlabeledStream(
-            run.open_images(run.manifest.unlabeled),
-            run.augment,
-            seed=run.seed,
-            strong_views=self.method.strong_views,
-            tags=tag_table(run.manifest.unlabeled, spec.num_classes),
-        )
-        return labeled, make_loader(views, collate, batch_size=train.batch_unlabeled, **settings)
-
     def _start_telemetry(self, schedule: Schedule) -> None:
         names = self.run.manifest.spec.class_names
         self.run.telemetry.start_phase(
@@ -324,7 +273,7 @@ class Stage:
         spec = run.manifest.spec
         images = ImageConfusions(spec.num_classes, spec.ignore_index)
 
-        def on_image(sample: Sample, image: NDArray[np.uint8], mask: NDArray[np.uint8], probs: torch.Tensor) -> None:
+        def on_image(sample: Sample, image: NDArray[np.uint8], mask: NDArray[np.uint8], probs: Tensor) -> None:
             images.add(probs, mask)
             if watch is not None:
                 watch(sample, torch.tensor(mask, device=run.device), probs)
