@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cwbass.config import AugmentConfig
 from cwbass.data import findings
 from cwbass.data.base import DatasetSpec, Sample
 from cwbass.data.findings import File, Finding
@@ -59,7 +60,12 @@ def inspect_masks(samples: Sequence[Sample], root: Path, spec: DatasetSpec) -> d
 
 
 def check_dataset(
-    listing: Listing, manifest: Manifest | None, root: Path, seen: Mapping[str, MaskFacts] = NOTHING_SEEN
+    listing: Listing,
+    manifest: Manifest | None,
+    root: Path,
+    seen: Mapping[str, MaskFacts] = NOTHING_SEEN,
+    *,
+    views: AugmentConfig | None = None,
 ) -> CheckReport:
     """Read every file of the dataset and report what is wrong.
 
@@ -69,6 +75,7 @@ def check_dataset(
             and all masks in ``listing`` are opened.
         root: Folder the samples' paths are relative to.
         seen: Of :func:`inspect_masks`; what is in it is not read again.
+        views: How crops are drawn, to see whether they fit the images; None: it is not looked at.
     """
     if manifest is not None:
         roles = {role: manifest.samples(role) for role in ROLES}
@@ -95,6 +102,7 @@ def check_dataset(
         *findings.all_ignored(files),
         *findings.missing_classes(files, spec),
         *findings.near_duplicates(files),
+        *(findings.small_crops(files, views) if views is not None else ()),
         *(findings.lost_masks(listing) if manifest is not None else ()),
     ]
     return CheckReport(

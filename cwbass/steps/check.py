@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cwbass.config import ModelConfig, Section
+from cwbass.config import AugmentConfig, ModelConfig, Section
 from cwbass.data import Listing, list_dataset
 from cwbass.data.check import CheckReport, Finding, check_dataset, inspect_masks
 from cwbass.data.manifest import Manifest
@@ -34,7 +34,7 @@ def check(params: Params, *, data_root: Path) -> CheckReport:
     """
     listing = list_dataset(params.data, params.split, data_root)
     weights = check_model(params, listing.spec.class_names)
-    report = check_data(params, listing, data_root=data_root)
+    report = check_data(params, listing, data_root=data_root, views=params.augment)
     return replace(report, findings=weights + report.findings)
 
 
@@ -76,7 +76,7 @@ def _check_weights(key: str, config: ModelConfig, net: SegmentationNet) -> Itera
         yield Finding("error", WEIGHTS, None, f"{key}.weights: {error}")
 
 
-def check_data(params: SplitSections, listing: Listing, *, data_root: Path) -> CheckReport:
+def check_data(params: SplitSections, listing: Listing, *, data_root: Path, views: AugmentConfig | None = None) -> CheckReport:
     """Draw the split in memory and check the files it would use.
 
     If the split cannot be drawn, the report says why, and all masks that it might have used are
@@ -86,6 +86,7 @@ def check_data(params: SplitSections, listing: Listing, *, data_root: Path) -> C
         params: Sections of a split.
         listing: What ``list_dataset`` found.
         data_root: Folder of the dataset.
+        views: How crops are drawn of the images; None: whether they fit is not looked at.
 
     Raises:
         DataError: A list file is wrong.
@@ -100,5 +101,5 @@ def check_data(params: SplitSections, listing: Listing, *, data_root: Path) -> C
     except DataError as error:
         failure = (Finding("error", "no_split", None, f"the split cannot be drawn: {error}"),)
         listing = replace(listing, train=candidates.named + candidates.masked + candidates.bare)
-    report = check_dataset(listing, manifest, data_root, seen)
+    report = check_dataset(listing, manifest, data_root, seen, views=views)
     return replace(report, findings=failure + report.findings)

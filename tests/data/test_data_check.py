@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cwbass.config import DataConfig, SplitConfig
+from cwbass.config import AugmentConfig, DataConfig, SplitConfig
 from cwbass.data import list_dataset
 from cwbass.data.check import CheckReport, Finding, check_dataset, inspect_masks
 from cwbass.data.manifest import Manifest
@@ -62,6 +62,24 @@ def test_masks_that_were_seen_before_are_judged_as_if_read_now(root: Path) -> No
     assert check_dataset(listing, None, root, seen).to_dict() == plain.to_dict()
     (root / "masks/a.png").unlink()  # so what was seen is not looked at again
     assert check_dataset(listing, None, root, seen).to_dict() == plain.to_dict()
+
+
+def test_crops_that_show_little_of_an_image_are_named_with_what_they_show(root: Path) -> None:
+    listing = list_dataset(DataConfig(), SplitConfig(), root)  # all images are 16 x 8
+
+    def kinds(crop: int, scale: tuple[float, float]) -> list[Finding]:
+        views = AugmentConfig(crop_size=crop, scale=scale)
+        return [each for each in check_dataset(listing, None, root, views=views).findings if each.kind == "small_crop"]
+
+    assert kinds(8, (1.0, 1.0)) == []  # half of it
+    assert kinds(8, (2.0, 4.0)) == []  # a sixteenth, at 2.8 times the size
+    (found,) = kinds(8, (2.0, 8.0))  # a thirty-second, at 4 times
+    assert (found.severity, found.details["shown"]) == ("warning", 1 / 32)
+    assert found.message.startswith(
+        "augment.crop_size: at scale 2 to 8, crops of 8 pixels show 3.1% of an image of 16 x 8 (median): few objects are seen whole."
+    )
+    (root / "images/a.png").write_bytes(b"no image")  # what cannot be read has no size
+    assert kinds(8, (2.0, 8.0)) == [found]
 
 
 def save_palette(root: Path, id: str, values: np.ndarray, colors: list[int]) -> None:

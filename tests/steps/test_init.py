@@ -13,9 +13,8 @@ from PIL import Image
 from cwbass.data.synthetic import write_shapes
 from cwbass.errors import DataError, ParamsError
 from cwbass.params import Params, load_params, parse_yaml, read_params
-from cwbass.steps.check import check, check_model
+from cwbass.steps.check import check
 from cwbass.steps.init import Seen, init, look, proposal
-from cwbass.steps.split import SplitParams
 
 PHOTOS = {"root": "photos", "layout": "folder", "classes": 3, "masks": 50, "unlabeled": 900, "test": 20, "sequences": 0}
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -77,9 +76,7 @@ def test_what_is_written_passes_the_check_of_parameters_and_data(shapes: Path) -
         "sequences": 0,
     }
     params = load_params(read_params(Path("params.yaml"), ["model.weights=null"]), Params)
-    assert check_model(params, data_root=shapes) == ()
-    found = check(SplitParams(seed=params.seed, data=params.data, split=params.split), data_root=shapes)
-    assert found.errors == ()
+    assert [each.kind for each in check(params, data_root=shapes).findings] == []
 
 
 def test_weights_that_are_here_are_taken_before_a_download(shapes: Path) -> None:
