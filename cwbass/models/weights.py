@@ -156,11 +156,11 @@ def _pretrained(target: nn.Module, encoder: str) -> dict[str, Tensor]:
             published = timm.create_model(_timm_name(target, encoder), pretrained=True)
     except OSError as error:
         raise WeightsError(
-            f"the imagenet weights of {encoder} cannot be fetched from the Hugging Face hub ({one_line(error)}). "
+            f"imagenet: those of {encoder} cannot be fetched from the Hugging Face hub ({one_line(error)}). "
             "Without a network, give a local file or an s3:// URI."
         ) from error
     except (KeyError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"there are no imagenet weights of {encoder} ({one_line(error)}). Give a file or null.") from error
+        raise WeightsError(f"imagenet: {encoder} has none ({one_line(error)}). Give a file or null.") from error
     return dict(published.state_dict())
 
 

@@ -256,7 +256,7 @@ def test_what_is_no_file_is_answered_with_what_can_be_given(weights: str) -> Non
 def test_unknown_kind_of_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.onnx"
     path.touch()
-    with pytest.raises(WeightsError, match=r"w.onnx', a kind of file that is not read. Give"):
+    with pytest.raises(WeightsError, match=r"w.onnx is a kind of file that is not read. Give"):
         load(make_net(), str(path))
 
 
