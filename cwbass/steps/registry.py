@@ -32,8 +32,8 @@ def show(store: str, model: str) -> dict[str, Any]:
     Raises:
         DataError: There is no such model or version.
     """
-    opened, (name, at, wanted) = open_store(store), model.partition("@")
-    if at:
+    opened, (name, _, wanted) = open_store(store), model.partition("@")
+    if wanted:
         return _show_version(opened, named_version(opened, name, wanted))
     numbers = list_versions(opened, name)
     if not numbers:
@@ -56,9 +56,9 @@ def promote_model(store: str, model: str, *, alias: str, reason: str, dry_run: b
         DataError: There is no such version.
         ServiceError: A file of it is damaged, or the alias was moved meanwhile.
     """
-    opened, (name, at, wanted) = open_store(store), model.partition("@")
-    if not at:
-        raise ParamsError(f"{model!r} says no version; write {model}@1.4.0, or {model}@candidate.")
+    opened, (name, _, wanted) = open_store(store), model.partition("@")
+    if not wanted:
+        raise ParamsError(f"{model!r} says no version; write {name}@1.4.0, or {name}@candidate.")
     seen = current(opened, name, alias)
     version = named_version(opened, name, wanted)
     return _moved(name, promote(opened, name, alias, version.number, seen=seen, reason=reason, dry_run=dry_run), dry_run)

@@ -100,7 +100,8 @@ def test_promoted_refused_and_rolled_back(
 def test_a_registry_that_nobody_named_is_asked_for(tmp_path: Path) -> None:
     done = call("registry", "list", "--params", tmp_path / "none.yaml")
     assert (done.returncode, "none.yaml: no such file" in done.stderr) == (3, True)
-    done = call("registry", "show", "no-such-model", "--store", tmp_path / "empty")
-    assert (done.returncode, "has no model 'no-such-model'; it has: none" in done.stderr) == (4, True)
-    done = call("registry", "promote", "model", "--store", tmp_path / "empty")
-    assert (done.returncode, "says no version; write model@1.4.0" in done.stderr) == (3, True)
+    for sign in ("", "@"):
+        done = call("registry", "show", f"no-such-model{sign}", "--store", tmp_path / "empty")
+        assert (done.returncode, "has no model 'no-such-model'; it has: none" in done.stderr) == (4, True)
+        done = call("registry", "promote", f"model{sign}", "--store", tmp_path / "empty")
+        assert (done.returncode, "says no version; write model@1.4.0" in done.stderr) == (3, True)
