@@ -54,7 +54,10 @@ def test_the_mends_work_in_a_real_step(arch: str, encoder: str, crop_size: int, 
     config = ModelConfig(arch=arch, encoder=encoder, options=options)
     net = build_model(config, "abc")
     check_trainable(net, config, "abc", crop_size=crop_size, batch=batch)
-    net.train()(torch.zeros(batch, 3, crop_size, crop_size)).sum().backward()
+    logits = net.train()(torch.zeros(batch, 3, crop_size, crop_size))
+    logits.sum().backward()
+    assert logits.shape == (batch, 3, crop_size, crop_size)
+    assert all(each.grad.isfinite().all() for each in net.parameters() if each.grad is not None)
 
 
 def test_looking_changes_nothing() -> None:

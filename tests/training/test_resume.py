@@ -326,7 +326,19 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def full_disk(saved: Path, write: Callable[[Keeper], None]) -> None:
+def at_once(running: Keeper) -> None:
+    save(running, 5)
+
+
+def by_the_next_step(running: Keeper) -> None:
+    running.after_step(lambda: state(5), epoch_ended=True)
+    running._writer.submit(lambda: None).result()  # until the thread is done
+    running.save_seconds = NEVER
+    running.after_step(lambda: state(6), epoch_ended=False)
+
+
+@pytest.mark.parametrize("write", [at_once, by_the_next_step])
+def test_a_disk_that_fills_in_mid_save_is_told_and_leaves_the_states_before(saved: Path, write: Callable[[Keeper], None]) -> None:
     running = keeper(saved)
     before = {path.name: file_sha256(path) for path in (saved / "work").iterdir() if path.is_file()}
     with (
@@ -339,20 +351,6 @@ def full_disk(saved: Path, write: Callable[[Keeper], None]) -> None:
     assert caught.value.exit_code == 6
     assert {path.name: file_sha256(path) for path in (saved / "work").iterdir() if path.is_file()} == before
     assert keeper(saved).state.step == 4  # type: ignore[union-attr]
-
-
-def test_a_disk_that_fills_in_mid_save_leaves_the_states_before(saved: Path) -> None:
-    full_disk(saved, lambda running: save(running, 5))
-
-
-def test_a_full_disk_is_told_by_the_next_step_at_the_latest(saved: Path) -> None:
-    def write(running: Keeper) -> None:
-        running.after_step(lambda: state(5), epoch_ended=True)
-        running._writer.submit(lambda: None).result()  # until the thread is done
-        running.save_seconds = NEVER
-        running.after_step(lambda: state(6), epoch_ended=False)
-
-    full_disk(saved, write)
 
 
 def test_a_checkpoint_on_a_full_disk_leaves_the_one_before(tmp_path: Path) -> None:
