@@ -138,21 +138,33 @@ def warmup_steps(steps: int, share: float) -> int:
     return min(round(share * steps), steps - 1)
 
 
-def longest(budget: Budget, name: str, **settings: Any) -> Length:
-    """The longest run that the budget pays for; see :func:`spent` for the settings.
+def longest(
+    budget: Budget,
+    name: str,
+    *,
+    cost: MethodCost | None,
+    warmup: Cost | None,
+    share: float,
+    retraining: bool,
+    retrain_steps: int | None,
+) -> Length:
+    """The longest run that the budget pays for; see :func:`spent` for what it is of.
 
     Raises:
         ParamsError: It pays for no run at all, or not for one that a second stage can follow; ``name`` says of what.
         DataError: A cost was not measured.
     """
-    steps = bisect_right(range(1, MOST_STEPS), budget.amount * (1 + 1e-9), key=lambda count: spent(count, budget, **settings))
+
+    def takes(steps: int) -> float:
+        return spent(steps, budget, cost, warmup, share=share, retraining=retraining, retrain_steps=retrain_steps)
+
+    steps = bisect_right(range(1, MOST_STEPS), budget.amount * (1 + 1e-9), key=takes)
     if steps < 2:
-        least = spent(2, budget, **settings)
         raise ParamsError(
-            f"a budget of {budget} is too small for {name}: two steps of it take {_text(least)} {budget.kind}. Raise it."
+            f"a budget of {budget} is too small for {name}: two steps of it take {_text(takes(2))} {budget.kind}. Raise it."
         )
-    found = Length(steps, warmup_steps(steps, settings["share"]))
-    if settings["retraining"] and found.steps - found.warmup < FIRST_STAGE_STEPS:
+    found = Length(steps, warmup_steps(steps, share))
+    if retraining and found.steps - found.warmup < FIRST_STAGE_STEPS:
         raise ParamsError(
             f"a budget of {budget} is too small for {name}: of steps between warm-up and second stage it pays for "
             f"{found.steps - found.warmup}, and {FIRST_STAGE_STEPS} are needed. Raise it."
