@@ -163,8 +163,8 @@ def _resolve(reference: str, store: str | None, params: Path | None = None) -> P
         return Path(reference)
     from cwbass.resolve import resolve
 
-    said = "@" in reference and (store or params or PARAMS.is_file())  # whatever else a reference is, it needs no registry
-    return resolve(reference, store=_store(store, params or PARAMS) if said else None)
+    named = "@" in reference and (store or params or PARAMS.is_file())  # whatever else a reference is, it needs no registry
+    return resolve(reference, store=_store(store, params or PARAMS) if named else None)
 
 
 def _print(values: Any, file: Path | None = None) -> None:

@@ -150,10 +150,11 @@ class Keeper:
             self._wait()
         asked = int(self._signals.received or 0)
         due = epoch_ended or time.monotonic() - self._saved_at >= self.save_seconds
-        wanted = self.world.agree(2 * asked + due)  # what one process wants, all do
+        # What one process wants, all do: twice its signal, and 1 where it is time to save.
+        wanted = self.world.agree(2 * asked + due)
         if not wanted:
             return
-        stop = wanted // 2  # the signal, or 0
+        stop = wanted // 2
         now = state()
         self._save(now, epoch_ended=epoch_ended)
         if not stop:
