@@ -6,7 +6,6 @@ scored anyway. Rows of the history hold the numbers (docs/flight_recorder.md lis
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -143,7 +142,7 @@ class ProbeRecorder:
     ) -> None:
         self.chosen = choose_probes(unlabeled, selection, count)
         self.root, self.spec, self.config = root, spec, config
-        self.epochs = frame_epochs(math.ceil((schedule.stop - schedule.stage_start) / schedule.epoch_steps))
+        self.epochs = frame_epochs(schedule.epochs)
         self.book = ProbeBook()
 
     def go_on(self, path: Path, step: int) -> None:

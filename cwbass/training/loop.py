@@ -8,6 +8,7 @@ concrete method, no file and no metric. What happens between epochs is the calle
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
@@ -40,6 +41,11 @@ class Schedule:
     epoch_steps: int  # steps between two calls of on_epoch
     stage_start: int  # step at which the stage began; before ``start`` when a run is continued
     pass_steps: int = 1  # steps of a pass over the unlabelled images
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the stage, the last of which may be shorter."""
+        return math.ceil((self.stop - self.stage_start) / self.epoch_steps)
 
     def epoch_of(self, step: int) -> int:
         """Epoch of the stage that a step belongs to, from 0."""

@@ -253,7 +253,7 @@ class Stage:
         names = self.run.manifest.spec.class_names
         self.run.telemetry.start_phase(
             self.name,
-            epochs=math.ceil((schedule.stop - schedule.stage_start) / schedule.epoch_steps),
+            epochs=schedule.epochs,
             class_names=names,
             labeled_classes=[name for name, pixels in zip(names, self.run.labeled_pixels, strict=True) if pixels],
             device=self.run.device,
@@ -411,9 +411,8 @@ class Stage:
         if self.probes is None:
             return
         run, net = self.run, list(self.method.networks().values())[-1]
-        settings: dict[str, Any] = {"device": run.device, "autocast_dtype": run.autocast_dtype}
         with self._whole_images():
-            drawn = self.probes.draw(net, keep, record.epoch, record.step, **settings)
+            drawn = self.probes.draw(net, keep, record.epoch, record.step, device=run.device, autocast_dtype=run.autocast_dtype)
         if drawn is not None:
             digest = write_whole(self.out_dir / PROBES, drawn)
             write_digest(self.out_dir / PROBES, digest)
