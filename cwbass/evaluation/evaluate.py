@@ -21,6 +21,7 @@ from cwbass.evaluation.metrics import EvalResult, Scores
 from cwbass.world import ALONE, World
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # image [H, W, 3], mask [H, W]
+OnImage = Callable[[Sample, NDArray[np.uint8], NDArray[np.uint8], Tensor], None]  # the last are probabilities, [C, H, W]
 
 _READERS = 2
 _READ_AHEAD = 4
@@ -47,7 +48,7 @@ def evaluate(
     device: torch.device,
     autocast_dtype: torch.dtype | None,
     boundary: bool = True,
-    on_image: Callable[[Sample, NDArray[np.uint8], NDArray[np.uint8], Tensor], None] | None = None,
+    on_image: OnImage | None = None,
     read: Callable[[Sample, Path, DatasetSpec], Pair] = read_pair,
     world: World = ALONE,
 ) -> EvalResult:

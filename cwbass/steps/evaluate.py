@@ -23,6 +23,7 @@ from cwbass.data import list_dataset
 from cwbass.data.base import DatasetSpec, Sample
 from cwbass.data.manifest import Manifest
 from cwbass.errors import CheckpointError, DataError
+from cwbass.evaluation.evaluate import OnImage
 from cwbass.evaluation.evaluate import evaluate as score
 from cwbass.evaluation.metrics import EvalResult
 from cwbass.evaluation.per_image import CONFUSIONS, PerImage
@@ -206,7 +207,9 @@ class _Scorer:
     def __init__(self, data: TestSet, config: EvalConfig, device: torch.device, dtype: torch.dtype | None) -> None:
         self.data, self.config, self.device, self.dtype = data, config, device, dtype
 
-    def score(self, checkpoint: Checkpoint, network: str, on_image: Any = None, *, boundary: bool = True) -> EvalResult:
+    def score(
+        self, checkpoint: Checkpoint, network: str, on_image: OnImage | None = None, *, boundary: bool = True
+    ) -> EvalResult:
         net = place(checkpoint.network(network), self.device)
         return score(
             net,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,7 @@ class InitReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        seen = {name: getattr(self.seen, name) for name in Seen.__slots__}
-        return {"params": self.params, "device": self.device, "seen": seen, "next": ["cwbass check", "dvc repro"]}
+        return {**asdict(self), "next": ["cwbass check", "dvc repro"]}
 
 
 def init(root: Path, *, out: Path, device: str = "auto", overwrite: bool = False) -> InitReport:
