@@ -10,6 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
+
 from cwbass import __version__
 from cwbass.config import ModelConfig, Section, TrainConfig
 from cwbass.data.manifest import Manifest
@@ -100,22 +102,7 @@ def start_run(
     check_same(world, "the digest of the parameters", hashlib.sha256(params_text.encode()).hexdigest())
     device = resolve_device(train.device)
     dtype = resolve_precision(train.precision, device)
-    batch = train.labeled_a_step
-    reference = train.optimizer.reference_batch
-    logger.info(
-        "split %s: %s; %s in %s%s; batch %d labelled + %d unlabelled; lr %g%s",
-        split.hash[:12],
-        ", ".join(f"{count} {role}" for role, count in split.counts.items()),
-        device,
-        str(dtype or "float32").removeprefix("torch."),
-        f", {world.size} processes" if world.size > 1 else "",
-        batch,
-        train.unlabeled_a_step,
-        train.optimizer.lr * (batch / reference if reference else 1),
-        f" (scaled by {batch}/{reference})" if reference else "",
-    )
-    for note in split.notes:
-        logger.warning("%s", note)
+    _tell(split, train, device, dtype, world.size)
     _check_labels(split, train.batch_labeled)
     identity = run_identity(step, params, split.hash, **inputs)
     mirror = None if train.checkpoint_uri is None else open_mirror(train.checkpoint_uri, step, identity)
@@ -172,6 +159,25 @@ def finish_run(run: Run, report: TrainReport) -> TrainReport:
     names = {name: Path(path).name for name, path in report.checkpoints.items()}
     run.keeper.finish({**report.to_dict(), "checkpoints": names})
     return report
+
+
+def _tell(split: Manifest, train: TrainConfig, device: torch.device, dtype: torch.dtype | None, processes: int) -> None:
+    """What will be trained on what."""
+    batch, reference = train.labeled_a_step, train.optimizer.reference_batch
+    logger.info(
+        "split %s: %s; %s in %s%s; batch %d labelled + %d unlabelled; lr %g%s",
+        split.hash[:12],
+        ", ".join(f"{count} {role}" for role, count in split.counts.items()),
+        device,
+        str(dtype or "float32").removeprefix("torch."),
+        f", {processes} processes" if processes > 1 else "",
+        batch,
+        train.unlabeled_a_step,
+        train.optimizer.lr * (batch / reference if reference else 1),
+        f" (scaled by {batch}/{reference})" if reference else "",
+    )
+    for note in split.notes:
+        logger.warning("%s", note)
 
 
 def _check_labels(split: Manifest, batch: int) -> None:
