@@ -30,6 +30,7 @@ from cwbass.training.distributed import check_same
 from cwbass.training.identity import run_identity
 from cwbass.training.loss_scale import LossScale
 from cwbass.training.mirror import open_mirror
+from cwbass.training.optim import scaled_rate
 from cwbass.training.resume import RUN, Keeper, Resume
 from cwbass.training.run import Run
 from cwbass.training.seed import seed_everything
@@ -173,7 +174,7 @@ def _tell(split: Manifest, train: TrainConfig, device: torch.device, dtype: torc
         f", {processes} processes" if processes > 1 else "",
         batch,
         train.unlabeled_a_step,
-        train.optimizer.lr * (batch / reference if reference else 1),
+        scaled_rate(train.optimizer, batch),
         f" (scaled by {batch}/{reference})" if reference else "",
     )
     for note in split.notes:

@@ -25,7 +25,7 @@ def build_optimizer(trainable: nn.Module, config: OptimizerConfig, *, batch_size
     Returns:
         Every group carries ``base_lr``: its rate at the first step.
     """
-    lr = config.lr * (batch_size / config.reference_batch if config.reference_batch else 1.0)
+    lr = scaled_rate(config, batch_size)
     groups: dict[tuple[int, bool, bool], list[nn.Parameter]] = {}
     for index, part in enumerate(trainable if isinstance(trainable, nn.ModuleList) else [trainable]):
         encoder = {id(parameter) for parameter in part.encoder_parameters()} if isinstance(part, SegmentationNet) else set()
@@ -42,6 +42,11 @@ def build_optimizer(trainable: nn.Module, config: OptimizerConfig, *, batch_size
         for (_, of_encoder, decays), parameters in groups.items()
     ]
     return make_optimizer(settings, config)
+
+
+def scaled_rate(config: OptimizerConfig, batch_size: int) -> float:
+    """The decoder's learning rate for so many labelled images a step."""
+    return config.lr * (batch_size / config.reference_batch if config.reference_batch else 1.0)
 
 
 def set_learning_rate_(optimizer: torch.optim.Optimizer, factor: float) -> float:
