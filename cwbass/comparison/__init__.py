@@ -9,5 +9,6 @@ statistics  intervals over seeds, and the paired bootstrap over images
 pairs       differences between any two variants
 table       results -> numbers, as JSON
 sheets      numbers -> text, and Markdown
+exports     numbers -> LaTeX; results -> CSV, a row for each run
 page        numbers -> one HTML page (reporting/compare.html.j2)
 """

@@ -86,8 +86,11 @@ def sheets(found: Numbers, table: Numbers) -> list[Sheet]:
     return [
         Sheet(
             "mIoU",
-            ["method", "weights", *(f"seed {seed}" for seed in seeds), "mean ± over seeds"],
-            [[name, WEIGHTS[row["weights"]], *_of_seeds(row, seeds), spread(row["miou"])] for name, row in rows.items()],
+            ["method", "weights", *(f"seed {seed}" for seed in seeds), "deviation", "mean ± over seeds"],
+            [
+                [name, WEIGHTS[row["weights"]], *_of_seeds(row, seeds), percent(row["miou"]["deviation"]), spread(row["miou"])]
+                for name, row in rows.items()
+            ],
         ),
         *(
             Sheet(

@@ -108,9 +108,12 @@ def _checkpoints(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def _interval(values: Sequence[float | None]) -> dict[str, Any] | None:
-    """Mean over seeds with its bounds, and every value; None where one is missing."""
+    """Mean over seeds with its bounds, their standard deviation, and every value; None where one is missing."""
     known = [value for value in values if value is not None]
-    return {**asdict(t_interval(known)), "each": known} if known and len(known) == len(values) else None
+    if not known or len(known) < len(values):
+        return None
+    deviation = statistics.stdev(known) if len(known) > 1 else None
+    return {**asdict(t_interval(known)), "deviation": deviation, "each": known}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

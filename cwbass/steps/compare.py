@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cwbass.comparison.budget import Budget
+from cwbass.comparison.exports import latex, runs_csv
 from cwbass.comparison.page import draw_page
 from cwbass.comparison.plan import Cell, Plan, label_sets
 from cwbass.comparison.results import read_results
@@ -23,7 +24,7 @@ from cwbass.params import Params
 
 logger = logging.getLogger(__name__)
 
-TABLE, MARKDOWN, PAGE = "table.json", "table.md", "compare.html"
+TABLE, MARKDOWN, PAGE, LATEX, RUNS = "table.json", "table.md", "compare.html", "table.tex", "runs.csv"
 
 
 class CellsFailed(CwbassError):
@@ -149,15 +150,21 @@ def run_cells(plan: Plan, cells: Iterable[Cell]) -> None:
 
 
 def write_table(out_dir: Path) -> str:
-    """Write ``table.json``, ``table.md`` and ``compare.html`` from the cells that are done; returns the Markdown.
+    """Write the tables, for people and for programs, and the page, from the cells that are done; returns the Markdown.
 
     Raises:
         DataError: There is no cell, or numbers cannot be set side by side.
     """
     plan = Plan.read(out_dir)
-    table = json.loads(json.dumps(tabulate(plan, read_results(plan))))
-    text = markdown(table)
-    write_whole(out_dir / TABLE, f"{json.dumps(table, indent=1)}\n".encode())
-    write_whole(out_dir / MARKDOWN, text.encode())
-    write_whole(out_dir / PAGE, draw_page(table).encode())
-    return text
+    results = read_results(plan)
+    table = json.loads(json.dumps(tabulate(plan, results)))
+    texts = {
+        TABLE: f"{json.dumps(table, indent=1)}\n",
+        MARKDOWN: markdown(table),
+        LATEX: latex(table),
+        RUNS: runs_csv(plan, results),
+        PAGE: draw_page(table),
+    }
+    for name, text in texts.items():
+        write_whole(out_dir / name, text.encode())
+    return texts[MARKDOWN]

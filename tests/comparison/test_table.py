@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 
 from cwbass.comparison.budget import Budget, Cost, MethodCost
+from cwbass.comparison.exports import latex, runs_csv
 from cwbass.comparison.page import draw_page
 from cwbass.comparison.plan import Cell, Plan
 from cwbass.comparison.results import Result
@@ -89,10 +93,10 @@ Splits by seed: 0: 000000000000, 1: 111111111111.
 
 ### mIoU
 
-| method | weights | seed 0 | seed 1 | mean ± over seeds |
-| --- | --- | --- | --- | --- |
-| supervised | averaged | 60.0 | 33.3 | 46.7 ± 169.4 |
-| cw\\_bass | averaged | 100.0 | 60.0 | 80.0 ± 254.1 |
+| method | weights | seed 0 | seed 1 | deviation | mean ± over seeds |
+| --- | --- | --- | --- | --- | --- |
+| supervised | averaged | 60.0 | 33.3 | 18.9 | 46.7 ± 169.4 |
+| cw\\_bass | averaged | 100.0 | 60.0 | 28.3 | 80.0 ± 254.1 |
 
 ### Difference from cw_bass
 
@@ -190,7 +194,7 @@ def test_a_curve_joins_no_two_kinds_of_network(plan: Plan) -> None:
     row = table["labels"]["1-4"]["rows"]["fixmatch"]
     assert (row["weights"], row["curve"]) == ("student", [(200, 0.7), (300, 0.5)])
     text = markdown(table)
-    assert "| fixmatch | raw | 100.0 | 100.0 |" in text
+    assert "| fixmatch | raw | 100.0 | - | 100.0 |" in text
     assert "Some methods are scored by averaged weights, others by raw ones" in text
 
 
@@ -255,6 +259,77 @@ def test_where_the_reference_is_missing_nothing_is_compared_with_it(plan: Plan) 
     text = markdown(tabulate(plan, [result("supervised", 0, "half", {}), result("fixmatch", 0, "right", {})]))
     assert "ifference from cw_bass" not in text
     assert "| fixmatch | +40.0 | +40.0 | (0.0 to +66.7) |" in text
+
+
+@pytest.fixture
+def unequal(plan: Plan) -> list[Result]:
+    """Two seeds of one set of labels, and one of another, of which a method is not done."""
+    more = [replace(cell, cell=replace(cell.cell, labels="a_b")) for cell in (result("supervised", 1, "right", {}),)]
+    return [*(result(name, seed, "half", {}) for name in ("supervised", "cw_bass") for seed in (0, 1)), *more]
+
+
+def test_the_tables_of_a_paper_have_the_deviation_over_seeds(plan: Plan, unequal: list[Result]) -> None:
+    unequal[1] = result("supervised", 1, "wrong", {})
+    found = latex(json.loads(json.dumps(tabulate(plan, unequal))))
+    assert (
+        found
+        == r"""% cwbass compare: 300 steps for every run, warm-up included; 2 test images, whole scale:1; code
+% 0.1.0+a. In per cent; +- is the standard deviation over seeds, and no interval.
+% labels 1-4: 12 images; seeds 0, 1.
+% labels a_b: 12 images; seeds 1.
+
+\begin{tabular}{lrr}
+\toprule
+mIoU & 1-4 (12) & a\_b (12) \\
+\midrule
+supervised & 46.7 $\pm$ 18.9 & 100.0 \\
+cw\_bass & 60.0 $\pm$ 0.0 & -- \\
+\bottomrule
+\end{tabular}
+
+\begin{tabular}{lrrrrr}
+\toprule
+1-4 (12) & mIoU & boundary IoU & boundary F1 3 px & pixel accuracy & ECE \\
+\midrule
+supervised & 46.7 $\pm$ 18.9 & 25.0 $\pm$ 0.0 & -- & 50.0 $\pm$ 0.0 & 10.0 $\pm$ 0.0 \\
+cw\_bass & 60.0 $\pm$ 0.0 & 25.0 $\pm$ 0.0 & -- & 50.0 $\pm$ 0.0 & 10.0 $\pm$ 0.0 \\
+\bottomrule
+\end{tabular}
+
+\begin{tabular}{lrrrrr}
+\toprule
+a\_b (12) & mIoU & boundary IoU & boundary F1 3 px & pixel accuracy & ECE \\
+\midrule
+supervised & 100.0 & 25.0 & -- & 50.0 & 10.0 \\
+\bottomrule
+\end{tabular}
+"""
+    )
+
+
+def test_methods_of_other_seeds_say_so_in_the_tables_of_a_paper(plan: Plan, unequal: list[Result]) -> None:
+    text = latex(tabulate(plan, unequal[:3]))
+    assert "% labels 1-4: 12 images; supervised: seeds 0, 1; cw_bass: seeds 0.\n" in text
+
+
+def test_every_run_is_a_row_of_csv(plan: Plan, unequal: list[Result]) -> None:
+    rows = list(csv.DictReader(io.StringIO(runs_csv(plan, unequal))))
+    assert [(row["labels"], row["method"], row["seed"]) for row in rows] == [
+        *(("1-4", name, seed) for name in ("supervised", "cw_bass") for seed in ("0", "1")),
+        ("a_b", "supervised", "1"),
+    ]
+    assert rows[4] == {
+        **{"labels": "a_b", "labeled_images": "12", "seed": "1", "method": "supervised", "weights": "teacher", "steps": "300"},
+        **{
+            "pixel_accuracy": "0.5",
+            "ece": "0.1",
+            "miou": "1.0",
+            "boundary_iou": "0.25",
+            "boundary_f1_3px": "",
+            "miou_last": "0.5",
+        },
+        **{"iou_road": "1.0", "iou_<b>|sky": "", "train_seconds": "61.4", "split_hash": "1" * 64, "code": "0.1.0+a"},
+    }
 
 
 def test_the_page_shows_each_number_and_takes_no_name_for_markup(table: dict[str, Any]) -> None:
