@@ -12,6 +12,7 @@ from cwbass.comparison.results import Result
 from cwbass.comparison.sheets import Numbers, budget
 from cwbass.comparison.table import SCORES
 from cwbass.headline import percent
+from cwbass.reporting.scores import SCORES as ALL_SCORES
 
 _LATEX = str.maketrans(
     {
@@ -33,7 +34,7 @@ def runs_csv(plan: Plan, results: Sequence[Result]) -> str:
         plan: Of the comparison.
         results: From ``read_results``.
     """
-    scores = [name for name in results[0].metrics if name in SCORES or name.startswith("boundary_f1_")]
+    scores = [name for name in ALL_SCORES if any(name in result.metrics for result in results)]
     rows: list[dict[str, Any]] = [
         {
             "labels": result.cell.labels,
@@ -42,7 +43,7 @@ def runs_csv(plan: Plan, results: Sequence[Result]) -> str:
             "method": result.cell.variant,
             "weights": result.metrics["weights"],
             "steps": plan.length(result.cell.variant).steps,
-            **{name: result.metrics[name] for name in scores},
+            **{name: result.metrics.get(name) for name in scores},
             "miou_last": result.of_checkpoint("last"),
             **{f"iou_{name}": result.metrics["per_class"][name]["iou"] for name in result.images.class_names},
             "train_seconds": result.train_seconds,

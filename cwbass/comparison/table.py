@@ -71,7 +71,7 @@ def _label_set(plan: Plan, results: Sequence[Result], draws: NDArray[np.int64]) 
             "weights": ordered[0].metrics["weights"],
             "steps": plan.length(name).steps,
             "warmup_steps": plan.length(name).warmup,
-            **{key: _interval([result.metrics[key] for result in ordered]) for key in SCORES},
+            **{key: _interval([result.metrics.get(key) for result in ordered]) for key in SCORES},
             "checkpoints": _checkpoints(ordered),
             "gain": {seed: cells[seed].miou - supervised[seed].miou for seed in common} if name != SUPERVISED else {},
             "against_reference": matrix[name].get(plan.reference),

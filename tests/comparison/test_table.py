@@ -312,6 +312,13 @@ def test_methods_of_other_seeds_say_so_in_the_tables_of_a_paper(plan: Plan, uneq
     assert "% labels 1-4: 12 images; supervised: seeds 0, 1; cw_bass: seeds 0.\n" in text
 
 
+def test_a_score_that_older_cells_lack_is_a_dash(plan: Plan, unequal: list[Result]) -> None:
+    newer, older = unequal[0], unequal[2]  # supervised and cw_bass
+    older = replace(older, metrics={key: value for key, value in older.metrics.items() if key != "ece"})
+    assert "| cw\\_bass | 25.0 | - | 50.0 | - |" in markdown(tabulate(plan, [newer, older]))
+    assert [row["ece"] for row in csv.DictReader(io.StringIO(runs_csv(plan, [older, newer])))] == ["", "0.1"]
+
+
 def test_every_run_is_a_row_of_csv(plan: Plan, unequal: list[Result]) -> None:
     rows = list(csv.DictReader(io.StringIO(runs_csv(plan, unequal))))
     assert [(row["labels"], row["method"], row["seed"]) for row in rows] == [
