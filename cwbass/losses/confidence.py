@@ -8,7 +8,7 @@ from cwbass.losses.cross_entropy import HardCrossEntropy, SoftCrossEntropy
 
 
 def pixel_cross_entropy(logits: Tensor, label: Tensor, *, ignore_index: int) -> Tensor:
-    """Cross-entropy of each pixel, 0 where ignored; both unlabelled terms weigh this one map.
+    """Cross-entropy of each pixel, 0 where ignored; both unlabelled terms weigh this one map. Its graph takes one backward pass.
 
     Args:
         logits: Student output before softmax. [B, C, H, W] float.
@@ -25,7 +25,8 @@ def pixel_cross_entropy(logits: Tensor, label: Tensor, *, ignore_index: int) -> 
 def soft_cross_entropy(logits: Tensor, probs: Tensor) -> Tensor:
     """Cross-entropy of each pixel with a distribution over classes.
 
-    Where the two agree its gradient is zero, so that a pixel of which the teacher is not sure pulls to no class.
+    Where the two agree its gradient is zero, so that a pixel of which the teacher is not sure pulls to no class. Its graph takes
+    one backward pass.
 
     Args:
         logits: Student output before softmax. [B, C, H, W] float.

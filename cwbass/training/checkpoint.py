@@ -41,20 +41,20 @@ class Checkpoint:
     """Everything needed to score, ship or continue a run."""
 
     method: str  # name in METHODS
-    method_state: Mapping[str, Tensor]  # student, teacher and thresholds
+    method_state: Mapping[str, Tensor] = field(repr=False)  # student, teacher and thresholds
     networks: tuple[str, ...]  # names of the networks in method_state, preferred last
-    params: str  # resolved params.yaml
-    spec: Mapping[str, Any]  # DatasetSpec.to_dict()
+    params: str = field(repr=False)  # resolved params.yaml
+    spec: Mapping[str, Any] = field(repr=False)  # DatasetSpec.to_dict()
     split_hash: str
     seed: int
     step: int  # optimiser steps taken, warm-up included
     epoch: int  # epochs of the stage that are done
     stage: str  # warmup, baseline, train, or a retraining of the second stage
-    optimizer: Mapping[str, Any] = field(default_factory=dict)
+    optimizer: Mapping[str, Any] = field(default_factory=dict, repr=False)
     best: Mapping[str, Any] = field(default_factory=dict)  # miou on the selection slice, step: of the checkpoint that counts
-    history: list[dict[str, Any]] = field(default_factory=list)  # rows of history.jsonl
-    rng: Mapping[str, Tensor] = field(default_factory=dict)  # torch, and cuda where there is one
-    loss_scale: Mapping[str, Any] = field(default_factory=dict)  # of float16; empty in other precisions
+    history: list[dict[str, Any]] = field(default_factory=list, repr=False)  # rows of history.jsonl
+    rng: Mapping[str, Tensor] = field(default_factory=dict, repr=False)  # torch, and cuda where there is one
+    loss_scale: Mapping[str, Any] = field(default_factory=dict, repr=False)  # of float16; empty in other precisions
     code_version: str = cwbass.__version__
     schema: int = SCHEMA
 
@@ -153,12 +153,13 @@ def _canonical(value: Any) -> Any:
     return tuple(_canonical(item) for item in value) if isinstance(value, tuple) else value
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path | str) -> Checkpoint:
     """Read and verify a file of :func:`save_checkpoint`.
 
     Raises:
         CheckpointError: The file is missing, torn, not one of ours, or of another schema.
     """
+    path = Path(path)
     if not path.is_file():
         raise no_checkpoint(path)
     expected = _expected_digest(path)
