@@ -240,5 +240,5 @@ def test_number_of_forward_passes_and_their_images(
                 calls = seen.setdefault(key, [])
                 getattr(net, part).register_forward_pre_hook(lambda _, args, calls=calls: calls.append(args[0].shape[0]))
     step(method, (batches(size=2)[0], batches(size=3)[1]), progress())
-    assert encoded == PASSES[name]
+    assert encoded == PASSES.get(name), "what a new method sends through its encoders goes into PASSES"
     assert decoded == DECODED.get(name, PASSES[name])
