@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,9 +16,9 @@ from cwbass.data.base import DatasetSpec, Sample, claim
 from cwbass.data.inspection import RGB, Foreign, ImageFacts, MaskFacts, Value
 from cwbass.data.listing import Listing
 from cwbass.data.near_duplicates import near_pairs
+from cwbass.data.sizes import median_of, small_crop
 
 EXAMPLES = 20  # files named in the details of a finding about many
-LITTLE = 0.05  # share of an image below which a crop shows too little of it
 MOSTLY = 0.8  # a folder in which this share of the images has masks is taken for a labelled one
 
 
@@ -229,22 +228,10 @@ def sizes(files: Sequence[File]) -> Iterator[Finding]:
 
 def small_crops(files: Sequence[File], views: AugmentConfig) -> Iterator[Finding]:
     """Crops that show so little of an image that hardly an object is seen whole."""
-    shapes = [file.image.size for file in files if file.image.error is None and file.role != "test"]
-    if not shapes:
-        return
-    width, height = (int(statistics.median(side)) for side in zip(*shapes, strict=True))
-    low, high = views.scale
-    shown = views.crop_size**2 / (low * high * width * height)  # at the geometric mean of the scales
-    if shown < LITTLE:
-        yield Finding(
-            "warning",
-            "small_crop",
-            None,
-            f"augment.crop_size: at scale {low:g} to {high:g}, crops of {views.crop_size} pixels show {shown:.1%} of an image of "
-            f"{_by((width, height))} (median): few objects are seen whole. "
-            "Take larger crops or smaller scales; `cwbass init` proposes both.",
-            {"shown": shown, "image": [width, height]},
-        )
+    sizes = [file.image.size[::-1] for file in files if file.image.error is None and file.role != "test"]
+    message = small_crop(median_of(sizes), views) if sizes else None
+    if message is not None:
+        yield Finding("warning", "small_crop", None, message)
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -15,6 +15,7 @@ import torch
 from cwbass import __version__
 from cwbass.config import ModelConfig, Section, TrainConfig
 from cwbass.data.manifest import Manifest
+from cwbass.data.sizes import median_size, small_crop
 from cwbass.errors import CheckpointError, DataError, ParamsError, WeightsError
 from cwbass.methods import build_method
 from cwbass.methods.base import BuildModel, Method, MethodConfig
@@ -96,6 +97,8 @@ def start_run(
     params_text = dump_params(full)
     if world.main:
         warn_of_changes(manifest, full)
+        if message := small_crop(median_size(split.labeled, data_root), full.augment):
+            logger.warning("%s", message)
     train = full.train
     check_batches(train, world.size)
     check_same(world, "the version of cwbass", __version__)

@@ -74,7 +74,7 @@ def test_crops_that_show_little_of_an_image_are_named_with_what_they_show(root: 
     assert kinds(8, (1.0, 1.0)) == []  # half of it
     assert kinds(8, (2.0, 4.0)) == []  # a sixteenth, at 2.8 times the size
     (found,) = kinds(8, (2.0, 8.0))  # a thirty-second, at 4 times
-    assert (found.severity, found.details["shown"]) == ("warning", 1 / 32)
+    assert found.severity == "warning"
     assert found.message.startswith(
         "augment.crop_size: at scale 2 to 8, crops of 8 pixels show 3.1% of an image of 16 x 8 (median): few objects are seen whole."
     )

@@ -25,7 +25,7 @@ from cwbass.steps.register import RegisterParams, register
 from cwbass.steps.report import report
 from cwbass.steps.split import SplitParams, split
 from cwbass.steps.train import TrainParams, train
-from cwbass.steps.training import WarmupParams
+from cwbass.steps.training import WarmupParams, start_run
 from cwbass.steps.warmup import warmup
 from cwbass.training.checkpoint import load_checkpoint, save_checkpoint
 from cwbass.training.resume import Resume
@@ -175,6 +175,18 @@ def test_another_length_or_batch_than_the_warmup_had_is_told(
         f"{warmed} and the baseline beside it have another length or batch than this run:\n"
         "  train.batch_labeled: 2 there, 4 now\n  train.steps: 16 there, 9 now"
     ) in caplog.messages
+
+
+def test_crops_that_show_little_are_told_before_training(
+    tiny_run: TinyRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    views = tiny_run.params.augment.model_copy(update={"scale": (8.0, 8.0)})
+    small = tiny_run.params.model_copy(update={"augment": views, "train": tiny_run.params.train.model_copy(update={"steps": 9})})
+    for params, told in ((tiny_run.params, False), (small, True)):
+        caplog.clear()
+        places = {"manifest": tiny_run.manifest, "data_root": tiny_run.data, "out_dir": tmp_path / str(told)}
+        start_run("warmup", sections(params, WarmupParams), **places, work_dir=None, resume=Resume())  # type: ignore[arg-type]
+        assert any(message.startswith("augment.crop_size: at scale 8 to 8, crops") for message in caplog.messages) is told
 
 
 def test_training_refuses_a_warmup_that_was_stopped(tiny_run: TinyRun, tmp_path: Path) -> None:
