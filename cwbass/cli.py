@@ -515,6 +515,14 @@ def compare(
         Optional[list[str]],
         typer.Option(metavar="A,B", help="Methods; supervised is always among them. Default: the one of the parameters."),
     ] = None,
+    variants: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--variant",
+            metavar="'NAME=METHOD KEY=VALUE ...'",
+            help="Another row: a method with keys of its section changed, as 'tau0=unimatch threshold.tau=0'. As often as needed.",
+        ),
+    ] = None,
     seeds: Seeds = None,
     labels: Labels = None,
     budget: BudgetOption = None,
@@ -524,15 +532,16 @@ def compare(
     table_only: TableOnly = False,
 ) -> None:
     """Train methods x seeds x labels on one budget, and set them side by side with intervals."""
-    from cwbass.comparison.variants import method_variants
+    from cwbass.comparison.variants import method_variants, own_variants
     from cwbass.params import Params
 
     if table_only:
         _table(out)
         return
     loaded = _load(Params, params, overrides)
-    variants = method_variants(_listed(methods) or [loaded.method.name], loaded)
-    _compare(loaded, variants, seeds, labels, budget, out, cell, list_cells)
+    plain = method_variants(_listed(methods) or [loaded.method.name], loaded)
+    own = own_variants(variants or [], loaded)
+    _compare(loaded, {**plain, **own}, seeds, labels, budget, out, cell, list_cells)
 
 
 @app.command()

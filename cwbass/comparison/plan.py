@@ -27,7 +27,6 @@ from cwbass.training.identity import decisive, differences
 SCHEMA = 1
 PLAN, COSTS = "plan.json", "costs"
 AS_GIVEN = "as-given"  # the labels that the parameters name
-REFERENCES = ("cw_bass", "cwbass")  # the first of these that is there, or else the first variant
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -77,8 +76,8 @@ class Plan:
 
     @property
     def reference(self) -> str:
-        """The variant that every other one is compared with."""
-        return next(name for name in (*REFERENCES, *self.variants) if name in self.variants and name != SUPERVISED)
+        """The variant that every other one is compared with: the first that was asked for beside the baseline."""
+        return next(name for name in self.variants if name != SUPERVISED)
 
     def cells(self) -> Iterator[Cell]:
         """Group by group, so that a comparison that is stopped half-way compares like with like."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
 from cwbass.config import Section
@@ -50,6 +51,40 @@ def method_variants(names: Sequence[str], params: Params) -> dict[str, MethodCon
     own = params.method
     chosen = {name: own if name == own.name else METHODS[name].config_cls(name=name) for name in names if name != SUPERVISED}
     return {SUPERVISED: params.warmup, **chosen}
+
+
+def own_variants(texts: Sequence[str], params: Params) -> dict[str, MethodConfig]:
+    """Methods with settings of their own: ``tau0=unimatch threshold.tau=0`` is UniMatch with that key changed, under that name.
+
+    What is not changed is as :func:`method_variants` has it.
+
+    Args:
+        texts: A name, ``=``, a method, and keys of its section as ``--set`` takes them, with spaces between.
+        params: Of every cell.
+
+    Raises:
+        ParamsError: A text is something else, a key or value is wrong, or a name is another method's or given twice.
+    """
+    found: dict[str, MethodConfig] = {}
+    for text in texts:
+        name, _, rest = text.partition("=")
+        try:
+            method, *changes = shlex.split(rest)
+        except ValueError:
+            raise ParamsError(
+                f"--variant is {text!r}; write NAME=METHOD KEY=VALUE ..., as in 'tau0=unimatch threshold.tau=0'."
+            ) from None
+        if method not in METHODS:
+            raise ParamsError(f"--variant {name} is of method {method}; choose from {', '.join(METHODS)}.")
+        if name in found or (name in METHODS and name != method) or name == SUPERVISED:
+            raise ParamsError(f"--variant {name}: the name is taken. Give it another, for it stands in every table.")
+        base = method_variants([method], params).get(method, params.warmup).model_dump(mode="json")
+        try:
+            values = apply_overrides({"method": base}, [f"method.{change}" for change in changes])
+            found[name] = load_params(values, _MethodSection).method
+        except ParamsError as error:
+            raise ParamsError(f"--variant {name}: {error}") from error
+    return found
 
 
 def ablation_variants(params: Params) -> dict[str, MethodConfig]:

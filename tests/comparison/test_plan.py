@@ -113,7 +113,7 @@ def test_more_seeds_labels_and_methods_join_a_folder(tmp_path: Path) -> None:
         ["1-4", "9"],
     )
     assert Plan.read(tmp_path) == whole
-    assert whole.reference == "cw_bass"  # whoever came first
+    assert whole.reference == "unimatch"  # whatever joins: numbers that were read before stay as they were
 
 
 def test_what_changes_no_number_may_differ_between_two_calls(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cwbass.comparison.variants import CHANGES, PLAIN, TERMS, ablation_variants, chosen, method_variants
+from cwbass.comparison.variants import CHANGES, PLAIN, TERMS, ablation_variants, chosen, method_variants, own_variants
 from cwbass.errors import ParamsError
 from cwbass.methods.cw_bass import PAPER, CwBassConfig, CwBassTerms
 from cwbass.params import Params, flatten, load_params
@@ -67,3 +67,40 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
 
 def test_a_choice_of_variants_keeps_supervised() -> None:
     assert list(chosen(ablation_variants(PARAMS), ["paper"])) == ["supervised", "paper"]
+
+
+def test_a_variant_of_a_method_differs_in_the_keys_that_it_names() -> None:
+    texts = [
+        "tau0=unimatch threshold.tau=0",
+        "unimatch=unimatch cutmix=1.0 view_weight=0.5",
+        "paper=cw_bass recipe=paper",
+        "louder=cw_bass",
+    ]
+    variants = own_variants([*texts, 'boxes=cps area="[0.1, 0.2]"'], PARAMS)
+    assert list(variants) == ["tau0", "unimatch", "paper", "louder", "boxes"]
+    plain = flatten(method_variants(["unimatch"], PARAMS)["unimatch"].model_dump())
+    assert flatten(variants["tau0"].model_dump()) == {**plain, "threshold.tau": 0.0}
+    assert flatten(variants["unimatch"].model_dump()) == {**plain, "cutmix": 1.0, "view_weight": 0.5}
+    assert variants["paper"].model_dump() == {**PARAMS.method.model_dump(), "recipe": "paper"}
+    assert variants["louder"] == PARAMS.method  # of which the parameters have the section
+    assert variants["boxes"].model_dump()["area"] == (0.1, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["tau0"], "write NAME=METHOD KEY=VALUE ..., as in 'tau0=unimatch threshold.tau=0'"),
+        (["tau0=unimatch 'x"], "write NAME=METHOD"),
+        (["tau0=unimach"], "--variant tau0 is of method unimach; choose from supervised, cw_bass"),
+        (["tau0=unimatch threshold.tua=0"], "--variant tau0: method.threshold.tua"),
+        (["tau0=unimatch threshold.tau=2"], "--variant tau0: method.threshold.tau"),
+        (["tau0=unimatch tau"], "--variant tau0: --set 'method.tau' is not of the form"),
+        (["fixmatch=unimatch"], "--variant fixmatch: the name is taken"),
+        (["supervised=supervised"], "--variant supervised: the name is taken"),
+        (["a=unimatch", "a=fixmatch"], "--variant a: the name is taken"),
+    ],
+)
+def test_a_variant_that_is_none_is_refused(texts: list[str], said: str) -> None:
+    with pytest.raises(ParamsError) as error:
+        own_variants(texts, PARAMS)
+    assert said in str(error.value)
