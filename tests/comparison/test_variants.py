@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from cwbass.comparison.variants import CHANGES, PLAIN, TERMS, ablation_variants, chosen, method_variants, own_variants
@@ -104,3 +107,16 @@ def test_a_variant_that_is_none_is_refused(texts: list[str], said: str) -> None:
     with pytest.raises(ParamsError) as error:
         own_variants(texts, PARAMS)
     assert said in str(error.value)
+
+
+def test_the_variants_that_the_docs_name_for_cityscapes_are_what_each_method_says_was_published_there() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
+    found = own_variants(re.findall(r"--variant '([^']+)'", page), PARAMS)
+    numbers = {name: flatten(method.model_dump(exclude_defaults=True)) for name, method in found.items()}
+    assert {name: {key: value for key, value in each.items() if key != "name"} for name, each in numbers.items()} == {
+        "fixmatch": {"threshold.tau": 0.0},
+        "unimatch": {"threshold.tau": 0.0},
+        "corrmatch": {"tau": 0.0, "momentum": 1.0},
+        "dssn": {"rule": "all"},
+        "cps": {"unsup_weight": 5.0},
+    }
