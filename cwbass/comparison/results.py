@@ -96,7 +96,9 @@ def _read(plan: Plan, cell: Cell) -> Result:
     trained, stage = (warmup, "warmup") if cell.variant == SUPERVISED else (folder, "train")
     reports = folder / REPORTS
     _check_params(plan, cell, reports / "params.yaml")
-    before, after = _timings(warmup, warmup=True), _timings(trained, warmup=False)
+    # a warm-up of no steps, from which no baseline went on, has no epochs
+    before = _timings(warmup, warmup=True) if plan.length(cell.variant).warmup else []
+    after = _timings(trained, warmup=False)
     return Result(
         cell=cell,
         folder=folder,

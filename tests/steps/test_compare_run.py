@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 from tiny import SMOKE, write_costs
 
+from cwbass.comparison.plan import Plan
 from cwbass.comparison.run import Job, JobFailed
 from cwbass.errors import DataError
 from cwbass.evaluation.per_image import PerImage
+from cwbass.params import dump_params
 from cwbass.steps.compare import CellsFailed, write_table
 from cwbass.training.checkpoint import load_checkpoint
 
@@ -211,6 +213,20 @@ def test_memory_that_nobody_saw_is_a_dash(copy: Path) -> None:
     assert "| cw\\_bass | 60 | 30 | " in write_table(copy)
     row = json.loads((copy / "table.json").read_text())["labels"]["as-given"]["rows"]["cw_bass"]
     assert row["peak_mb"] is None and row["train_seconds"] > 0
+
+
+def test_a_warm_up_of_no_steps_took_no_time(copy: Path) -> None:
+    """As the published settings have it, and on a budget by which no other method shares it: nothing was trained there."""
+    values = json.loads((copy / "plan.json").read_text())["params"]
+    edit(copy / "plan.json", budget="passes=120", params={**values, "train": {**values["train"], "warmup_steps": 0}})
+    plan = Plan.read(copy)
+    for name, passes in (("supervised", 2), ("cw_bass", 3)):
+        plan.cost_file(name).parent.mkdir(exist_ok=True)
+        plan.cost_file(name).write_text(f'{{"step": {{"seconds": 1, "passes": {passes}, "passes_no_grad": 0}}}}')
+    for cell in plan.cells():
+        params = plan.warmup_params(cell) if cell.variant == "supervised" else plan.cell_params(cell)
+        (plan.folder(cell) / "reports/params.yaml").write_text(dump_params(params))
+    assert "| cw\\_bass | 40 | 0 | " in write_table(copy)
 
 
 def test_a_folder_without_cells_says_what_to_run(tmp_path: Path, grid: Grid) -> None:
