@@ -147,7 +147,8 @@ class GuardConfig(Section):
     )
     variety: Fraction = Field(
         default=0.5,
-        description="Sign: the teacher names less than this share of the classes it did (exponential of the entropy).",
+        description="Sign: the teacher names less than this share of the classes it did, and of those that the masks show "
+        "(exponentials of the entropy).",
     )
     starved_share: Positive = Field(default=0.01, description="A class has had pseudo-labels if it was this share of an epoch's.")
     starved_epochs: Annotated[int, Field(ge=1)] = Field(

@@ -4,7 +4,7 @@ Once an epoch it looks for four signs, each against the best that the stage has 
 
 - ``miou``: the score on the selection slice has fallen far below, and by more than luck with so few images explains;
 - ``precision``: more labels are kept while fewer of them are right, and the score has fallen too, by more than such luck;
-- ``classes``: the teacher names far fewer classes than it did; needs no labels;
+- ``classes``: the teacher names far fewer classes than it did, and than the masks show: one that knows nothing yet names all alike;
 - ``starved``: a class of the labelled images that had pseudo-labels has none any more; needs no labels either.
 
 An epoch is healthy that shows none of the first three and is within one standard error of the best score, as a checkpoint must
@@ -63,12 +63,14 @@ class CollapseGuard:
     Args:
         config: When a sign is one.
         class_names: Of the dataset, by index.
-        labeled: Whether the labelled images show a class, by index.
+        labeled: Labelled pixels of each class, by index.
         images: In the selection slice.
     """
 
-    def __init__(self, config: GuardConfig, class_names: Sequence[str], labeled: Sequence[bool], images: int) -> None:
-        self.config, self.class_names, self.labeled = config, class_names, labeled
+    def __init__(self, config: GuardConfig, class_names: Sequence[str], labeled: Sequence[int], images: int) -> None:
+        self.config, self.class_names = config, class_names
+        self.labeled = [pixels > 0 for pixels in labeled]
+        self.shown = effective_classes(labeled)
         self.errors = errors_of_95_percent(images)
         self._memory = _Memory(had_labels=[False] * len(class_names), without=[0] * len(class_names))
 
@@ -163,7 +165,7 @@ class CollapseGuard:
 
     def _classes_went(self, variety: float | None) -> str | None:
         before = self._memory.variety
-        if before is None or variety is None or variety >= self.config.variety * before:
+        if before is None or variety is None or variety >= self.config.variety * min(before, self.shown or before):
             return None
         return f"the teacher names as many classes as {variety:.1f} equally frequent ones, and {before:.1f} before"
 

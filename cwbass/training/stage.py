@@ -312,8 +312,7 @@ class Stage:
         config, manifest = self.run.train.guard, self.run.manifest
         if not config.enabled or not self.method.needs_unlabeled or self.offline is not None:
             return None
-        shown = [pixels > 0 for pixels in self.run.labeled_pixels]
-        return CollapseGuard(config, manifest.spec.class_names, shown, images=len(manifest.selection))
+        return CollapseGuard(config, manifest.spec.class_names, self.run.labeled_pixels, images=len(manifest.selection))
 
     def _start_guard(self, step: int, miou: float | None, error: float) -> None:
         """What the stage begins with counts as healthy."""

@@ -18,7 +18,7 @@ EVEN = (100.0, 100.0, 100.0)
 
 
 def new_guard(**config: Any) -> CollapseGuard:
-    guard = CollapseGuard(GuardConfig(**config), NAMES, labeled=(True, True, False), images=5)
+    guard = CollapseGuard(GuardConfig(**config), NAMES, labeled=(1, 1, 0), images=5)
     guard.start(10, 0.40, 0.02)
     return guard
 
@@ -117,7 +117,7 @@ def test_falling_precision_alone_is_none(later: dict[str, float]) -> None:
 
 
 def test_a_teacher_that_names_ever_fewer_classes_is_seen_without_any_label() -> None:
-    guard = CollapseGuard(GuardConfig(), NAMES, labeled=(True, True, True), images=0)
+    guard = CollapseGuard(GuardConfig(), NAMES, labeled=(1, 1, 1), images=0)
     guard.start(0, None, math.inf)
     assert judged(guard, [epoch(10, None)]) == [None]  # as many as 3 equally frequent ones
     # (30, 1, 1): entropy 0.2773 nats, 1.32 classes, less than 1.5
@@ -127,6 +127,24 @@ def test_a_teacher_that_names_ever_fewer_classes_is_seen_without_any_label() -> 
     assert incident == Incident(("classes",), (reason,), 0.25, back_to=10)
     # (5, 1, 1): 2.22 classes
     assert judged(guard, [epoch(step, None) for step in (50, 60, 70)], (5.0, 1.0, 1.0)) == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("labeled", "later", "told"),
+    [
+        # Before it learns, a network names all alike: 3 classes. (30, 1, 1): 1.32, less than half of that; but the masks show 1.48.
+        ((90, 5, 5), (30.0, 1.0, 1.0), False),
+        ((4, 1, 1), (30.0, 1.0, 1.0), False),  # 2.38
+        ((4, 1, 1), (100.0, 1.0, 1.0), True),  # 1.12, less than half of 2.38
+    ],
+)
+def test_a_teacher_that_names_as_many_classes_as_the_masks_show_has_learned_and_not_collapsed(
+    labeled: tuple[int, ...], later: tuple[float, ...], told: bool
+) -> None:
+    guard = CollapseGuard(GuardConfig(), NAMES, labeled=labeled, images=0)
+    guard.start(0, None, math.inf)
+    assert judged(guard, [epoch(10, None)]) == [None]
+    assert (judged(guard, [epoch(step, None) for step in (20, 30, 40)], later)[-1] is not None) == told
 
 
 def test_a_class_that_has_lost_its_labels_lowers_the_weight_and_leaves_the_network() -> None:
@@ -163,7 +181,7 @@ def test_what_a_guard_knows_goes_on_in_another() -> None:
     for cut in range(len(rows)):
         first = new_guard()
         found = judged(first, rows[:cut])
-        second = CollapseGuard(GuardConfig(), NAMES, labeled=(True, True, False), images=5)
+        second = CollapseGuard(GuardConfig(), NAMES, labeled=(1, 1, 0), images=5)
         second.load(first.state())
         assert [*found, *judged(second, rows[cut:])] == whole
 
@@ -185,7 +203,7 @@ def test_a_run_that_never_gets_worse_is_left_alone(scores: list[float], retentio
         epoch(10 * index, miou, precision=miou, retention=retention)
         for index, (miou, retention) in enumerate(zip(sorted(scores), retentions, strict=False), start=2)
     ]
-    guard = CollapseGuard(GuardConfig(), NAMES, labeled=(True, True, True), images=0)
+    guard = CollapseGuard(GuardConfig(), NAMES, labeled=(1, 1, 1), images=0)
     guard.start(10, min(scores), 0.0)
     assert not any(judged(guard, rows))
     assert guard.unsup_scale == 1
@@ -213,7 +231,8 @@ def test_every_sign_has_a_series_in_the_metrics() -> None:
     ]
     reached = set()
     for rows, seen in runs:
-        guard = new_guard(patience=1, starved_epochs=1)
+        guard = CollapseGuard(GuardConfig(patience=1, starved_epochs=1), NAMES, labeled=(1, 1, 1), images=5)
+        guard.start(10, 0.40, 0.02)
         judged(guard, [epoch(15)])
         reached |= {sign for incident in judged(guard, rows, seen) if incident is not None for sign in incident.signs}
     assert reached == set(SIGNS)
