@@ -281,6 +281,15 @@ def read_mask(path: Path, spec: DatasetSpec) -> NDArray[np.uint8]:
     return mapped.astype(np.uint8)
 
 
+def check_same_size(sample: Sample, size: tuple[int, int], mask: NDArray[np.uint8]) -> None:
+    """Raise a DataError that names both sizes where the image's (height, width) is not the mask's."""
+    if size != mask.shape:
+        raise DataError(
+            f"{sample.mask}: mask is {mask.shape[1]}x{mask.shape[0]} but its image {sample.image} is "
+            f"{size[1]}x{size[0]} (width x height). Export both at one size (a rotated photograph has its sides swapped)."
+        )
+
+
 def claim(spec: DatasetSpec, *, is_rgb: bool) -> str:
     """How to mend a mask that holds a value or colour of no class."""
     add = "Add it to the class list (data.ignore_classes can then ignore it)"

@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cwbass.data.base import Box, DatasetSpec, Sample, read_image, read_mask, upright_size
+from cwbass.data.base import Box, DatasetSpec, Sample, check_same_size, read_image, read_mask, upright_size
 from cwbass.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -233,12 +233,3 @@ def _bounded_map(pool: ThreadPoolExecutor, task: Callable[[int], T], count: int,
         yield pending[index % ahead].result()
         if index + ahead < count:
             pending[index % ahead] = pool.submit(task, index + ahead)
-
-
-def check_same_size(sample: Sample, size: tuple[int, int], mask: NDArray[np.uint8]) -> None:
-    """Raise a DataError that names both sizes where the image's (height, width) is not the mask's."""
-    if size != mask.shape:
-        raise DataError(
-            f"{sample.mask}: mask is {mask.shape[1]}x{mask.shape[0]} but its image {sample.image} is "
-            f"{size[1]}x{size[0]} (width x height). Export the mask at the image's size."
-        )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cwbass.config import EvalConfig
-from cwbass.data.base import DatasetSpec, Sample, read_image, read_mask
+from cwbass.data.base import DatasetSpec, Sample, check_same_size, read_image, read_mask
 from cwbass.errors import DataError
 from cwbass.evaluation.inference import predict_image
 from cwbass.evaluation.metrics import EvalResult, Scores
@@ -75,7 +75,7 @@ def evaluate(
     scores = Scores(spec.num_classes, spec.ignore_index, boundary=boundary, device=device)
     with eval_mode(net):
         for sample, (image, mask) in _read_ahead(samples[world.rank :: world.size], lambda sample: read(sample, root, spec)):
-            _check_sizes(sample, image, mask)
+            check_same_size(sample, image.shape[:2], mask)
             probs = predict_image(net, image, config, device=device, autocast_dtype=autocast_dtype)
             scores.update(probs, torch.tensor(mask, device=device))
             if on_image is not None:
@@ -111,11 +111,3 @@ def eval_mode(net: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _check_sizes(sample: Sample, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
-    if image.shape[:2] != mask.shape:
-        raise DataError(
-            f"{sample.id}: image {sample.image} is {image.shape[1]}x{image.shape[0]} and mask {sample.mask} is "
-            f"{mask.shape[1]}x{mask.shape[0]}; export both at one size (a rotated photograph has its sides swapped)."
-        )

@@ -138,7 +138,7 @@ def test_lower_precision_is_used_where_asked_for(tmp_path: Path):
 
 def test_mask_of_another_size_names_both(tmp_path: Path):
     sample = write(tmp_path, "photo", np.zeros((4, 6, 3), dtype=np.uint8), np.zeros((6, 4), dtype=np.uint8))
-    with pytest.raises(DataError, match=r"image photo\.png is 6x4 and mask photo_mask\.png is 4x6"):
+    with pytest.raises(DataError, match=r"photo_mask\.png: mask is 4x6 but its image photo\.png is 6x4 \(width x height\)"):
         run([sample], tmp_path)
 
 
