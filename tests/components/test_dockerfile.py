@@ -38,6 +38,11 @@ def test_hadolint_would_have_something_to_say(tmp_path: Path) -> None:
     assert "DL3025" in done.stdout  # the shell form, in which SIGTERM does not reach Python
 
 
+def test_a_pod_sees_the_gpus_that_it_asks_for_and_no_others() -> None:
+    """The device plugin names them; where it does not, the image's own word would count."""
+    assert "NVIDIA_VISIBLE_DEVICES" not in " ".join(instructions("ENV"))
+
+
 def test_every_stage_stands_on_the_pinned_base_or_on_another_stage() -> None:
     stages = [re.fullmatch(r"(\S+) AS (\S+)", item) for item in instructions("FROM")]
     assert all(stages)
