@@ -80,10 +80,10 @@ def build(
         hardware = Hardware(cpu, memory, accelerator_type, accelerator_count, node_selector, tolerations)
         for task in (warmup, train, evaluate):
             training(task, hardware)
-        # What follows from its inputs alone may be cached. Training resumes by run id, and registration writes.
-        for task in (split, evaluate):
-            task.set_caching_options(True)
-        for task in (warmup, train, register, verdict):
+        # What follows from texts alone may be cached. Training resumes by run id, and registration writes. evaluate is given the
+        # artifacts of this very run: there is nothing to find, but where a back end tells artifacts by their names, another model's scores.
+        split.set_caching_options(True)
+        for task in (warmup, train, evaluate, register, verdict):
             task.set_caching_options(False)
 
     return cwbass
