@@ -49,7 +49,7 @@ class UnlabeledBatch:
     confidence: Tensor | None = None  # [B, H, W] uint8, 255 * confidence of the offline labels
     strong2: Tensor | None = None  # [B, 3, H, W] uint8, a second strong view, only for a method with two strong_views
     # [B, C] int8: 1 where the whole image is said to show a class, 0 where not to, -1 where nothing is said of it; the crop may
-    # lack what the image shows. None where the dataset has no tags, and in a second stage.
+    # lack what the image shows. None where the dataset has no tags.
     tags: Tensor | None = None
 
     def to(self, device: torch.device) -> UnlabeledBatch:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from cwbass.config import AugmentConfig
@@ -92,14 +93,16 @@ class PseudoLabels:
 
 
 class OfflineStream(Dataset[UnlabeledBatch]):
-    """Weak and strong view, validity, label and confidence of unlabelled crops, each as a batch has it but for the first axis.
+    """Views, validity, label and confidence of unlabelled crops, each as a batch has it but for the first axis; ``tags`` of each image.
 
     Padding has label ``ignore_index`` and confidence 0. A stream over the same images gives the views of
     :class:`cwbass.data.streams.UnlabeledStream`.
     """
 
-    def __init__(self, labels: PseudoLabels, augment: AugmentConfig, *, ignore_index: int, seed: int) -> None:
-        self.labels, self.augment, self.ignore_index, self.seed = labels, augment, ignore_index, seed
+    def __init__(
+        self, labels: PseudoLabels, augment: AugmentConfig, *, ignore_index: int, seed: int, tags: Tensor | None = None
+    ) -> None:
+        self.labels, self.augment, self.ignore_index, self.seed, self.tags = labels, augment, ignore_index, seed, tags
 
     def __getitem__(self, position: int) -> UnlabeledBatch:
         index = index_at(position, len(self.labels), seed=self.seed, stream="unlabeled")
@@ -113,4 +116,5 @@ class OfflineStream(Dataset[UnlabeledBatch]):
             crop_valid(geometry, size),
             crop_mask(self.labels.label(index), geometry, size, self.ignore_index),
             crop_mask(self.labels.confidence(index), geometry, size, 0),
+            tags=None if self.tags is None else self.tags[index],
         )

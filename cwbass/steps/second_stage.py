@@ -19,6 +19,7 @@ import torch
 from cwbass.config import ModelConfig
 from cwbass.data.cache import ImageSource
 from cwbass.data.offline import OfflineStream, PseudoLabels
+from cwbass.data.streams import tag_table
 from cwbass.errors import ParamsError
 from cwbass.evaluation.evaluate import evaluate
 from cwbass.methods.base import FIRST_STAGE_STEPS, MethodConfig, Retraining
@@ -198,7 +199,10 @@ class SecondStage:
         optimizer = build_optimizer(method.trainable(), run.train.optimizer, batch_size=run.train.labeled_a_step)
         chosen = sorted(index for labelling in done for index in labelling.chosen)
         labels = PseudoLabels(source, chosen, self._ids(chosen), self.folder)
-        stream = OfflineStream(labels, run.augment, ignore_index=run.manifest.spec.ignore_index, seed=run.seed)
+        spec = run.manifest.spec
+        tags = tag_table(run.manifest.unlabeled, spec.num_classes)
+        own = None if tags is None else tags[chosen]
+        stream = OfflineStream(labels, run.augment, ignore_index=spec.ignore_index, seed=run.seed, tags=own)
         stage = Stage(
             run,
             name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from PIL import Image
 
 from cwbass.data.base import Sample, read_image
 from cwbass.data.manifest import Manifest
+from cwbass.data.offline import OfflineStream
+from cwbass.data.streams import index_at
 from cwbass.data.synthetic import write_shapes
 from cwbass.errors import ParamsError
 from cwbass.params import Params, load_params
@@ -215,6 +218,28 @@ def test_retraining_starts_from_the_runs_initial_weights(shapes: Path, tmp_path:
         "first_stage_last", "retrain_reliable_last", "last", "snapshot_1", "snapshot_2",
     }  # fmt: skip
     assert done.report.checkpoints == {"last": str(done.out / "last.pt")}
+
+
+def test_retrainings_see_the_tags_of_their_images(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(shapes, tmp_path / "data")
+    names = (tmp_path / "data" / "classes.txt").read_text().split()
+    ids = (tmp_path / "data" / "train.txt").read_text().split()
+    said = {name: turn % 3 for turn, name in enumerate(ids)}
+    (tmp_path / "data" / "tags.txt").write_text("".join(f"{name}, {names[shown]}\n" for name, shown in said.items()))
+    made: list[OfflineStream] = []
+
+    class Watched(OfflineStream):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    monkeypatch.setattr("cwbass.steps.second_stage.OfflineStream", Watched)
+    run(prepare(tmp_path, tmp_path / "data", VALUES), tmp_path / "data", VALUES, tmp_path / "train")
+    assert [len(stream.labels) for stream in made] == [2, 8]
+    for stream in made:
+        for position in range(8):
+            name = stream.labels.ids[index_at(position, len(stream.labels), seed=0, stream="unlabeled")]
+            assert stream[position].tags.tolist() == [int(index == said[name]) for index in range(len(names))]  # type: ignore[union-attr]
 
 
 def test_a_stage_too_short_to_tell_is_refused_before_it_begins(stages: Stages, tmp_path: Path) -> None:
