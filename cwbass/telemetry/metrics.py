@@ -105,7 +105,9 @@ class Metrics:
         self.incidents = self._counter(
             "cwbass_train_collapse_incidents_total", "Times that the collapse guard acted, by what it saw.", {"sign": SIGNS}
         )
-        self.last_step = self._gauge("cwbass_train_last_step_timestamp_seconds", "When the last step ended.")
+        self.last_step = self._gauge(
+            "cwbass_train_last_step_timestamp_seconds", "When the last step ended; until there is one, when training began."
+        )
 
         self.checkpoints = self._counter(
             "cwbass_checkpoints_total",

@@ -102,6 +102,7 @@ class Recorder(Telemetry):
         metrics.epoch.set(0)
         metrics.epochs_planned.set(epochs)
         metrics.checkpoint_time.set_to_current_time()
+        metrics.last_step.set_to_current_time()  # a first step that never comes is a stall, too
         # From 0 on, so that a class that never gets a pseudo-label is seen, and not just missing.
         for name in labeled_classes:
             metrics.pixels.labels(name, "kept")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,14 @@ ROW: dict[str, Any] = {
     "selection_miou_student": 0.3,
     "selection_miou_teacher": 0.4,
 }
+
+
+def test_a_training_that_never_takes_a_step_stands_still_from_its_beginning_on() -> None:
+    heard, before = Heard(), time.time()
+    assert heard.value("cwbass_train_last_step_timestamp_seconds") is None
+    heard.start()
+    begun = heard.value("cwbass_train_last_step_timestamp_seconds")
+    assert begun is not None and before <= begun <= time.time()
 
 
 def test_an_epoch_is_told_with_its_numbers() -> None:
