@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cwbass.config import EvalConfig
+from cwbass.errors import ParamsError, one_line
 
 _WINDOWS_AT_ONCE = 4
 _FLOOR = 0.01  # least weight of a window's pixel, so that the frame of the image is covered too
@@ -30,11 +31,21 @@ def predict_image(
 
     Returns:
         [C, H, W] float32 on ``device``.
+
+    Raises:
+        ParamsError: The GPU's memory does not suffice for the image.
     """
-    # A permuted [1, H, W, 3] tensor already lies in memory as channels_last.
-    batch = torch.tensor(image, device=device)[None].permute(0, 3, 1, 2)
-    with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
-        return predict_probs(net, batch, config)[0]
+    try:
+        # A permuted [1, H, W, 3] tensor already lies in memory as channels_last.
+        batch = torch.tensor(image, device=device)[None].permute(0, 3, 1, 2)
+        with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
+            return predict_probs(net, batch, config)[0]
+    except torch.OutOfMemoryError as error:
+        height, width = image.shape[:2]
+        raise ParamsError(
+            f"the GPU's memory does not suffice for an image of {width}x{height} ({one_line(error, 200)}). Set eval.protocol: slide, with "
+            "an eval.window that fits, lower eval.scales, or use the CPU."
+        ) from error
 
 
 @torch.inference_mode()

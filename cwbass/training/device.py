@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 from torch import nn
 
-from cwbass.errors import ParamsError
+from cwbass.errors import ParamsError, one_line
 
 M = TypeVar("M", bound=nn.Module)
 logger = logging.getLogger(__name__)
@@ -31,6 +32,22 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto" and not seen:
         logger.info("no CUDA device: running on the CPU with %d threads", torch.get_num_threads())
     return torch.device("cuda" if seen and name != "cpu" else "cpu")
+
+
+@contextmanager
+def gpu_memory() -> Iterator[None]:
+    """Around training: what to do where the GPU's memory does not suffice.
+
+    Raises:
+        ParamsError: It does not; the same training would ask for as much again.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ParamsError(
+            f"the GPU's memory is full ({one_line(error, 200)}). Lower train.batch_labeled and train.batch_unlabeled, with a higher "
+            "train.accumulate in their place, or augment.crop_size; train.precision: bfloat16 takes about half."
+        ) from error
 
 
 def place(module: M, device: torch.device) -> M:

@@ -30,7 +30,7 @@ from cwbass.optimizers import rate_factor
 from cwbass.training.batches import images_of, open_loaders
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cwbass.training.collapse import CollapseGuard, Incident
-from cwbass.training.device import compile_networks_
+from cwbass.training.device import compile_networks_, gpu_memory
 from cwbass.training.flight import PROBES, Keep, ProbeRecorder, SliceRecord, unlabeled_row
 from cwbass.training.history import History, finite_or_none, timing_row
 from cwbass.training.loop import EpochRecord, Meter, Schedule, fit
@@ -143,7 +143,7 @@ class Stage:
             self.history.skipped.append({"stage": self.name, "step": step, **images})
             self._write_history()
 
-        with keeper.listening(), loader_failures():
+        with keeper.listening(), loader_failures(), gpu_memory():
             fit(
                 self.method,
                 telemetry.watch(labeled, "labeled", run.train.batch_labeled),

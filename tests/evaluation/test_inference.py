@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cwbass.config import EvalConfig
-from cwbass.evaluation.inference import predict_probs
+from cwbass.errors import ParamsError
+from cwbass.evaluation.inference import predict_image, predict_probs
 
 
 class PointNet(nn.Module):
@@ -21,6 +23,13 @@ class PointNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         self.seen.append(tuple(image.shape))
         return self.conv(image.float() / 64)
+
+
+class GreedyNet(nn.Module):
+    """Asks for more than a GPU has."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 90.00 GiB.")
 
 
 class ContextNet(PointNet):
@@ -123,3 +132,9 @@ def test_low_precision_logits_are_averaged_in_float32():
     whole = predict_probs(net, image, EvalConfig())
     assert whole.dtype == torch.float32
     torch.testing.assert_close(predict_probs(net, image, slide(16, 8)), whole, atol=1e-5, rtol=1e-4)
+
+
+def test_an_image_too_large_for_the_gpu_is_named_with_the_way_out() -> None:
+    image, cpu = np.zeros((30, 40, 3), np.uint8), torch.device("cpu")
+    with pytest.raises(ParamsError, match=r"an image of 40x30 \(CUDA out of memory.*Set eval\.protocol: slide"):
+        predict_image(GreedyNet(), image, EvalConfig(), device=cpu, autocast_dtype=None)

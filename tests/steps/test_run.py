@@ -18,6 +18,7 @@ from cwbass.data.manifest import Manifest
 from cwbass.errors import CheckpointError, DataError, ParamsError
 from cwbass.evaluation.metrics import Scores
 from cwbass.files import file_sha256
+from cwbass.methods.cw_bass import CwBass
 from cwbass.reporting.summary import scores_page
 from cwbass.steps.evaluate import evaluate
 from cwbass.steps.predict import predict
@@ -50,6 +51,18 @@ def test_baseline_and_method_take_the_same_number_of_steps(tiny_run: TinyRun) ->
     steps = {path: load_checkpoint(path).step for path in (tiny_run.warmup / "baseline_last.pt", tiny_run.train / "last.pt")}
     assert set(steps.values()) == {16}
     assert load_checkpoint(tiny_run.warmup / "warmup.pt").step == 8
+
+
+def test_a_training_that_does_not_fit_the_gpu_ends_with_what_to_lower(
+    tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(CwBass, "training_step", full)
+    places = {"manifest": tiny_run.manifest, "warmup": tiny_run.warmup / "warmup.pt", "data_root": tiny_run.data}
+    with pytest.raises(ParamsError, match=r"the GPU's memory is full \(CUDA out of memory\.\)\. Lower train\.batch_labeled"):
+        train(sections(tiny_run.params, TrainParams), **places, out_dir=tmp_path)
 
 
 def test_after_a_warmup_that_stopped_early_baseline_and_method_begin_at_the_same_step(shapes: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cwbass.errors import ParamsError
-from cwbass.training.device import compile_networks_, resolve_device, resolve_precision
+from cwbass.training.device import compile_networks_, gpu_memory, resolve_device, resolve_precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -22,6 +22,15 @@ def test_cuda_that_is_not_there_is_an_error_at_once(monkeypatch: pytest.MonkeyPa
     see_gpu(monkeypatch, False)
     with pytest.raises(ParamsError, match=r"train\.device is cuda, but torch sees no GPU.*or use device: auto"):
         resolve_device("cuda")
+
+
+def test_a_full_gpu_is_an_error_that_says_what_to_lower() -> None:
+    said = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 15.77 GiB"
+    with (
+        pytest.raises(ParamsError, match=rf"memory is full \({said}\)\. Lower train\.batch_labeled.*train\.accumulate"),
+        gpu_memory(),
+    ):
+        raise torch.OutOfMemoryError(said)
 
 
 def test_auto_takes_a_gpu_where_there_is_one_and_says_when_not(
