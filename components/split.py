@@ -21,7 +21,8 @@ def split(params: str, data: str, data_version: str, split: dsl.Output[dsl.Datas
 
     from cwbass.data.remote import DATASETS, local_dataset
     from cwbass.errors import disk_failures
-    from cwbass.params import flatten, load_params, parse_yaml
+    from cwbass.params import load_params, parse_yaml
+    from cwbass.reporting.summary import facts
     from cwbass.steps import split as step
     from cwbass.telemetry import observe_here
 
@@ -29,4 +30,4 @@ def split(params: str, data: str, data_version: str, split: dsl.Output[dsl.Datas
         loaded = load_params(parse_yaml(params, "split_params"), step.SplitParams)
         with observe_here("split"):
             report = step.split(loaded, data_root=local_dataset(data, DATASETS), out_dir=Path(split.path))
-        split.metadata.update({"data": data, "data_version": data_version, **flatten(report.to_dict())})
+        split.metadata.update({"data": data, "data_version": data_version, **facts(report.to_dict())})

@@ -42,7 +42,8 @@ def train(
 
     from cwbass.data.remote import DATASETS, local_dataset
     from cwbass.errors import disk_failures
-    from cwbass.params import flatten, load_params, parse_yaml
+    from cwbass.params import load_params, parse_yaml
+    from cwbass.reporting.summary import facts
     from cwbass.steps.launch import Cluster, train_where_asked
     from cwbass.steps.runs import run_folder
     from cwbass.steps.train import TrainParams
@@ -59,4 +60,4 @@ def train(
             loaded, cluster=cluster, **inputs, data_root=data_root, out_dir=out_dir, run_id=run_id, telemetry=telemetry
         )
         shutil.copytree(out_dir, train.path, dirs_exist_ok=True)
-        train.metadata.update(flatten(report.to_dict()))
+        train.metadata.update(facts(report.to_dict()))

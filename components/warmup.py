@@ -25,7 +25,8 @@ def warmup(params: str, data: str, runs: str, run_id: str, split: dsl.Input[dsl.
 
     from cwbass.data.remote import DATASETS, local_dataset
     from cwbass.errors import disk_failures
-    from cwbass.params import flatten, load_params, parse_yaml
+    from cwbass.params import load_params, parse_yaml
+    from cwbass.reporting.summary import facts
     from cwbass.steps.launch import warmup_where_asked
     from cwbass.steps.runs import run_folder
     from cwbass.steps.training import WarmupParams
@@ -40,4 +41,4 @@ def warmup(params: str, data: str, runs: str, run_id: str, split: dsl.Input[dsl.
             loaded, manifest=manifest, data_root=data_root, out_dir=out_dir, run_id=run_id, telemetry=telemetry
         )
         shutil.copytree(out_dir, warmup.path, dirs_exist_ok=True)
-        warmup.metadata.update(flatten(report.to_dict()))
+        warmup.metadata.update(facts(report.to_dict()))

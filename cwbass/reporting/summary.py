@@ -10,7 +10,7 @@ from cwbass.errors import DataError
 from cwbass.headline import score_table, scored_on
 from cwbass.jsonfile import read_object, read_rows
 from cwbass.markdown import markdown_table, markdown_text
-from cwbass.params import Params, load_params, read_params
+from cwbass.params import Params, flatten, load_params, read_params
 
 HEADLINE = ("miou", "baseline_miou", "miou_gain", "boundary_iou", "boundary_f1_3px", "ece", "pixel_accuracy")
 MAX_CLASSES = 30  # of a confusion matrix in a database that keeps it as one value
@@ -36,6 +36,11 @@ def headline(reports: Path) -> dict[str, float]:
             train = load_params(read_params(reports / "params.yaml"), Params).train
             values["images_per_second"] = (train.labeled_a_step + train.unlabeled_a_step) / seconds
     return {key: value for key, value in values.items() if value is not None}
+
+
+def facts(report: Mapping[str, Any]) -> dict[str, Any]:
+    """A step's report by dotted keys, for the metadata of its artifact; what is None is left out, for Kubeflow's launcher fails on it."""
+    return {key: value for key, value in flatten(report).items() if value is not None}
 
 
 def confusion_matrix(reports: Path, max_classes: int = MAX_CLASSES) -> tuple[list[str], list[list[int]]]:

@@ -21,6 +21,7 @@ from kfp import dsl
 import components
 from cwbass.errors import CwbassError, DataError, GateError, ServiceError
 from cwbass.params import dump_params
+from cwbass.steps.training import TrainReport
 from pipeline.arguments import STEPS, pipeline_arguments
 from pipeline.dag import build
 from pipeline.local import check_all_ran, failure_of
@@ -193,8 +194,8 @@ def test_register_fails_where_it_cannot_decide(tiny_run: TinyRun, tmp_path: Path
         )
 
 
-def component(task: str, run: TinyRun, out: Path, runs: Path, run_id: str = "run") -> None:
-    """A component in this process, on what the steps before it left in the tiny run."""
+def component(task: str, run: TinyRun, out: Path, runs: Path, run_id: str = "run") -> dict[str, dsl.Artifact]:
+    """A component in this process, on what the steps before it left in the tiny run; returns its artifacts."""
     store = {"registry": {"name": "shapes", "store": str(out.parent / "store"), "onnx": False}}
     arguments = pipeline_arguments(run.params.model_dump(mode="json") | store)
     inputs = {
@@ -219,6 +220,20 @@ def component(task: str, run: TinyRun, out: Path, runs: Path, run_id: str = "run
     pod = {"image": "", "cpu": "1", "memory": "1Gi", "accelerator": ""}
     known = {**inputs, **texts, **pod}
     getattr(components, task).python_func(**{name: known[name] for name in spec.inputs or {}}, **outputs)
+    return outputs
+
+
+@pytest.mark.parametrize("task", ["warmup", "train"])
+def test_metadata_of_a_training_without_a_selection_slice_leave_its_score_out(
+    task: str, tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launcher fails on a null, when hours of training are done."""
+    report = TrainReport(task, 16, "abc", {"last": "last.pt"}, {task: None})
+    monkeypatch.setattr(f"cwbass.steps.launch.{task}_where_asked", lambda *_, **__: report)
+    (tmp_path / "runs/run" / task).mkdir(parents=True)
+    made = component(task, tiny_run, out=tmp_path / "out", runs=tmp_path / "runs")
+    told = {"stage": task, "steps": 16, "split_hash": "abc", "checkpoints.last": "last.pt", "incidents": 0}
+    assert made[task].metadata == told
 
 
 @pytest.mark.parametrize("task", STEPS)
