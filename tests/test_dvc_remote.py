@@ -42,6 +42,8 @@ def test_data_that_was_pushed_is_pulled_by_others_with_the_same_bytes(s3_server:
     (ours / "datasets" / "mine" / "images").mkdir(parents=True)
     for index in range(5):
         (ours / "datasets" / "mine" / "images" / f"{index}.bin").write_bytes(os.urandom(1000 + index))
+    # Of stages that nobody has run, as those of compare/, there is nothing to push, and a plain pull ends with an error.
+    (ours / "dvc.yaml").write_text("stages: {never: {cmd: 'true', outs: [artifacts/never]}}\n")
     said = dvc(
         ours,
         s3_server,
@@ -59,6 +61,7 @@ def test_data_that_was_pushed_is_pulled_by_others_with_the_same_bytes(s3_server:
     shutil.copytree(ours / ".dvc", theirs / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "site"))
     (theirs / "datasets").mkdir()
     shutil.copy(ours / "datasets" / "mine.dvc", theirs / "datasets" / "mine.dvc")
-    dvc(theirs, s3_server, "pull", who="reader")
+    shutil.copy(ours / "dvc.yaml", theirs / "dvc.yaml")
+    dvc(theirs, s3_server, "pull --allow-missing", who="reader")
     found = {path.name: path.read_bytes() for path in (theirs / "datasets" / "mine" / "images").iterdir()}
     assert found == {path.name: path.read_bytes() for path in (ours / "datasets" / "mine" / "images").iterdir()}
