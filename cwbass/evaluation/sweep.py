@@ -144,7 +144,10 @@ def read_sweep(path: Path) -> Sweep:
     try:
         return Sweep.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file. `cwbass warmup` writes it, where there is a selection slice.") from error
+        raise DataError(
+            f"{path}: no such file. `cwbass warmup` writes it, where there is a selection slice; "
+            "`cwbass thresholds --checkpoint FILE --manifest FILE` measures any checkpoint of a split that has one."
+        ) from error
     except Exception as error:  # a value of another kind, deep in a table, raises whatever it happens to cause
         raise DataError(f"{path} holds no sweep over thresholds ({error!r}). Run `cwbass warmup` again.") from error
 
