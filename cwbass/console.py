@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cwbass.headline import DASH, percent, score_table, scored_on
+from cwbass.headline import DASH, false_classes, percent, score_table, scored_on
 
 if TYPE_CHECKING:  # torch takes seconds to load, and a table does not need it
     from cwbass.data.check import CheckReport
@@ -32,6 +32,8 @@ def print_scores(metrics: Mapping[str, Any], report: Path | None) -> None:
     console.print(table)
     if metrics.get("absent_classes"):
         console.print(Text(f"absent from the test split: {', '.join(metrics['absent_classes'])}"))
+    if false := false_classes(metrics):
+        console.print(Text(f"absent, but predicted there, so 0 in the mean: {', '.join(false)}"))
     if len(metrics.get("checkpoints", {})) > 1:
         others = Table("checkpoint", "mIoU", title="All checkpoints, test split")
         for name, scores in metrics["checkpoints"].items():

@@ -43,6 +43,13 @@ def score_table(metrics: Mapping[str, Any]) -> ScoreTable:
     )
 
 
+def false_classes(metrics: Mapping[str, Any]) -> list[str]:
+    """Classes that no test image shows and that were predicted all the same: their IoU is 0, and counts in the mean."""
+    return [
+        name for name, each in metrics.get("per_class", {}).items() if each.get("pixels") == 0 and each.get("iou") is not None
+    ]
+
+
 def scored_on(metrics: Mapping[str, Any]) -> str:
     """What a metrics.json was measured on: the test images of a split, by its hash, or other images."""
     images = f"{metrics['images']} images, {metrics['protocol']}"

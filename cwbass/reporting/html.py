@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from cwbass.data.base import DatasetSpec
-from cwbass.headline import has_supervised_baseline
+from cwbass.headline import false_classes, has_supervised_baseline
 from cwbass.provenance import versions
 from cwbass.reporting import scores
 from cwbass.reporting.curves import Row, draw_curves, number
@@ -76,6 +76,7 @@ def write_report(
         class_table=scores.class_table(metrics),
         class_chart=scores.class_chart(metrics),
         absent_classes=metrics.get("absent_classes") or [],
+        false_classes=false_classes(metrics),
         score_names=score_names,
         checkpoints=checkpoints,
         concerns=find_concerns(history, spec.class_names),

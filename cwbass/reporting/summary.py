@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cwbass.errors import DataError
-from cwbass.headline import score_table, scored_on
+from cwbass.headline import false_classes, score_table, scored_on
 from cwbass.jsonfile import read_object, read_rows
 from cwbass.markdown import markdown_table, markdown_text
 from cwbass.params import Params, flatten, load_params, read_params
@@ -73,6 +73,8 @@ def scores_page(reports: Path) -> str:
     parts = [markdown_text(title), markdown_table(table.header, rows)]
     if absent := metrics.get("absent_classes"):
         parts.append(f"Absent from the test split: {markdown_text(', '.join(absent))}.")
+    if false := false_classes(metrics):
+        parts.append(f"Absent, but predicted there, so 0 in the mean: {markdown_text(', '.join(false))}.")
     return "\n\n".join(parts) + "\n"
 
 

@@ -138,6 +138,16 @@ def test_no_selection_slice_is_said_in_place_of_the_curves(run: dict[str, Any], 
     assert "mIoU was not measured during training" in page.text
 
 
+def test_a_class_that_is_predicted_though_no_test_image_shows_it_is_told(run: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    sentence = "Not in the test set, but predicted there, so that their IoU is 0 and counts in the mean: ghost."
+    write_report(path, **run)
+    assert sentence not in Page(path).text
+    per_class = run["metrics"]["per_class"] | {"ghost": {"iou": 0.0, "pixels": 0}}
+    write_report(path, **(run | {"metrics": run["metrics"] | {"per_class": per_class}}))
+    assert sentence in Page(path).text
+
+
 def test_concerns_stand_above_the_scores(run: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     write_report(path, **(run | {"history": [{**row, "nonfinite": 1} for row in run["history"]]}))

@@ -72,6 +72,14 @@ def test_the_page_of_scores_is_a_table_in_per_cent(reports: Path) -> None:
     assert page[-1] == "Absent from the test split: tram."
 
 
+def test_a_class_that_no_test_image_shows_is_told_where_its_zero_lowers_the_mean(reports: Path) -> None:
+    ghost = {"iou": 0.0, "pixels": 0}  # predicted, though nowhere to be seen
+    missed = {"iou": 0.0, "pixels": 9}
+    metrics = {**METRICS, "absent_classes": [], "per_class": {**METRICS["per_class"], "tram": ghost, "car": missed}}
+    (reports / "metrics.json").write_text(json.dumps(metrics))
+    assert scores_page(reports).splitlines()[-1] == "Absent, but predicted there, so 0 in the mean: tram."
+
+
 def test_the_columns_are_named_by_what_is_compared(reports: Path) -> None:
     (reports / "metrics.json").write_text(json.dumps({**METRICS, "method": "unimatch", "baseline_method": "cw_bass"}))
     assert scores_page(reports).splitlines()[2] == "|  | baseline | unimatch | gain |"
