@@ -247,6 +247,14 @@ def check(
     from cwbass.steps.check import WEIGHTS, check
 
     loaded = _load(Params, params, overrides)
+    missing = [name for name in Params.model_fields if name not in loaded.model_fields_set | {"synthesize"}]
+    if missing and Path("dvc.yaml").is_file():
+        logger.warning(
+            "%s does not name %s: the defaults count, but `dvc repro` stops at the first stage that depends on it. Add what is "
+            "missing, such as `seed: 0`, `method: {name: cw_bass}` or `eval: {}`.",
+            params,
+            ", ".join(missing),
+        )
     if params_only:
         _print({"params": str(params), "ok": True})
         return

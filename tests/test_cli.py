@@ -75,6 +75,22 @@ def test_good_data_passes_the_check(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_check_names_the_sections_without_which_dvc_stops_half_way(tmp_path: Path) -> None:
+    params = tmp_path / "params.yaml"
+    whole = yaml.safe_load((TOP / "configs/smoke.yaml").read_text())
+    params.write_text(yaml.safe_dump({key: value for key, value in whole.items() if key not in ("method", "eval", "synthesize")}))
+    command = [sys.executable, "-m", "cwbass", "check", "--params-only", "--params", str(params)]
+
+    def said(*more: str) -> str:
+        done = subprocess.run([*command, *more], capture_output=True, text=True, cwd=tmp_path, check=True)
+        return done.stderr
+
+    assert said() == ""  # without DVC the defaults do
+    (tmp_path / "dvc.yaml").touch()
+    assert "params.yaml does not name eval, method: the defaults count, but `dvc repro` stops" in said()
+    assert said("--set", "eval={}", "--set", "method={name: cw_bass}") == ""
+
+
 def test_weights_that_are_not_there_fail_the_check_as_a_parameter_does(tmp_path: Path) -> None:
     write_shapes(tmp_path / "data", seed=0, labeled=24, unlabeled=4, test=12, size=(64, 64))
     weights = ("--set", f"model.weights={tmp_path / 'gone.pth'}")
