@@ -18,6 +18,11 @@ from PIL import ExifTags, Image, ImageOps
 from cwbass.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+# What cameras and browsers write, and nothing here reads: it is passed over, but not in silence.
+UNREAD_SUFFIXES = (
+    *(".heic", ".heif", ".avif", ".jfif", ".gif", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw"),
+    *(".mp4", ".mov", ".avi", ".mkv", ".webm"),
+)
 _SPEC_MEND = "Run the step that wrote the file again, or use another file."
 Box = tuple[int, int, int, int]  # left, top, right, bottom, as Pillow has it
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height

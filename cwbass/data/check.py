@@ -16,7 +16,7 @@ from cwbass.data import findings
 from cwbass.data.base import DatasetSpec, Sample
 from cwbass.data.findings import File, Finding
 from cwbass.data.inspection import MaskFacts, inspect_image, inspect_mask
-from cwbass.data.listing import Listing
+from cwbass.data.listing import Listing, scan
 from cwbass.data.manifest import ROLES, Manifest
 from cwbass.data.parallel import map_threads
 from cwbass.data.splits import NOTHING_SEEN
@@ -104,6 +104,7 @@ def check_dataset(
         *findings.near_duplicates(files),
         *(findings.small_crops(files, views) if views is not None else ()),
         *(findings.lost_masks(listing) if manifest is not None else ()),
+        *findings.unread(scan(root, ".")),
     ]
     return CheckReport(
         images=len(files),

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cwbass.config import AugmentConfig
-from cwbass.data.base import DatasetSpec, Sample, claim
+from cwbass.data.base import UNREAD_SUFFIXES, DatasetSpec, Sample, claim
 from cwbass.data.inspection import RGB, Foreign, ImageFacts, MaskFacts, Value
 from cwbass.data.listing import Listing
 from cwbass.data.near_duplicates import near_pairs
@@ -268,7 +268,7 @@ def all_ignored(files: Sequence[File]) -> Iterator[Finding]:
 
 def missing_classes(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding]:
     """Classes that a role with masks shows nowhere."""
-    effect = {"selection": "no checkpoint is chosen by it", "test": "it is not measured"}
+    effect = {"selection": "no checkpoint is chosen by it", "test": "it is not measured, and counts as 0 where it is predicted"}
     for role in dict.fromkeys(file.role for file in files):
         masks = [mask.pixels for _, mask in _masks([f for f in files if f.role == role], lambda mask: bool(mask.pixels))]
         if not masks:
@@ -331,6 +331,22 @@ def lost_masks(listing: Listing) -> Iterator[Finding]:
                 f"{bare[0]}. If it was not meant so, name the masks as the images.",
                 {"count": len(bare), "files": bare[:EXAMPLES]},
             )
+
+
+def unread(names: Iterable[str]) -> Iterator[Finding]:
+    """Photographs and videos of kinds that nothing reads. names: files below the dataset's root."""
+    found = sorted(name for name in names if posixpath.splitext(name)[1].lower() in UNREAD_SUFFIXES)
+    if found:
+        kinds = Counter(posixpath.splitext(name)[1].lower() for name in found)
+        yield Finding(
+            "warning",
+            "unread_kind",
+            found[0],
+            f"{len(found)} files are photographs or videos of kinds that are not read, and take no part: "
+            f"{', '.join(f'{kind} ({count})' for kind, count in kinds.most_common())}; the first is {found[0]}. "
+            "Save photographs as JPEG or PNG, and videos as frames.",
+            {"count": len(found), "files": found[:EXAMPLES]},
+        )
 
 
 def _masks(files: Iterable[File], keep: Callable[[MaskFacts], bool]) -> list[tuple[str, MaskFacts]]:

@@ -11,6 +11,7 @@ test.txt       optional: ids to test on
 
 from __future__ import annotations
 
+from glob import escape
 from pathlib import Path
 
 from cwbass.config import DataConfig
@@ -59,8 +60,20 @@ def _scan_masks(root: Path, images: dict[str, str]) -> dict[str, str]:
             continue
         check_png(root, [f"masks/{name}"])
         if stem not in images:
+            _refuse_unread(root, name, stem)
             raise DataError(f"{root}/masks/{name}: no image images/{stem}.*.{near(stem, images)} Add or rename one of them.")
         if stem in masks:
             raise DataError(f"{root}: {masks[stem]} and masks/{name} belong to the same image. Remove one of them.")
         masks[stem] = f"masks/{name}"
     return masks
+
+
+def _refuse_unread(root: Path, mask: str, stem: str) -> None:
+    """Raise a DataError where the image of a mask is there, but of a kind that is not read."""
+    path = root / "images" / stem
+    for other in path.parent.glob(f"{escape(path.name)}.*"):
+        if other.stem == path.name:
+            raise DataError(
+                f"{root}/masks/{mask}: its image {other.relative_to(root)} is of a kind that is not read. Save it as one of "
+                f"{', '.join(IMAGE_SUFFIXES)}."
+            )

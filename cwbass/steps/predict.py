@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cwbass.data.base import IMAGE_SUFFIXES, read_image
+from cwbass.data.base import IMAGE_SUFFIXES, UNREAD_SUFFIXES, read_image
 from cwbass.errors import DataError
 from cwbass.evaluation.inference import predict_image
 from cwbass.reporting.images import colorize
@@ -71,7 +71,9 @@ def predict(
     net = place(loaded.network(config.weights), on)
     spec = loaded.dataset
     palette = [value for rgb in spec.palette for value in rgb]
-    files = [images] if images.is_file() else sorted(filter(_is_image, images.rglob("*")))
+    files = [images] if images.is_file() else _find(images, IMAGE_SUFFIXES)
+    if unread := [] if images.is_file() else _find(images, UNREAD_SUFFIXES):
+        logger.warning("%d files of kinds that are not read are passed over, the first %s.", len(unread), unread[0])
     if not files:
         raise DataError(f"{images}: no image with a suffix of {', '.join(IMAGE_SUFFIXES)}.")
     base = images.parent if images.is_file() else images
@@ -102,8 +104,9 @@ def predict(
     return PredictReport(len(files) - len(failed), failed, str(out_dir))
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")  # macOS lays ._a.jpg beside a.jpg
+def _find(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    # macOS lays ._a.jpg beside a.jpg
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith("."))
 
 
 def _save(path: Path, values: np.ndarray[Any, np.dtype[np.uint8]], palette: list[int] | None = None) -> None:

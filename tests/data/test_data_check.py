@@ -301,3 +301,18 @@ def test_real_files_have_no_errors(name: str, layout: str) -> None:
     report = check(folder, split=True, layout=layout)
     assert report.errors == ()
     assert {finding.kind for finding in report.warnings} == {"missing_class"}
+
+
+def test_photographs_and_videos_that_nothing_reads_are_counted(root: Path) -> None:
+    (root / "unlabeled/day 1").mkdir()
+    for name in ("day 1/IMG_1.HEIC", "day 1/IMG_2.heic", "clip.mov", "notes.txt", "._IMG_3.heic"):
+        (root / "unlabeled" / name).write_bytes(b"x")
+    (finding,) = [found for found in check(root, split=True).warnings if found.kind == "unread_kind"]
+    assert finding.file == "unlabeled/clip.mov"
+    assert (
+        "3 files are photographs or videos of kinds that are not read, and take no part: .heic (2), .mov (1)" in finding.message
+    )
+    assert finding.details == {
+        "count": 3,
+        "files": ["unlabeled/clip.mov", "unlabeled/day 1/IMG_1.HEIC", "unlabeled/day 1/IMG_2.heic"],
+    }

@@ -75,6 +75,14 @@ class TestFolder:
         with pytest.raises(DataError, match=r"masks/day/cc\.png: no image .*Did you mean 'day/c'\?"):
             listed(plain)
 
+    @pytest.mark.parametrize("kind", [".HEIC", ".jfif"])
+    def test_mask_of_an_image_that_is_not_read_names_the_image(self, plain: Path, kind: str) -> None:
+        touch(plain, f"images/day [1]/d.e{kind}", "images/day [1]/d.e.txt.txt", "masks/day [1]/d.e.png")
+        with pytest.raises(
+            DataError, match=rf"d\.e\.png: its image images/day \[1\]/d\.e\{kind} is of a kind that is not read.*\.jpeg, "
+        ):
+            listed(plain)
+
     def test_jpeg_mask_is_refused(self, plain: Path) -> None:
         touch(plain, "masks/b.jpg")
         with pytest.raises(DataError, match=r"masks/b\.jpg: masks must be PNG"):

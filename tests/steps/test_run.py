@@ -291,12 +291,18 @@ def test_masks_of_unlabelled_images_are_never_opened(tmp_path: Path) -> None:
     assert json.loads((run.reports / "metrics.json").read_text())["checkpoint"] == "last"
 
 
-def test_predict_writes_a_mask_and_an_overlay_for_every_image(tiny_run: TinyRun, tmp_path: Path) -> None:
+def test_predict_writes_a_mask_and_an_overlay_for_every_image(
+    tiny_run: TinyRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "in" / "deep").mkdir(parents=True)
     Image.new("RGB", (50, 37), (200, 30, 30)).save(tmp_path / "in" / "deep" / "a.png")
     (tmp_path / "in" / "broken.jpg").write_bytes(b"\xff\xd8")
     (tmp_path / "in" / "deep" / "._a.png").write_bytes(b"what macOS knows of a.png")
+    for name in ("IMG_1.HEIC", "._IMG_1.HEIC", "clip.mp4", "notes.txt"):
+        (tmp_path / "in" / "deep" / name).write_bytes(b"x")
     found = predict(checkpoint=tiny_run.train / "last.pt", images=tmp_path / "in", out_dir=tmp_path / "out")
+    unread = f"2 files of kinds that are not read are passed over, the first {tmp_path / 'in' / 'deep' / 'IMG_1.HEIC'}."
+    assert unread in caplog.messages
     assert (found.images, list(found.failed)) == (1, [str(tmp_path / "in" / "broken.jpg")])
     with Image.open(tmp_path / "out" / "masks" / "deep" / "a.png.png") as mask:
         assert (mask.mode, mask.size) == ("P", (50, 37))
