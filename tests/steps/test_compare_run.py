@@ -76,7 +76,7 @@ def grid(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Grid:
     return Grid(out, [first.returncode, done.returncode], [said, done.stderr], done.stdout)
 
 
-def wait_for(what: Callable[[], bool], seconds: float = 90) -> None:
+def wait_for(what: Callable[[], bool], seconds: float = 600) -> None:
     ends = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < ends
