@@ -52,7 +52,7 @@ class InitReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {**asdict(self), "next": ["cwbass check", "dvc repro"]}
+        return {**asdict(self), "next": f"cwbass check --params {self.params}"}
 
 
 def init(root: Path, *, out: Path, device: str = "auto", overwrite: bool = False) -> InitReport:
@@ -120,7 +120,7 @@ def proposal(seen: Seen, *, gpu: bool, weights: str = "imagenet") -> str:
         weights: ``model.weights`` of the small network, for a CPU.
     """
     short = min(seen.height, seen.width)
-    size = min(1.0, round((SHORT_GPU if gpu else SHORT_CPU) / short, 2))
+    size = min(1.0, float(f"{(SHORT_GPU if gpu else SHORT_CPU) / short:.2g}"))
     crop = _crop(size * short * (0.85 if gpu else 0.67))
     low, high = (0.5, 2.0) if gpu else (0.67, 1.5)
     pixels = f"{seen.width} x {seen.height} pixels"
@@ -143,11 +143,12 @@ def proposal(seen: Seen, *, gpu: bool, weights: str = "imagenet") -> str:
                 f"crop_size: {crop}",
                 f"of images of {pixels}" + (f", which the network sees at {size:g} of that" if size < 1 else ""),
             ),
-            _line(f"scale: [{low * size:.2f}, {high * size:.2f}]"),
+            _line(f"scale: [{low * size:.2g}, {high * size:.2g}]"),
             *(_mild() if size < 1 and not gpu else []),
         ],
         _model(gpu, weights),
-        *_method(seen),
+        ["warmup:", _line("ema_decay: 0.99")],
+        _method(seen),
         _training(gpu),
         [
             "eval:",
@@ -203,11 +204,11 @@ def _model(gpu: bool, weights: str) -> list[str]:
     ]
 
 
-def _method(seen: Seen) -> list[list[str]]:
+def _method(seen: Seen) -> list[str]:
     if seen.unlabeled:
-        return [["warmup:", _line("ema_decay: 0.99")], ["method:", _line("name: cw_bass"), _line("recipe: cwbass")]]
+        return ["method:", _line("name: cw_bass"), _line("recipe: cwbass")]
     hint = "no image is unlabelled. Add some (unlabeled/), or set split.labeled below 1, and take cw_bass"
-    return [["method:", _line("name: supervised", hint)]]
+    return ["method:", _line("name: supervised", hint)]
 
 
 def _training(gpu: bool) -> list[str]:

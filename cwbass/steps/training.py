@@ -97,8 +97,6 @@ def start_run(
     params_text = dump_params(full)
     if world.main:
         warn_of_changes(manifest, full)
-        if message := small_crop(median_size(split.labeled, data_root), full.augment):
-            logger.warning("%s", message)
     train = full.train
     check_batches(train, world.size)
     check_same(world, "the version of cwbass", __version__)
@@ -108,6 +106,8 @@ def start_run(
     dtype = resolve_precision(train.precision, device)
     _tell(split, train, device, dtype, world.size)
     _check_labels(split, train.batch_labeled)
+    if world.main and (message := small_crop(median_size(split.labeled, data_root), full.augment)):
+        logger.warning("%s", message)
     identity = run_identity(step, params, split.hash, **inputs)
     mirror = None if train.checkpoint_uri is None else open_mirror(train.checkpoint_uri, step, identity)
     keeper = Keeper(

@@ -39,13 +39,17 @@ def one(folder: str, kind: str, name: str) -> Manifest:
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("folder", ALL)
 def test_what_would_be_applied_is_valid(folder: str, version: str) -> None:
-    for document in render(folder):
-        validate(document, version)
+    documents = render(folder)
+    assert documents
+    for document in documents:
+        validate(document, version)  # raises, as the tests below show
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(K8S)))
 def test_each_file_is_valid_by_itself(path: Path) -> None:
-    for document in documents(path):
+    found = documents(path)
+    assert found
+    for document in found:
         validate(document, VERSIONS[-1])
 
 

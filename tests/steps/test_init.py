@@ -43,6 +43,7 @@ def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (375, 500, True, 1.0, 320, (0.5, 2.0)),  # 0.85 * 375 = 319
         (1024, 2048, True, 1.0, 512, (0.5, 2.0)),
         (3000, 4000, True, 0.34, 512, (0.17, 0.68)),  # 1024 of 3000
+        (30000, 40000, False, 0.0048, 96, (0.0032, 0.0072)),  # 144 of 30,000
     ],
 )
 def test_a_crop_shows_most_of_the_short_side_at_a_size_that_the_hardware_bears(
@@ -110,6 +111,13 @@ def test_sizes_are_those_of_upright_images(shapes: Path) -> None:
 
 def test_without_unlabelled_images_training_is_supervised() -> None:
     assert proposed(96, 96, gpu=False, unlabeled=0).method.name == "supervised"
+
+
+@pytest.mark.parametrize("unlabeled", [0, 900])
+def test_every_section_is_there_that_a_stage_of_dvc_asks_for(unlabeled: int) -> None:
+    seen = Seen(**{**PHOTOS, "height": 96, "width": 96, "unlabeled": unlabeled})  # type: ignore[arg-type]
+    stages = yaml.safe_load((CONFIGS.parent / "dvc.yaml").read_text())["stages"].values()
+    assert {name for stage in stages for name in stage["params"]} <= yaml.safe_load(proposal(seen, gpu=False)).keys()
 
 
 def test_without_test_images_a_share_is_carved_out() -> None:
