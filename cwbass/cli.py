@@ -380,14 +380,14 @@ def launch(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the TrainJob, and start none.")] = False,
 ) -> None:
     """Train on train.nodes machines: start a Kubeflow TrainJob on a cluster, and follow it to its end."""
-    from cwbass.steps.launch import Cluster, launch, planned_job
+    from cwbass.steps.launch import Cluster, TrainTask, launch, planned_job
     from cwbass.steps.train import TrainParams
 
     loaded = _load(TrainParams, params, overrides)
     cluster = Cluster(image, namespace, runtime, work, cpu, memory, accelerator or None, timeout=timeout)
     root = data or Path(loaded.data.root)
-    files: dict[str, Any] = {"manifest": manifest, "warmup": warmup, "data_root": root, "out_dir": out}
-    _print(planned_job(loaded, cluster=cluster, **files) if dry_run else launch(loaded, cluster=cluster, **files).to_dict())
+    task = TrainTask(params=loaded, manifest=manifest, warmup=warmup, data_root=root, out_dir=out)
+    _print(planned_job(task, cluster=cluster) if dry_run else launch(task, cluster=cluster).to_dict())
 
 
 @app.command("eval")
