@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 import typer
 
 from cwbass import __version__
-from cwbass.errors import CwbassError, DataError, ParamsError, disk_failures
+from cwbass.errors import CwbassError, ParamsError, disk_failures
 
 if TYPE_CHECKING:
     from cwbass.methods.base import MethodConfig
@@ -244,17 +244,10 @@ def check(
 ) -> None:
     """Check parameters, weights and data before any long step; exit code 4 where the data is wrong."""
     from cwbass.params import Params
-    from cwbass.steps.check import WEIGHTS, check
+    from cwbass.steps.check import check, refuse_errors, warn_of_missing_sections
 
     loaded = _load(Params, params, overrides)
-    missing = [name for name in Params.model_fields if name not in loaded.model_fields_set | {"synthesize"}]
-    if missing and Path("dvc.yaml").is_file():
-        logger.warning(
-            "%s does not name %s: the defaults count, but `dvc repro` stops at the first stage that depends on it. Add what is "
-            "missing, such as `seed: 0`, `method: {name: cw_bass}` or `eval: {}`.",
-            params,
-            ", ".join(missing),
-        )
+    warn_of_missing_sections(loaded, params)
     if params_only:
         _print({"params": str(params), "ok": True})
         return
@@ -266,10 +259,7 @@ def check(
         from cwbass.console import print_findings
 
         print_findings(report, root)
-    if report.errors:
-        of_params = all(finding.kind == WEIGHTS for finding in report.errors)
-        kind, place = (ParamsError, params) if of_params else (DataError, root)
-        raise kind(f"{len(report.errors)} errors in {place}; see above.")
+    refuse_errors(report, params=params, data_root=root)
 
 
 @app.command()
