@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 import typer
 
 from cwbass import __version__
-from cwbass.errors import CwbassError, ParamsError, disk_failures
+from cwbass.errors import CwbassError, ParamsError, counted, disk_failures
 
 if TYPE_CHECKING:
     from cwbass.methods.base import MethodConfig
@@ -699,7 +699,7 @@ def doctor(
 
         print_diagnosis(found)
     if found.errors:
-        raise ParamsError(f"{len(found.errors)} things would stop a run here; see above.")
+        raise ParamsError(f"{counted(len(found.errors), 'thing')} would stop a run here; see above.")
 
 
 @app.command()

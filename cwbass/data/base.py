@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
-from cwbass.errors import DataError
+from cwbass.errors import DataError, counted
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 # What cameras and browsers write, and nothing here reads: it is passed over, but not in silence.
@@ -290,7 +290,7 @@ def read_mask(path: Path, spec: DatasetSpec) -> NDArray[np.uint8]:
         y, x = (int(v) for v in np.argwhere(unknown)[0])
         value = raw[y, x].tolist()
         raise DataError(
-            f"{path}: value {value} belongs to no class ({int(unknown.sum())} pixels, first at x={x}, y={y}). "
+            f"{path}: value {value} belongs to no class ({counted(int(unknown.sum()), 'pixel')}, first at x={x}, y={y}). "
             f"{claim(spec, is_rgb=raw.ndim == 3)}"
         )
     return mapped.astype(np.uint8)

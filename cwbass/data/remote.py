@@ -14,7 +14,7 @@ from typing import Any
 
 from boto3.s3.transfer import TransferConfig
 
-from cwbass.errors import DataError, ServiceError
+from cwbass.errors import DataError, ServiceError, counted
 from cwbass.s3 import ATTEMPTS, list_objects, s3_client, s3_failures, split_uri
 
 logger = logging.getLogger(__name__)
@@ -56,10 +56,11 @@ def local_dataset(data: str, copies: Path) -> Path:
             raise DataError(f"{data}: there are no objects below it. Check bucket and prefix.")
         identity = "\n".join(f"{item.path} {item.size} {item.etag}" for item in objects)
         path = copies / hashlib.sha256(f"{data.rstrip('/')}\n{identity}".encode()).hexdigest()[:16]
+        count = counted(len(objects), "object")
         if path.is_dir():
-            logger.info("%s: %d objects, copied before to %s", data, len(objects), path)
+            logger.info("%s: %s, copied before to %s", data, count, path)
             return path
-        logger.info("%s: copying %d objects, %.1f MB", data, len(objects), sum(item.size for item in objects) / 1e6)
+        logger.info("%s: copying %s, %.1f MB", data, count, sum(item.size for item in objects) / 1e6)
         _copy(client, bucket, objects, path)
     return path
 

@@ -12,7 +12,7 @@ from cwbass.data import Listing, list_dataset
 from cwbass.data.check import CheckReport, Finding, check_dataset, inspect_masks
 from cwbass.data.manifest import Manifest
 from cwbass.data.splits import draw_split, find_candidates
-from cwbass.errors import CwbassError, DataError, ParamsError
+from cwbass.errors import CwbassError, DataError, ParamsError, counted
 from cwbass.memory import collector_paused
 from cwbass.methods import METHODS
 from cwbass.models import build_model
@@ -69,7 +69,7 @@ def refuse_errors(report: CheckReport, *, params: Path, data_root: Path) -> None
     if report.errors:
         of_params = all(finding.kind == WEIGHTS for finding in report.errors)
         kind, place = (ParamsError, params) if of_params else (DataError, data_root)
-        raise kind(f"{len(report.errors)} errors in {place}; see above.")
+        raise kind(f"{counted(len(report.errors), 'error')} in {place}; see above.")
 
 
 def check_model(params: Params, class_names: Sequence[str]) -> tuple[Finding, ...]:

@@ -22,7 +22,7 @@ from cwbass.config import EvalConfig, Section, SplitConfig
 from cwbass.data import list_dataset
 from cwbass.data.base import DatasetSpec, Sample
 from cwbass.data.manifest import Manifest
-from cwbass.errors import CheckpointError, DataError
+from cwbass.errors import CheckpointError, DataError, counted
 from cwbass.evaluation.evaluate import OnImage
 from cwbass.evaluation.evaluate import evaluate as score
 from cwbass.evaluation.metrics import EvalResult
@@ -300,7 +300,7 @@ def _test_set(checkpoint: Checkpoint, manifest: Path | None, data_root: Path | N
     listing = list_dataset(config, SplitConfig(), data_root)
     _check_classes(checkpoint, listing.spec, str(data_root))
     samples = listing.test or tuple(sample for sample in listing.train if sample.mask is not None)
-    note = f"scored on {len(samples)} images of {data_root}, not on the split the model was trained with"
+    note = f"scored on {counted(len(samples), 'image')} of {data_root}, not on the split the model was trained with"
     logger.warning("%s: some of them may have been trained on", note)
     return TestSet(samples, data_root, listing.spec, None, {"test": len(samples)}, (note,))
 

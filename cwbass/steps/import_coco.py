@@ -95,7 +95,7 @@ def import_coco(
         ids = sorted(masks[image.name].removesuffix(".png") for image in found)
         (root / list_file).write_text("".join(f"{id}\n" for id in ids), encoding="utf-8")
     if len(found) < len(drawn):
-        logger.warning("%d of %d annotated images are not in %s", len(drawn) - len(found), len(drawn), root / "images")
+        logger.warning("not in %s: %d of the %d annotated images", root / "images", len(drawn) - len(found), len(drawn))
     return ImportReport(str(root), classes, len(found), sum(not image.objects for image in file.images), len(drawn) - len(found))
 
 

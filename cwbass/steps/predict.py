@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from cwbass.data.base import IMAGE_SUFFIXES, UNREAD_SUFFIXES, read_image
-from cwbass.errors import DataError
+from cwbass.errors import DataError, counted
 from cwbass.evaluation.inference import predict_image
 from cwbass.reporting.images import colorize
 from cwbass.resolve import open_checkpoint
@@ -73,7 +73,8 @@ def predict(
     palette = [value for rgb in spec.palette for value in rgb]
     files = [images] if images.is_file() else _find(images, IMAGE_SUFFIXES)
     if unread := [] if images.is_file() else _find(images, UNREAD_SUFFIXES):
-        logger.warning("%d files of kinds that are not read are passed over, the first %s.", len(unread), unread[0])
+        one, many = "file of a kind that is not read is", "files of kinds that are not read are"
+        logger.warning("%s passed over, the first %s.", counted(len(unread), one, many), unread[0])
     if not files:
         raise DataError(f"{images}: no image with a suffix of {', '.join(IMAGE_SUFFIXES)}.")
     base = images.parent if images.is_file() else images
@@ -100,7 +101,7 @@ def predict(
             target.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(mixed.astype(np.uint8)).save(target, quality=90)
     if len(failed) == len(files):
-        raise DataError(f"{images}: none of the {len(files)} images can be read; the first: {next(iter(failed.values()))}")
+        raise DataError(f"{images}: no image can be read, of {len(files)} in all; the first: {next(iter(failed.values()))}")
     return PredictReport(len(files) - len(failed), failed, str(out_dir))
 
 

@@ -20,7 +20,7 @@ from cwbass.config import ModelConfig
 from cwbass.data.cache import ImageSource
 from cwbass.data.offline import OfflineStream, PseudoLabels
 from cwbass.data.streams import tag_table
-from cwbass.errors import ParamsError
+from cwbass.errors import ParamsError, counted
 from cwbass.evaluation.evaluate import evaluate
 from cwbass.methods.base import FIRST_STAGE_STEPS, MethodConfig, Retraining
 from cwbass.models.base import SegmentationNet
@@ -88,7 +88,7 @@ class SecondStage:
         length, images = first.stop - first.stage_start, len(run.manifest.unlabeled)
         if length < FIRST_STAGE_STEPS:
             raise ParamsError(
-                f"{self.key} compares snapshots after a third and two thirds of the first stage, which has {length} steps "
+                f"{self.key} compares snapshots after a third and two thirds of the first stage, which has {counted(length, 'step')} "
                 f"after the warm-up. Raise train.steps, or {self.config.instead}."
             )
         if images < 2:
@@ -129,7 +129,7 @@ class SecondStage:
         earlier = [snapshot for snapshot in self._read_snapshots() if snapshot.step < last.step]
         if not earlier:
             raise ParamsError(
-                f"train.early_stop ended the first stage after {last.step} steps, before its first snapshot at "
+                f"train.early_stop ended the first stage after {counted(last.step, 'step')}, before its first snapshot at "
                 f"{min(self.snapshots)}: reliable images cannot be told. "
                 f"Raise train.early_stop, or {self.config.instead}."
             )
@@ -184,7 +184,7 @@ class SecondStage:
             "world": run.world,
         }
         confidence = write_pseudo_labels(net, source, chosen, self._ids(chosen), self.folder, spec=run.manifest.spec, **settings)
-        logger.info("%s labelled %d images with a mean confidence of %.3f", checkpoint, len(chosen), confidence)
+        logger.info("%s labelled %s with a mean confidence of %.3f", checkpoint, counted(len(chosen), "image"), confidence)
         if not run.manifest.selection:
             return Labelling(tuple(chosen), None)
         scores = evaluate(net, run.manifest.selection, root=run.data_root, spec=run.manifest.spec, boundary=False, **settings)

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from cwbass.config import GuardConfig
+from cwbass.errors import counted
 from cwbass.evaluation.student_t import errors_of_95_percent
 
 
@@ -127,7 +128,7 @@ class CollapseGuard:
         lasting = {name: reason for name, reason in signs.items() if memory.streaks.get(name, 0) >= config.patience}
         back_to = memory.healthy_step if lasting else None
         if starved:
-            lasting["starved"] = f"no pseudo-label was kept for {config.starved_epochs} epochs of {', '.join(starved)}"
+            lasting["starved"] = f"no pseudo-label was kept for {counted(config.starved_epochs, 'epoch')} of {', '.join(starved)}"
         if not lasting:
             return None
         memory.unsup_scale *= config.factor

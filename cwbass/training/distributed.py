@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous as meet
 
-from cwbass.errors import CwbassError, ParamsError, ServiceError
+from cwbass.errors import CwbassError, ParamsError, ServiceError, counted
 from cwbass.world import ALONE, World
 
 T = TypeVar("T")
@@ -184,7 +184,7 @@ def check_same(world: World, what: str, value: str) -> None:
 def _everybodys_gpus(store: Any, place: Place, device: str) -> list[str]:
     """A line of each process about its GPU; empty where it has one."""
     count = 0 if device == "cpu" else torch.cuda.device_count()
-    line = "" if place.local_rank < count else f"process {place.rank} on {socket.gethostname()} sees {count} GPUs"
+    line = "" if place.local_rank < count else f"process {place.rank} on {socket.gethostname()} sees {counted(count, 'GPU')}"
     if line and count:
         line += f" and is the one with local rank {place.local_rank}"
     store.set(f"cwbass/gpu/{place.rank}", line)

@@ -19,7 +19,7 @@ from torch import Tensor
 from cwbass.data.base import Sample
 from cwbass.data.offline import OfflineStream
 from cwbass.data.streams import loader_failures
-from cwbass.errors import DataError, ParamsError, one_line
+from cwbass.errors import DataError, ParamsError, counted, one_line
 from cwbass.evaluation.evaluate import evaluate
 from cwbass.evaluation.metrics import EvalResult
 from cwbass.evaluation.selection import ImageConfusions, LatestWithinOneError
@@ -122,7 +122,7 @@ class Stage:
             telemetry.epoch_done(record, row, self._learning_rates(record.learning_rate))
             patience = run.train.early_stop
             if patience is not None and self.selection.epochs_without_gain >= patience:
-                logger.info("%s: no better mIoU on the selection slice for %d epochs; stopped", self.name, patience)
+                logger.info("%s: no better mIoU on the selection slice for %s; stopped", self.name, counted(patience, "epoch"))
                 self.stopped = True
             return not self.stopped
 

@@ -235,7 +235,7 @@ class TestPascalVoc:
 
     def test_overlap_of_training_and_test_is_refused(self, voc: Path) -> None:
         (voc / "all.txt").write_text("a\nb\n")
-        with pytest.raises(DataError, match="1 images are listed both for training and for testing, the first 'b'"):
+        with pytest.raises(DataError, match="1 image is listed both for training and for testing, the first 'b'"):
             listed(voc, SplitConfig(train_list="all.txt"), layout="pascal_voc", classes=["x"])
 
     def test_class_names_are_not_guessed(self, voc: Path) -> None:

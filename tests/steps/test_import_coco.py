@@ -77,7 +77,7 @@ def test_a_second_file_lists_the_test_images(root: Path) -> None:
 def test_images_that_are_not_there_are_counted_and_passed_over(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     report = import_coco(coco(root, names=("a.png", "gone.png")), root=root)
     assert (report.masks, report.not_found) == (1, 1)
-    assert "1 of 2 annotated images are not in" in caplog.text
+    assert "images: 1 of the 2 annotated images" in caplog.text
     assert not (root / "masks/gone.png").exists()
 
 
