@@ -32,6 +32,7 @@ from cwbass.evaluation.selection import ImageConfusions
 from cwbass.evaluation.sweep import SWEEP, read_sweep
 from cwbass.files import write_whole
 from cwbass.jsonfile import read_object, read_rows
+from cwbass.progress import counting
 from cwbass.pseudo_labels import threshold_map
 from cwbass.reporting.gallery import GalleryItem
 from cwbass.resolve import describe, is_version, open_checkpoint
@@ -211,17 +212,24 @@ class _Scorer:
         self, checkpoint: Checkpoint, network: str, on_image: OnImage | None = None, *, boundary: bool = True
     ) -> EvalResult:
         net = place(checkpoint.network(network), self.device)
-        return score(
-            net,
-            self.data.samples,
-            root=self.data.root,
-            spec=self.data.spec,
-            config=self.config,
-            device=self.device,
-            autocast_dtype=self.dtype,
-            boundary=boundary,
-            on_image=on_image,
-        )
+        with counting(f"{network} of {checkpoint.stage} at step {checkpoint.step}", len(self.data.samples)) as one_more:
+
+            def seen(sample: Sample, image: NDArray[np.uint8], mask: NDArray[np.uint8], probs: Tensor) -> None:
+                if on_image is not None:
+                    on_image(sample, image, mask, probs)
+                one_more()
+
+            return score(
+                net,
+                self.data.samples,
+                root=self.data.root,
+                spec=self.data.spec,
+                config=self.config,
+                device=self.device,
+                autocast_dtype=self.dtype,
+                boundary=boundary,
+                on_image=seen,
+            )
 
 
 class _Gallery:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from cwbass.data.base import IMAGE_SUFFIXES, UNREAD_SUFFIXES, read_image
 from cwbass.errors import DataError, counted
 from cwbass.evaluation.inference import predict_image
+from cwbass.progress import counting
 from cwbass.reporting.images import colorize
 from cwbass.resolve import open_checkpoint
 from cwbass.steps.evaluate import chosen_file
@@ -79,13 +81,8 @@ def predict(
         raise DataError(f"{images}: no image with a suffix of {', '.join(IMAGE_SUFFIXES)}.")
     base = images.parent if images.is_file() else images
     failed: dict[str, str] = {}
-    for path in files:
-        try:
-            pixels = read_image(path)
-        except DataError as error:
-            logger.warning("%s", error)
-            failed[str(path)] = str(error)
-            continue
+
+    def write(path: Path, pixels: NDArray[np.uint8]) -> None:
         probs = predict_image(net, pixels, config, device=on, autocast_dtype=dtype)
         top, best = probs.max(0)
         label = best.cpu().numpy().astype(np.uint8)
@@ -100,6 +97,17 @@ def predict(
             target = out_dir / "overlays" / name.with_name(f"{name.name}.jpg")
             target.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(mixed.astype(np.uint8)).save(target, quality=90)
+
+    with counting("predict", len(files)) as one_more:
+        for path in files:
+            try:
+                pixels = read_image(path)
+            except DataError as error:
+                logger.warning("%s", error)
+                failed[str(path)] = str(error)
+            else:
+                write(path, pixels)
+            one_more()
     if len(failed) == len(files):
         raise DataError(f"{images}: no image can be read, of {len(files)} in all; the first: {next(iter(failed.values()))}")
     return PredictReport(len(files) - len(failed), failed, str(out_dir))
@@ -110,7 +118,7 @@ def _find(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith("."))
 
 
-def _save(path: Path, values: np.ndarray[Any, np.dtype[np.uint8]], palette: list[int] | None = None) -> None:
+def _save(path: Path, values: NDArray[np.uint8], palette: list[int] | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(values)
     if palette is not None:
