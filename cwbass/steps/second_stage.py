@@ -174,11 +174,9 @@ class SecondStage:
     def _label(self, checkpoint: str, source: ImageSource, chosen: Sequence[int]) -> Labelling:
         """Let a checkpoint's preferred network label the chosen images."""
         run = self.run
-        scales = run.eval.scales if self.config.scales is None else list(self.config.scales)
-        config = run.eval.model_copy(update={"flip": self.config.flip, "scales": scales})
         net = place(load_checkpoint(self.out_dir / checkpoint).network(), run.device)
         settings: dict[str, Any] = {
-            "config": config,
+            "config": self.config.prediction(run.eval),
             "device": run.device,
             "autocast_dtype": run.autocast_dtype,
             "world": run.world,
