@@ -16,6 +16,7 @@ import torch
 
 import cwbass
 from cwbass.config import TrainConfig
+from cwbass.data.streams import PREFETCH
 from cwbass.errors import CwbassError
 from cwbass.params import Params
 from cwbass.provenance import REVISION, code_revision
@@ -26,7 +27,6 @@ REQUIRED = ("torch", "torchvision", "segmentation-models-pytorch", "timm", "torc
 OPTIONAL = {"kfp": "pipeline", "kfp-kubernetes": "pipeline", "dvc": "dvc"}  # package -> extra of cwbass
 GIB = 1 << 30
 LOW_MEMORY, LOW_DISK = 2 * GIB, 5 * GIB
-_PREFETCH = 4  # batches that each worker of make_loader holds ready
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -183,7 +183,7 @@ def shared_memory_need(train: TrainConfig, crop_size: int) -> int:
     A labelled crop has four bytes a pixel (RGB, mask), an unlabelled one seven (two views, valid).
     """
     pixels = crop_size * crop_size
-    return train.workers * _PREFETCH * pixels * (4 * train.batch_labeled + 7 * train.batch_unlabeled)
+    return train.workers * PREFETCH * pixels * (4 * train.batch_labeled + 7 * train.batch_unlabeled)
 
 
 def shared_memory(need: int, free: int | None) -> Check:
