@@ -673,7 +673,7 @@ def report(
 ) -> None:
     """Draw report.html and flight.html again, and print the table of scores."""
     from cwbass.console import print_scores
-    from cwbass.steps.evaluate import read_metrics
+    from cwbass.jsonfile import read_metrics
     from cwbass.steps.report import report
 
     path = report(reports)

@@ -23,6 +23,11 @@ def read_object(path: Path, *, writer: str, mend: str = "") -> dict[str, Any]:
     return _object(_read(path, writer, mend), str(path), mend or _again(writer))
 
 
+def read_metrics(path: Path) -> dict[str, Any]:
+    """The scores in a metrics.json; otherwise as :func:`read_object`."""
+    return read_object(path, writer="cwbass eval")
+
+
 def read_rows(path: Path, *, writer: str, mend: str = "") -> list[dict[str, Any]]:
     """The objects that a file holds, one a line; otherwise as :func:`read_object`."""
     lines = _read(path, writer, mend).splitlines()

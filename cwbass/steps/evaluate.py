@@ -31,7 +31,7 @@ from cwbass.evaluation.probes import ProbeBook
 from cwbass.evaluation.selection import ImageConfusions
 from cwbass.evaluation.sweep import SWEEP, read_sweep
 from cwbass.files import write_whole
-from cwbass.jsonfile import read_object, read_rows
+from cwbass.jsonfile import read_rows
 from cwbass.progress import counting
 from cwbass.pseudo_labels import threshold_map
 from cwbass.reporting.gallery import GalleryItem
@@ -387,12 +387,3 @@ def _beside(name: str, *paths: Path | None) -> Path | None:
 def _last_threshold(checkpoint: Checkpoint) -> Tensor | None:
     rows: Sequence[Mapping[str, Any]] = [row for row in checkpoint.history if row.get("threshold") is not None]
     return torch.tensor(rows[-1]["threshold"], dtype=torch.float32) if rows else None
-
-
-def read_metrics(path: Path) -> dict[str, Any]:
-    """Read a metrics.json.
-
-    Raises:
-        DataError: The file is missing or no JSON object.
-    """
-    return read_object(path, writer="cwbass eval")
