@@ -410,7 +410,8 @@ def eval_(
 ) -> None:
     """Score a checkpoint on the test split, or on other data."""
     from cwbass.params import apply_overrides, load_params, parse_yaml
-    from cwbass.steps.evaluate import EvaluateParams, chosen_file, evaluate
+    from cwbass.steps.checkpoints import chosen_file
+    from cwbass.steps.evaluate import EvaluateParams, evaluate
 
     path = _resolve(checkpoint, store, params)
     other = None if baseline is None else _resolve(baseline, store, params)

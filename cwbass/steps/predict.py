@@ -17,7 +17,7 @@ from cwbass.evaluation.inference import predict_image
 from cwbass.progress import counting
 from cwbass.reporting.images import colorize
 from cwbass.resolve import open_checkpoint
-from cwbass.steps.evaluate import chosen_file
+from cwbass.steps.checkpoints import chosen_file
 from cwbass.training.device import place, scoring_device
 
 logger = logging.getLogger(__name__)
