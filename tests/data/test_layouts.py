@@ -348,6 +348,10 @@ class TestLists:
         with pytest.raises(DataError, match=r"line 2: '2007_000032' is named in line 1 already"):
             read_ids(tmp_path / "l.txt", self.IMAGES)
 
+    def test_list_that_is_gone_says_so(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"gone\.txt: no such file\. Mend the path, or write it\.$"):
+            read_ids(tmp_path / "gone.txt", {})
+
     def test_missing_list_says_where_it_was_looked_for(self, plain: Path) -> None:
         with pytest.raises(DataError, match=r"split\.test_list: no file gone\.txt, neither below"):
             listed(plain, SplitConfig(test_list="gone.txt"))
