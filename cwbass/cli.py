@@ -247,7 +247,7 @@ def check(
     from cwbass.steps.check import check, refuse_errors, warn_of_missing_sections
 
     loaded = _load(Params, params, overrides)
-    warn_of_missing_sections(loaded, params)
+    warn_of_missing_sections(loaded, params, pipeline=Path("dvc.yaml"))
     if params_only:
         _print({"params": str(params), "ok": True})
         return

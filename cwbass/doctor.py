@@ -56,16 +56,14 @@ class Diagnosis:
         return {"ok": not self.errors, "checks": [asdict(check) for check in self.checks]}
 
 
-def diagnose(params: Params | None = None, *, data_root: Path | None = None, s3: str | None = None) -> Diagnosis:
+def diagnose(params: Params | None = None, *, s3: str | None = None) -> Diagnosis:
     """Look at software, hardware and data; changes nothing but for one object with ``s3``.
 
     Args:
         params: The run that is planned. None: no data is looked for, and of the rest what a run with the defaults needs.
-        data_root: Folder of the dataset, in place of ``data.root``.
         s3: ``s3://bucket/prefix`` below which an object is written, read and deleted again.
     """
     planned = params or Params()
-    root = data_root or (Path(params.data.root) if params else None)
     return Diagnosis(
         (
             *_software(),
@@ -73,7 +71,7 @@ def diagnose(params: Params | None = None, *, data_root: Path | None = None, s3:
             memory(_read(Path("/proc/meminfo")), _read(_CGROUP / "memory.max")),
             disk(Path.cwd(), shutil.disk_usage(Path.cwd()).free, writable=os.access(Path.cwd(), os.W_OK)),
             shared_memory(shared_memory_need(planned.train, planned.augment.crop_size), _free(Path("/dev/shm"))),
-            *([data(root, generated=planned.synthesize is not None)] if root else []),
+            *([data(Path(params.data.root), generated=params.synthesize is not None)] if params else []),
             *([s3_round_trip(s3)] if s3 else []),
         )
     )

@@ -73,11 +73,11 @@ def format_value(value: float | None, *, percent: bool) -> str:
     return f"{value * 100:.1f}%" if percent else f"{value:.3g}"
 
 
-def nice_ticks(low: float, high: float, *, count: int = 5) -> list[float]:
-    """Round numbers that enclose [low, high], about ``count`` of them, 1, 2, 2.5 or 5 times a power of ten apart."""
+def nice_ticks(low: float, high: float) -> list[float]:
+    """Round numbers that enclose [low, high], about five of them, 1, 2, 2.5 or 5 times a power of ten apart."""
     if high <= low:
         high = low + (abs(low) or 1.0)
-    raw = (high - low) / (count - 1)
+    raw = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

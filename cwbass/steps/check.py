@@ -41,13 +41,13 @@ def check(params: Params, *, data_root: Path) -> CheckReport:
     return replace(report, findings=weights + report.findings)
 
 
-def warn_of_missing_sections(params: Params, file: Path, *, pipeline: Path = Path("dvc.yaml")) -> None:
+def warn_of_missing_sections(params: Params, file: Path, *, pipeline: Path) -> None:
     """Say which sections a file of parameters leaves out that the stages of DVC depend on.
 
     Args:
         params: What was read from the file.
         file: Its name.
-        pipeline: The stages; where there is no such file, nothing is said.
+        pipeline: dvc.yaml; where it is not there, nothing is said.
     """
     missing = [name for name in Params.model_fields if name not in params.model_fields_set | {"synthesize"}]
     if missing and pipeline.is_file():

@@ -64,9 +64,7 @@ def read_place(environ: Mapping[str, str]) -> Place | None:
 
 
 @contextmanager
-def joined(
-    device: str, environ: Mapping[str, str], *, rendezvous: timedelta = RENDEZVOUS, collective: timedelta = COLLECTIVE
-) -> Iterator[World]:
+def joined(device: str, environ: Mapping[str, str], *, rendezvous: timedelta = RENDEZVOUS) -> Iterator[World]:
     """Join the other processes, if there are any; inside, the world is theirs.
 
     After an error nobody is waited for: this process ends, and torchrun ends the others.
@@ -75,7 +73,6 @@ def joined(
         device: ``train.device``: auto, cpu or cuda.
         environ: The process's environment. The address to meet at is read by torch from ``os.environ``.
         rendezvous: How long to wait for the others to start.
-        collective: How long to wait for the others later on.
 
     Raises:
         ParamsError: The environment is wrong, or not every process has the GPU that is asked for. Every
@@ -100,7 +97,7 @@ def joined(
     # Plain values travel by gloo on GPUs too.
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     with _others_may_be_gone():
-        dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.size, timeout=collective)
+        dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.size, timeout=COLLECTIVE)
     yield ProcessGroup(place)
     dist.destroy_process_group()
 
