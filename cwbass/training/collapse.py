@@ -26,6 +26,7 @@ import torch
 from cwbass.config import GuardConfig
 from cwbass.errors import counted
 from cwbass.evaluation.student_t import errors_of_95_percent
+from cwbass.headline import percent
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ class CollapseGuard:
         if best is None or miou is None:
             return None
         if best - miou > max(self.config.miou_fall * best, self._luck(row)):  # never of a slice without a labelled pixel: NaN
-            return f"mIoU on the selection slice fell from {_percent(best)} to {_percent(miou)}"
+            return f"mIoU on the selection slice fell from {percent(best)}% to {percent(miou)}%"
         return None
 
     def _precision_fell(self, row: Mapping[str, Any]) -> str | None:
@@ -152,8 +153,8 @@ class CollapseGuard:
         if not fell or best - row["selection_miou"] <= self._luck(row):
             return None
         return (
-            f"precision of the pseudo-labels fell from {_percent(before)} to {_percent(precision)} while retention rose "
-            f"from {_percent(retention)} to {_percent(row['retention'])}"
+            f"precision of the pseudo-labels fell from {percent(before)}% to {percent(precision)}% while retention rose "
+            f"from {percent(retention)}% to {percent(row['retention'])}%"
         )
 
     def _within_one_error(self, row: Mapping[str, Any]) -> bool:
@@ -217,7 +218,3 @@ def effective_classes(counts: Sequence[float]) -> float | None:
 
 def _copy(value: Any) -> Any:
     return value.copy() if isinstance(value, list | dict) else value
-
-
-def _percent(value: float) -> str:
-    return f"{value * 100:.1f}%"

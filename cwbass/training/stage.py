@@ -24,6 +24,7 @@ from cwbass.evaluation.evaluate import evaluate
 from cwbass.evaluation.metrics import EvalResult
 from cwbass.evaluation.selection import ImageConfusions, LatestWithinOneError
 from cwbass.files import file_sha256, place_link, unlink_with_digest, write_digest, write_whole
+from cwbass.jsonfile import finite_or_none
 from cwbass.methods.base import Method
 from cwbass.models.norm import synchronize_norms_
 from cwbass.optimizers import rate_factor
@@ -32,7 +33,7 @@ from cwbass.training.checkpoint import Checkpoint, load_checkpoint, save_checkpo
 from cwbass.training.collapse import CollapseGuard, Incident
 from cwbass.training.device import compile_networks_, gpu_memory
 from cwbass.training.flight import PROBES, Keep, ProbeRecorder, SliceRecord, unlabeled_row
-from cwbass.training.history import History, finite_or_none, timing_row
+from cwbass.training.history import History, timing_row
 from cwbass.training.loop import EpochRecord, Meter, Schedule, fit
 from cwbass.training.optim import load_moments_
 from cwbass.training.progress import ProgressLine
