@@ -34,6 +34,11 @@ def list_dataset(config: DataConfig, split: SplitConfig, root: Path) -> Listing:
     ``split.train_list`` and ``split.test_list`` take the place of the layout's own lists; list
     files are looked for below ``root`` first. ``tags.txt`` there says which classes whole images show.
 
+    Args:
+        config: The section ``data``, but for its root.
+        split: The section ``split``; its two lists of images alone are read.
+        root: Folder of the dataset.
+
     Raises:
         DataError: Files or lists are missing or do not fit together; the message names them.
         ParamsError: The section ``data`` names unknown classes or contradicts itself.

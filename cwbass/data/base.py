@@ -46,6 +46,7 @@ class DatasetSpec:
 
     @property
     def num_classes(self) -> int:
+        """C; what is ignored is no class."""
         return len(self.class_names)
 
     def lookup(self) -> NDArray[np.uint16]:
@@ -165,7 +166,11 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def eight_bit_rgb(image: Image.Image) -> Image.Image:
-    """RGB of any mode; 16-bit, 32-bit and float pixels are scaled, not clipped."""
+    """RGB of any mode; 16-bit, 32-bit and float pixels are scaled, not clipped.
+
+    Raises:
+        ValueError: A float pixel is not finite.
+    """
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         # Pillow clips to 255 when it converts these; scale by what the type can hold instead.
         wide = np.asarray(image, dtype=np.float64)

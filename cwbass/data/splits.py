@@ -127,6 +127,11 @@ def find_candidates(listing: Listing, config: SplitConfig, root: Path) -> Candid
 
     An id in both lists is labelled.
 
+    Args:
+        listing: What ``list_dataset`` found.
+        config: The section ``split``.
+        root: Folder of the dataset; lists are looked for there first.
+
     Raises:
         DataError: A list names an unknown id, a test image, or a labelled image without mask; or
             a test image has no mask.
@@ -157,7 +162,13 @@ def find_candidates(listing: Listing, config: SplitConfig, root: Path) -> Candid
 def count_pixels(
     samples: Sequence[Sample], spec: DatasetSpec, root: Path, seen: Mapping[str, MaskFacts] = NOTHING_SEEN
 ) -> tuple[Sample, ...]:
-    """The samples with ``pixels`` counted in their masks, of which those in ``seen`` are not read again.
+    """The samples with ``pixels`` counted in their masks.
+
+    Args:
+        samples: All have a mask.
+        spec: Maps mask values.
+        root: Folder that the samples' paths are relative to.
+        seen: What was seen of masks by their paths: these are not read again.
 
     Raises:
         DataError: A mask cannot be read or holds a value of no class.

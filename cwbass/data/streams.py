@@ -46,6 +46,15 @@ def index_at(position: int, length: int, *, seed: int, stream: Stream) -> int:
     """Which of ``length`` items stands at ``position`` of an endless shuffled stream.
 
     Every run of ``length`` positions that starts at a multiple of it is a permutation.
+
+    Args:
+        position: >= 0.
+        length: Items, >= 1.
+        seed: The run's seed.
+        stream: Two streams of one seed are shuffled apart.
+
+    Returns:
+        In [0, length).
     """
     cycle, offset = divmod(position, length)
     return int(_order(seed, _STREAM_KEY[stream], cycle, length)[offset])

@@ -94,10 +94,12 @@ class Plot:
     y_high: float
 
     def x(self, value: float) -> float:
+        """From the left edge of the drawing."""
         share = (value - self.x_low) / ((self.x_high - self.x_low) or 1.0)
         return round(LEFT + share * (WIDTH - LEFT - RIGHT), 2)
 
     def y(self, value: float) -> float:
+        """From its top: larger values stand higher."""
         share = (value - self.y_low) / (self.y_high - self.y_low)
         return round(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM), 2)
 

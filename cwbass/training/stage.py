@@ -92,6 +92,13 @@ class Stage:
             best: File for the state that counts by the selection slice: the latest within one standard error of
                 the best; None keeps none.
             snapshots: Steps after which the networks are kept, and the file for each.
+
+        Raises:
+            DataError: The method learns from unlabelled images, and there are none; or a file of the dataset is wrong.
+            ParamsError: A saved state does not fit, or the GPU's memory does not suffice.
+            ServiceError: There is no room on the disk, or a loader process died.
+            Interrupted: A signal came; the state is saved.
+            CwbassError: Too many steps in a row were not finite, or another process is gone.
         """
         run, telemetry = self.run, self.run.telemetry
         if self.method.needs_unlabeled and not run.manifest.unlabeled:
