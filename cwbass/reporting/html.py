@@ -22,8 +22,6 @@ from cwbass.reporting.gallery import GalleryItem, draw_panels
 from cwbass.reporting.images import BOTH_WRONG, BROKEN, FIXED
 from cwbass.reporting.svg import NONE
 
-__all__ = ["GalleryItem", "write_report"]
-
 EPOCH_COLUMNS = {
     "stage": "Stage", "epoch": "Epoch", "step": "Step", "lr": "Rate", "seconds": "Seconds", "loss": "Loss",
     "selection_miou": "Selection mIoU", "retention": "Retention", "precision": "Precision", "mean_confidence": "Confidence",

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from cwbass.config import AugmentConfig, ModelConfig, Section
 from cwbass.data import Listing, list_dataset
-from cwbass.data.check import CheckReport, Finding, check_dataset, inspect_masks
+from cwbass.data.check import CheckReport, check_dataset, inspect_masks
+from cwbass.data.findings import Finding
 from cwbass.data.manifest import Manifest
 from cwbass.data.splits import draw_split, find_candidates
 from cwbass.errors import CwbassError, DataError, ParamsError, counted

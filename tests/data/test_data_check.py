@@ -12,7 +12,8 @@ from PIL import Image, ImageFile
 
 from cwbass.config import AugmentConfig, DataConfig, SplitConfig
 from cwbass.data import list_dataset
-from cwbass.data.check import CheckReport, Finding, check_dataset, inspect_masks
+from cwbass.data.check import CheckReport, check_dataset, inspect_masks
+from cwbass.data.findings import Finding
 from cwbass.data.manifest import Manifest
 from cwbass.data.splits import draw_split
 
