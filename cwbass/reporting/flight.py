@@ -22,10 +22,10 @@ from cwbass.headline import points
 from cwbass.provenance import versions
 from cwbass.reporting.charts import Series, heat_strip, line_chart
 from cwbass.reporting.curves import RETRAININGS, Figure, Row, draw_classes, draw_lines, number, points_of
-from cwbass.reporting.html import template
 from cwbass.reporting.images import file_uri
 from cwbass.reporting.scores import percent
 from cwbass.reporting.svg import COLORS, NONE, join, tag
+from cwbass.reporting.templates import template
 
 SPARK_WIDTH, SPARK_HEIGHT = 100, 26  # user units of a histogram in the table
 LINES = {
