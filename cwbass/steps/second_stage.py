@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_LAST, FIRST_BEST = "first_stage_last.pt", "first_stage_best.pt"
 RELIABLE_LAST, RELIABLE_BEST = "retrain_reliable_last.pt", "retrain_reliable_best.pt"
-SNAPSHOTS = ("snapshot_1.pt", "snapshot_2.pt")  # after a third and two thirds of the first stage
+FIRST_SNAPSHOTS = ("snapshot_1.pt", "snapshot_2.pt")  # after a third and two thirds of the first stage
 PSEUDO_LABELS, RELIABILITY = "pseudo_labels", "reliability.jsonl"
 
 
@@ -96,7 +96,7 @@ class SecondStage:
                 f"{self.key} labels some unlabelled images first and the rest later; the split has {images}. "
                 f"Add images without masks, or {self.config.instead}."
             )
-        self.snapshots = {first.stage_start + third * length // 3: name for third, name in enumerate(SNAPSHOTS, start=1)}
+        self.snapshots = {first.stage_start + third * length // 3: name for third, name in enumerate(FIRST_SNAPSHOTS, start=1)}
         seed_everything(run.seed)  # as the warm-up did: the same weights
         self.initial = network_factory(model, run.manifest.spec.class_names, out_dir / "weights", run.world)()
         self.folder = out_dir / PSEUDO_LABELS
