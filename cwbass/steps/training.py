@@ -248,6 +248,8 @@ def new_method(run: Run, config: MethodConfig, build: BuildModel, *, offline: bo
         ignore_index=spec.ignore_index,
         class_weight=run.class_weight,
         hard=run.hard_pixels,
+        num_labeled=len(run.manifest.labeled),
+        num_unlabeled=len(run.manifest.unlabeled),
         offline=offline,
     )
 
