@@ -260,6 +260,7 @@ def network_factory(config: ModelConfig, class_names: Sequence[str], cache: Path
     def build(*, key: str = "model", **other: Any) -> SegmentationNet:
         own = config.model_copy(update=other)
         net = build_model(own, class_names)
+        net.read_files_()
         if (weights := own.weights) is not None:
             try:
                 world.once_per_machine(lambda: load_encoder_weights_(net, weights, encoder=own.encoder, cache_dir=cache))
