@@ -31,6 +31,8 @@ from cwbass.config import (
 )
 from cwbass.data import LAYOUTS
 from cwbass.errors import ParamsError
+from cwbass.evaluation import POSTPROCESS
+from cwbass.evaluation import foreign_options as foreign_to_postprocess
 from cwbass.methods import METHODS
 from cwbass.methods.base import MethodConfig
 from cwbass.methods.cw_bass import CwBassConfig
@@ -45,6 +47,7 @@ _REGISTRIES: Mapping[str, Collection[str]] = {
     "data.layout": LAYOUTS,
     "train.optimizer.name": OPTIMIZERS,
     "train.optimizer.schedule": SCHEDULES,
+    "eval.postprocess": POSTPROCESS,
 }
 if TYPE_CHECKING:
     AnyMethodConfig = MethodConfig
@@ -171,7 +174,8 @@ def json_schema() -> dict[str, Any]:
         place = schema
         for section in sections:
             place = schema["$defs"][place["properties"][section]["$ref"].rpartition("/")[2]]
-        place["properties"][last]["enum"] = [*names]
+        values = place["properties"][last]
+        values["enum"] = [*names, *([None] if "anyOf" in values else [])]  # null, where it is allowed
     return schema
 
 
@@ -278,18 +282,22 @@ def _unregistered(values: Mapping[str, Any]) -> list[str]:
     return [
         f"{key}: is {_short(given[key])}, should be one of {', '.join(names)}"
         for key, names in _REGISTRIES.items()
-        if key in given and given[key] not in names
+        if given.get(key) is not None and given[key] not in names
     ]
 
 
 def _foreign_options(params: Section) -> list[str]:
-    if not isinstance(params, TrainingSections):
-        return []
-    optimizer = params.train.optimizer
-    return [
-        f"train.optimizer.options.{name}: neither {optimizer.name} nor {optimizer.schedule} takes it"
-        for name in foreign_options(optimizer)
-    ]
+    lines = []
+    if isinstance(params, TrainingSections):
+        optimizer = params.train.optimizer
+        lines += [
+            f"train.optimizer.options.{name}: neither {optimizer.name} nor {optimizer.schedule} takes it"
+            for name in foreign_options(optimizer)
+        ]
+    if isinstance(own := getattr(params, "eval", None), EvalConfig):
+        who = "eval.postprocess is null" if own.postprocess is None else f"{own.postprocess} does not take it"
+        lines += [f"eval.postprocess_options.{name}: {who}" for name in foreign_to_postprocess(own)]
+    return lines
 
 
 def _fields_at(kind: type[BaseModel], place: Sequence[Any]) -> list[str]:

@@ -197,10 +197,12 @@ def chosen_file(path: Path) -> Path:
 
 
 def describe_protocol(config: EvalConfig) -> str:
-    """A short name under which numbers may be compared: how images were cut, scaled and mirrored."""
+    """A short name under which numbers may be compared: how images were cut, scaled and mirrored, and what came after."""
     cut = "whole" if config.protocol == "whole" else f"slide:{config.window}/{config.stride}"
     scales = ",".join(f"{scale:g}" for scale in config.scales)
-    return f"{cut} scale:{scales}{' flip' if config.flip else ''}"
+    options = ",".join(f"{name}={value}" for name, value in sorted(config.postprocess_options.items()))
+    after = "" if config.postprocess is None else f" {config.postprocess}({options})"
+    return f"{cut} scale:{scales}{' flip' if config.flip else ''}{after}"
 
 
 class _Scorer:

@@ -30,6 +30,8 @@ NEUTRAL = frozenset(
 
 # Keys that came later: at these values they say what runs from before them did, whose records lack them.
 LATER: Mapping[str, Any] = {
+    "eval.postprocess": None,
+    "eval.postprocess_options": {},
     "train.ohem.min_share": 0.1,
     "train.ohem.threshold": 1.0,
     "train.optimizer.options": {},
