@@ -65,7 +65,8 @@ def diagnose(params: Params | None = None, *, data_root: Path | None = None, s3:
         s3: ``s3://bucket/prefix`` below which an object is written, read and deleted again.
     """
     planned = params or Params()
-    root = data_root or (Path(params.data.root) if params else None)
+    elsewhere = params is not None and "://" in params.data.root
+    root = data_root or (Path(params.data.root) if params and not elsewhere else None)
     return Diagnosis(
         (
             *_software(),

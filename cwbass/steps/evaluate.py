@@ -22,6 +22,7 @@ from cwbass.config import EvalConfig, Section, SplitConfig
 from cwbass.data import list_dataset
 from cwbass.data.base import DatasetSpec, Sample
 from cwbass.data.manifest import Manifest
+from cwbass.data.remote import local_dataset
 from cwbass.errors import CheckpointError, DataError
 from cwbass.evaluation.evaluate import OnImage
 from cwbass.evaluation.evaluate import evaluate as score
@@ -293,7 +294,7 @@ def _snapshots(path: Path, chosen: Checkpoint) -> list[Checkpoint]:
 def _test_set(checkpoint: Checkpoint, manifest: Path | None, data_root: Path | None) -> TestSet:
     if manifest is not None:
         split = Manifest.read(manifest)
-        root = data_root if data_root is not None else Path(checkpoint.run_params.data.root)
+        root = data_root if data_root is not None else local_dataset(checkpoint.run_params.data.root)
         _check_classes(checkpoint, split.spec, str(manifest))
         return TestSet(split.test, root, split.spec, split.hash, split.counts, split.notes)
     if data_root is None:
