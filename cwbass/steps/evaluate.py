@@ -170,7 +170,7 @@ def evaluate(
         telemetry.scored(metrics)
     if out_dir is None:
         return EvalReport(metrics, None)
-    supervised = (baseline, theirs) if metrics["baseline_method"] == "supervised" else (None, {})
+    supervised = (baseline, theirs) if theirs and base.method == base.run_params.warmup.name else (None, {})
     files = RunFiles(
         metrics=metrics,
         history=_history(supervised, (checkpoint, ours)),
