@@ -40,6 +40,8 @@ class MethodConfig(Section):
     """A method's own section of params.yaml; subclasses add their numbers."""
 
     name: str
+    # For `cwbass ablate`: terms of the method, and what switches each off below `method`, as in {"cutmix": ["cutmix=0.0"]}.
+    terms_off: ClassVar[Mapping[str, Sequence[str]]] = {}
 
     @property
     def retraining(self) -> Retraining | None:
