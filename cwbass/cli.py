@@ -817,12 +817,22 @@ def config_schema() -> None:
     _print(json_schema())
 
 
+def _find_verb() -> None:
+    """A verb that is none of ours may be a plugin's, which adds it to ``app``. Any other verb loads plugins where it needs them."""
+    words = [word for word in sys.argv[1:] if not word.startswith("-")]
+    if words and words[0] not in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
+        from cwbass.plugins import load_plugins
+
+        load_plugins()
+
+
 def main() -> None:
     """Entry point: runs the command and turns our errors into one line and an exit code."""
     # The first process of a container gets no default action: without a handler SIGTERM would do nothing.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with disk_failures():
+            _find_verb()
             app()
     except CwbassError as error:
         who = f" (process {_rank()} of {os.environ['WORLD_SIZE']})" if os.environ.get("WORLD_SIZE", "1") != "1" else ""

@@ -18,6 +18,7 @@ import cwbass
 from cwbass.config import TrainConfig
 from cwbass.errors import CwbassError
 from cwbass.params import Params
+from cwbass.plugins import load_plugins
 from cwbass.provenance import REVISION, code_revision
 from cwbass.s3 import s3_client, s3_failures, split_uri
 from cwbass.training.device import resolve_device, resolve_precision
@@ -88,6 +89,8 @@ def _software() -> Iterator[Check]:
         yield package(name)
     for name, extra in OPTIONAL.items():
         yield package(name, extra)
+    for plugin in load_plugins():
+        yield Check(f"plugin {plugin.name}", "ok", f"{plugin.path}, source {plugin.sha256[:12]}")
 
 
 def package(name: str, extra: str | None = None) -> Check:

@@ -40,6 +40,7 @@ from cwbass.methods.base import Method, MethodConfig
 from cwbass.methods.cw_bass import CwBassConfig
 from cwbass.methods.supervised import SupervisedConfig
 from cwbass.optimizers import OPTIMIZERS, SCHEDULES, foreign_options
+from cwbass.plugins import load_plugins
 
 P = TypeVar("P", bound=Section)
 _USER = re.compile(r"://[^/\s]*(@|:(?!\d+(/|$)))")  # before the first slash; a colon is also that of a port
@@ -178,8 +179,9 @@ def load_params(values: Mapping[str, Any], kind: type[P]) -> P:
         kind: :class:`Params`, or the smaller class of one step.
 
     Raises:
-        ParamsError: One line for every wrong key.
+        ParamsError: One line for every wrong key; or a plugin cannot be imported.
     """
+    load_plugins()
     known = {name: values[name] for name in kind.model_fields if name in values}
     unknown = [name for name in values if name not in Params.model_fields]
     if secrets := [key for key, value in flatten(values).items() if _holds_password(value)]:
@@ -205,6 +207,7 @@ def load_params(values: Mapping[str, Any], kind: type[P]) -> P:
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema of params.yaml, for editors."""
+    load_plugins()
     schema = Params.model_json_schema()
     for key, names in _REGISTRIES.items():
         *sections, last = key.split(".")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cwbass.errors import ParamsError
+from cwbass.plugins import load_plugins
 
 DATASETS = Path("artifacts/datasets")  # copies, in a working directory that outlives the process where there is one
 
@@ -36,6 +37,7 @@ def local_dataset(data: str, copies: Path = DATASETS) -> Path:
     scheme, separator, _ = data.partition("://")
     if not separator:
         return Path(data)
+    load_plugins()
     if scheme not in STORES:
         raise ParamsError(
             f"data.root is {data}; give a folder, or a URL that begins with {', '.join(f'{each}://' for each in STORES)}."
