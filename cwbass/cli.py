@@ -46,7 +46,10 @@ Overrides = Annotated[
 ]
 Manifest = Annotated[Path, typer.Option("--manifest", help="Split, written by `cwbass split`.", dir_okay=False)]
 DataRoot = Annotated[
-    Optional[Path], typer.Option("--data", help="Folder of the dataset, in place of data.root.", file_okay=False)
+    Optional[str],
+    typer.Option(
+        "--data", metavar="FOLDER|s3://...", help="The dataset, in place of data.root. What is not a folder is copied first."
+    ),
 ]
 WarmupFile = Annotated[Path, typer.Option("--warmup", help="Checkpoint to start from, written by `cwbass warmup`.")]
 ReportFile = Annotated[Optional[Path], typer.Option("--report", help="Also write what is printed to this file.", dir_okay=False)]
@@ -144,6 +147,15 @@ def _spread(processes: int, nodes: int = 1) -> None:
     raise typer.Exit(run_processes(processes, sys.argv[1:]))
 
 
+def _folder(data: str) -> Path:
+    """The dataset, on this machine."""
+    if "://" not in data:
+        return Path(data)
+    from cwbass.data.remote import local_dataset
+
+    return local_dataset(data)
+
+
 def _rank() -> int:
     """Of this process among those of torchrun; 0 is the only one, or the first."""
     rank = os.environ.get("RANK", "0")
@@ -230,7 +242,7 @@ def split(
     sets = [*(overrides or ()), *([f"split.labeled_list={json.dumps(str(labeled_list))}"] if labeled_list else ())]
     loaded = _load(SplitParams, params, sets)
     with _observe("split"):
-        report = split(loaded, data_root=data or Path(loaded.data.root), out_dir=out)
+        report = split(loaded, data_root=_folder(data or loaded.data.root), out_dir=out)
     _print(report.to_dict())
 
 
@@ -251,7 +263,7 @@ def check(
     if params_only:
         _print({"params": str(params), "ok": True})
         return
-    root = data or Path(loaded.data.root)
+    root = _folder(data or loaded.data.root)
     report = check(loaded, data_root=root)
     if as_json:
         _print(report.to_dict())
@@ -286,9 +298,9 @@ def warmup(
     from cwbass.training.resume import Resume
 
     loaded = _load(WarmupParams, params, overrides)
+    root = _folder(data or loaded.data.root)  # before there are several processes, which would all copy it
     _spread(loaded.train.processes)
     telling = {"port": metrics_port, "linger": metrics_linger, "textfile": metrics_textfile, "pushgateway": pushgateway}
-    root = data or Path(loaded.data.root)
     chosen = Resume(restart, tuple(resume_force or ()), keep_state)
     with _observe("warmup", out, **telling) as telemetry, joined(loaded.train.device, os.environ) as world:
         report = warmup(
@@ -329,9 +341,9 @@ def train(
     from cwbass.training.resume import Resume
 
     loaded = _load(TrainParams, params, overrides)
+    root = _folder(data or loaded.data.root)  # before there are several processes, which would all copy it
     _spread(loaded.train.processes, loaded.train.nodes)
     telling = {"port": metrics_port, "linger": metrics_linger, "textfile": metrics_textfile, "pushgateway": pushgateway}
-    root = data or Path(loaded.data.root)
     chosen = Resume(restart, tuple(resume_force or ()), keep_state)
     with _observe("train", out, **telling) as telemetry, joined(loaded.train.device, os.environ) as world:
         report = train(
@@ -375,7 +387,7 @@ def launch(
 
     loaded = _load(TrainParams, params, overrides)
     cluster = Cluster(image, namespace, runtime, work, cpu, memory, accelerator or None, timeout=timeout)
-    root = data or Path(loaded.data.root)
+    root = _folder(data or loaded.data.root)
     task = TrainTask(params=loaded, manifest=manifest, warmup=warmup, data_root=root, out_dir=out)
     _print(planned_job(task, cluster=cluster) if dry_run else launch(task, cluster=cluster).to_dict())
 
@@ -400,7 +412,8 @@ def eval_(
         Optional[Path], typer.Option(help=f"Split to score the test images of; default without --data: {MANIFEST}.")
     ] = None,
     data: Annotated[
-        Optional[Path], typer.Option("--data", help="Folder of a dataset; without --manifest, all its masked images.")
+        Optional[str],
+        typer.Option("--data", metavar="FOLDER|s3://...", help="A dataset; without --manifest, all its masked images."),
     ] = None,
     store: Store = None,
     out: Annotated[Optional[Path], typer.Option(help="Folder for metrics.json, the report and the plots.")] = None,
@@ -432,7 +445,7 @@ def eval_(
             baseline=other,
             sweep=sweep,
             manifest=manifest,
-            data_root=data,
+            data_root=None if data is None else _folder(data),
             out_dir=out,
             device=device,
             per_image=per_image,
@@ -460,7 +473,8 @@ def thresholds(
     """Suggest a threshold for each class, from how right its labels are on the selection slice."""
     from cwbass.steps.thresholds import thresholds
 
-    sweep = thresholds(checkpoint, manifest=manifest, data_root=data, target=target, device=device)
+    root = None if data is None else _folder(data)
+    sweep = thresholds(checkpoint, manifest=manifest, data_root=root, target=target, device=device)
     if as_json:
         _print(sweep.to_dict())
         return
@@ -482,7 +496,7 @@ def measure(
     from cwbass.steps.train import TrainParams
 
     loaded = _load(TrainParams, params, overrides)
-    _print(measure(loaded, manifest=manifest, data_root=data or Path(loaded.data.root), timed=timed).to_dict())
+    _print(measure(loaded, manifest=manifest, data_root=_folder(data or loaded.data.root), timed=timed).to_dict())
 
 
 Seeds = Annotated[Optional[list[str]], typer.Option(metavar="0,1,2", help="Seeds; default: the one of the parameters.")]
@@ -579,6 +593,9 @@ def _compare(
 ) -> None:
     from cwbass.steps.compare import asked_plan, prepare, run_cells
 
+    if "://" in params.data.root:  # all cells read the one copy
+        copied = params.data.model_copy(update={"root": str(_folder(params.data.root))})
+        params = params.model_copy(update={"data": copied})
     asked = asked_plan(params, variants, seeds=_listed(seeds), labels=_listed(labels), budget=budget, out_dir=out)
     comparison = prepare(asked)
     if list_cells:
@@ -791,12 +808,22 @@ def config_schema() -> None:
     _print(json_schema())
 
 
+def _find_verb() -> None:
+    """A verb that is none of ours may be a plugin's, which adds it to ``app``. Any other verb loads plugins where it needs them."""
+    words = [word for word in sys.argv[1:] if not word.startswith("-")]
+    if words and words[0] not in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
+        from cwbass.plugins import load_plugins
+
+        load_plugins()
+
+
 def main() -> None:
     """Entry point: runs the command and turns our errors into one line and an exit code."""
     # The first process of a container gets no default action: without a handler SIGTERM would do nothing.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with disk_failures():
+            _find_verb()
             app()
     except CwbassError as error:
         who = f" (process {_rank()} of {os.environ['WORLD_SIZE']})" if os.environ.get("WORLD_SIZE", "1") != "1" else ""

@@ -7,7 +7,9 @@ params.yaml, so that a file may leave out what it does not change.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,6 +18,13 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Options = dict[str, bool | int | float | str | list[int]]
 RGB = tuple[Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]]
+
+
+def keyword_options(entry: Callable[..., Any], options: Options) -> Options:
+    """Those of the options that an entry of a registry takes by keyword alone."""
+    parameters = inspect.signature(entry).parameters.values()
+    known = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+    return {name: value for name, value in options.items() if name in known}
 
 
 class Section(BaseModel):
@@ -260,6 +269,10 @@ class EvalConfig(Section):
         default="auto", description="auto: the teacher where the checkpoint has one."
     )
     gallery: Annotated[int, Field(ge=0)] = Field(default=6, description="Images shown in the report.")
+    postprocess: str | None = Field(
+        default=None, description="What is done to an image's probabilities: a name in evaluation.POSTPROCESS; null: nothing."
+    )
+    postprocess_options: Options = Field(default_factory=dict, description="Arguments of that, where it has some.")
 
     @model_validator(mode="after")
     def _windows_overlap(self) -> Self:

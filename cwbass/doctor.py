@@ -19,6 +19,7 @@ from cwbass.config import TrainConfig
 from cwbass.data.streams import PREFETCH
 from cwbass.errors import CwbassError
 from cwbass.params import Params
+from cwbass.plugins import load_plugins
 from cwbass.provenance import REVISION, code_revision
 from cwbass.s3 import s3_client, s3_failures, split_uri
 from cwbass.training.device import resolve_device, resolve_precision
@@ -71,7 +72,11 @@ def diagnose(params: Params | None = None, *, s3: str | None = None) -> Diagnosi
             memory(_read(Path("/proc/meminfo")), _read(_CGROUP / "memory.max")),
             disk(Path.cwd(), shutil.disk_usage(Path.cwd()).free, writable=os.access(Path.cwd(), os.W_OK)),
             shared_memory(shared_memory_need(planned.train, planned.augment.crop_size), _free(Path("/dev/shm"))),
-            *([data(Path(params.data.root), generated=params.synthesize is not None)] if params else []),
+            *(
+                [data(Path(params.data.root), generated=params.synthesize is not None)]
+                if params and "://" not in params.data.root
+                else []
+            ),
             *([s3_round_trip(s3)] if s3 else []),
         )
     )
@@ -85,6 +90,8 @@ def _software() -> Iterator[Check]:
         yield package(name)
     for name, extra in OPTIONAL.items():
         yield package(name, extra)
+    for plugin in load_plugins():
+        yield Check(f"plugin {plugin.name}", "ok", f"{plugin.path}, source {plugin.sha256[:12]}")
 
 
 def package(name: str, extra: str | None = None) -> Check:

@@ -11,12 +11,14 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, SerializeAsAny, ValidationError
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from cwbass.config import (
     AugmentConfig,
@@ -31,11 +33,14 @@ from cwbass.config import (
 )
 from cwbass.data import LAYOUTS
 from cwbass.errors import ParamsError
-from cwbass.methods import METHODS
-from cwbass.methods.base import MethodConfig
+from cwbass.evaluation import POSTPROCESS
+from cwbass.evaluation import foreign_options as foreign_to_postprocess
+from cwbass.methods import METHODS, supervised_methods
+from cwbass.methods.base import Method, MethodConfig
 from cwbass.methods.cw_bass import CwBassConfig
 from cwbass.methods.supervised import SupervisedConfig
 from cwbass.optimizers import OPTIMIZERS, SCHEDULES, foreign_options
+from cwbass.plugins import load_plugins
 
 P = TypeVar("P", bound=Section)
 _USER = re.compile(r"://[^/\s]*(@|:(?!\d+(/|$)))")  # before the first slash; a colon is also that of a port
@@ -45,12 +50,48 @@ _REGISTRIES: Mapping[str, Collection[str]] = {
     "data.layout": LAYOUTS,
     "train.optimizer.name": OPTIMIZERS,
     "train.optimizer.schedule": SCHEDULES,
+    "eval.postprocess": POSTPROCESS,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Registered:
+    """A section of the method that its ``name`` says, of those that are registered when it is loaded."""
+
+    methods: Callable[[], Mapping[str, type[Method]]]
+    name: str | None = None  # where a section gives none
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_wrap_validator_function(self._section, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        choices = {name: kind.__pydantic_core_schema__ for name, kind in self.kinds().items()}
+        return handler(core_schema.tagged_union_schema(choices, discriminator="name"))
+
+    def kinds(self) -> dict[str, type[MethodConfig]]:
+        """The class of each method's section."""
+        return {name: method.config_cls for name, method in self.methods().items()}
+
+    def _section(self, value: Any, plain: Callable[[Any], MethodConfig]) -> MethodConfig:
+        if not isinstance(value, dict):
+            return plain(value)  # a section as it is, or an error
+        kinds, name = self.kinds(), value.get("name", self.name)
+        if "name" not in value and self.name is None:
+            raise PydanticKnownError("union_tag_not_found", {"discriminator": "'name'"})
+        if not isinstance(name, str) or name not in kinds:
+            expected = ", ".join(map(repr, kinds))
+            raise PydanticKnownError(
+                "union_tag_invalid", {"discriminator": "'name'", "tag": str(name), "expected_tags": expected}
+            )
+        return kinds[name].model_validate_json(json.dumps({**value, "name": name}))
+
+
 if TYPE_CHECKING:
     AnyMethodConfig = MethodConfig
+    SupervisedMethodConfig = MethodConfig
 else:
-    # The config of every registered method; `name` says which one a section is.
-    AnyMethodConfig = Annotated[Union[tuple(method.config_cls for method in METHODS.values())], Field(discriminator="name")]  # noqa: UP007
+    AnyMethodConfig = Annotated[SerializeAsAny[MethodConfig], _Registered(lambda: METHODS)]
+    SupervisedMethodConfig = Annotated[SerializeAsAny[MethodConfig], _Registered(supervised_methods, "supervised")]
 
 
 class SplitSections(Section):
@@ -66,7 +107,7 @@ class TrainingSections(SplitSections):
 
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
-    warmup: SupervisedConfig = SupervisedConfig()
+    warmup: SupervisedMethodConfig = SupervisedConfig()
     train: TrainConfig = TrainConfig(steps=1000)
     eval: EvalConfig = EvalConfig()
 
@@ -138,8 +179,9 @@ def load_params(values: Mapping[str, Any], kind: type[P]) -> P:
         kind: :class:`Params`, or the smaller class of one step.
 
     Raises:
-        ParamsError: One line for every wrong key.
+        ParamsError: One line for every wrong key; or a plugin cannot be imported.
     """
+    load_plugins()
     known = {name: values[name] for name in kind.model_fields if name in values}
     unknown = [name for name in values if name not in Params.model_fields]
     if secrets := [key for key, value in flatten(values).items() if _holds_password(value)]:
@@ -165,13 +207,15 @@ def load_params(values: Mapping[str, Any], kind: type[P]) -> P:
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema of params.yaml, for editors."""
+    load_plugins()
     schema = Params.model_json_schema()
     for key, names in _REGISTRIES.items():
         *sections, last = key.split(".")
         place = schema
         for section in sections:
             place = schema["$defs"][place["properties"][section]["$ref"].rpartition("/")[2]]
-        place["properties"][last]["enum"] = [*names]
+        values = place["properties"][last]
+        values["enum"] = [*names, *([None] if "anyOf" in values else [])]  # null, where it is allowed
     return schema
 
 
@@ -278,18 +322,22 @@ def _unregistered(values: Mapping[str, Any]) -> list[str]:
     return [
         f"{key}: is {_short(given[key])}, should be one of {', '.join(names)}"
         for key, names in _REGISTRIES.items()
-        if key in given and given[key] not in names
+        if given.get(key) is not None and given[key] not in names
     ]
 
 
 def _foreign_options(params: Section) -> list[str]:
-    if not isinstance(params, TrainingSections):
-        return []
-    optimizer = params.train.optimizer
-    return [
-        f"train.optimizer.options.{name}: neither {optimizer.name} nor {optimizer.schedule} takes it"
-        for name in foreign_options(optimizer)
-    ]
+    lines = []
+    if isinstance(params, TrainingSections):
+        optimizer = params.train.optimizer
+        lines += [
+            f"train.optimizer.options.{name}: neither {optimizer.name} nor {optimizer.schedule} takes it"
+            for name in foreign_options(optimizer)
+        ]
+    if isinstance(own := getattr(params, "eval", None), EvalConfig):
+        who = "eval.postprocess is null" if own.postprocess is None else f"{own.postprocess} does not take it"
+        lines += [f"eval.postprocess_options.{name}: {who}" for name in foreign_to_postprocess(own)]
+    return lines
 
 
 def _fields_at(kind: type[BaseModel], place: Sequence[Any]) -> list[str]:
@@ -298,8 +346,9 @@ def _fields_at(kind: type[BaseModel], place: Sequence[Any]) -> list[str]:
     for part in place:
         found: list[type[BaseModel]] = []
         for parent in kinds:
-            if part in parent.model_fields:
-                found += _sections(parent.model_fields[part].annotation)
+            if (field := parent.model_fields.get(part)) is not None:
+                of_methods = [kind for each in field.metadata if isinstance(each, _Registered) for kind in each.kinds().values()]
+                found += of_methods or _sections(field.annotation)
         kinds = found
     return sorted({name for each in kinds for name in each.model_fields})
 

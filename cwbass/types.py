@@ -21,6 +21,18 @@ def sent(drawn: Tensor, like: Tensor) -> Tensor:
     return drawn.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else drawn.to(like.device)
 
 
+# Columns of a batch's places: the image, by its number among the split's labelled (unlabelled) ones; the rectangle of it that the
+# crop shows; the crop's pixels that show it, from the upper left, the rest being padding; and whether it is mirrored. Pixels.
+PLACE = ("index", "top", "left", "height", "width", "out_height", "out_width", "mirror")
+
+
+def shown(place: Tensor, size: int) -> Tensor:
+    """Which pixels of crops show their images, and not padding. [B, 8] -> [B, S, S] bool."""
+    line = torch.arange(size, device=place.device)
+    rows, columns = (line < place[:, PLACE.index(side), None] for side in ("out_height", "out_width"))
+    return rows[:, :, None] & columns[:, None, :]
+
+
 @dataclass(frozen=True, slots=True)
 class LabeledBatch:
     """Weakly augmented images with their masks."""
@@ -28,6 +40,7 @@ class LabeledBatch:
     image: Tensor  # [B, 3, H, W] uint8
     mask: Tensor  # [B, H, W] uint8, class index; ignore_index where padded or unknown
     tags: Tensor | None = None  # [B, C] int8, as of an UnlabeledBatch
+    place: Tensor | None = None  # [B, 8] int64, as of an UnlabeledBatch
 
     def to(self, device: torch.device) -> LabeledBatch:
         """Copy to ``device`` (asynchronously from pinned memory)."""
@@ -51,6 +64,7 @@ class UnlabeledBatch:
     # [B, C] int8: 1 where the whole image is said to show a class, 0 where not to, -1 where nothing is said of it; the crop may
     # lack what the image shows. None where the dataset has no tags.
     tags: Tensor | None = None
+    place: Tensor | None = None  # [B, 8] int64: what each crop is of, as in PLACE; only for a method that asks for places
 
     def to(self, device: torch.device) -> UnlabeledBatch:
         """Copy to ``device`` (asynchronously from pinned memory)."""

@@ -117,7 +117,7 @@ def test_every_wrong_key_has_its_line() -> None:
         ("method: {name: fixmach}", f"method.name is 'fixmach'; choose one of {NAMES}"),
         (CW_BASS + "cwbass: {gamma: -1}}", "method.cwbass.gamma: is -1, should be greater than or equal to 0"),
         (CW_BASS + "cwbass: {threshold: {rule: fixed}}}", "method.cwbass.threshold.rule: is 'fixed', should be "),
-        ("warmup: {name: cw_bass}", "warmup.name: is 'cw_bass', should be 'supervised'"),
+        ("warmup: {name: cw_bass}", "warmup.name is 'cw_bass'; choose one of 'supervised'"),
         ("split: {labeled: 0}", "split.labeled: is 0, should be greater than or equal to 1"),
         ("data: {layout: coco}", "data.layout: is 'coco', should be one of folder, pascal_voc, cityscapes"),
         ("train: {steps: 1, optimizer: {name: SGD}}", "train.optimizer.name: is 'SGD', should be one of sgd, adamw"),

@@ -105,12 +105,18 @@ def _read(plan: Plan, cell: Cell) -> Result:
         folder=folder,
         metrics=read_metrics(reports / "metrics.json"),
         images=PerImage.read(reports / CONFUSIONS),
-        code=str(read_json(trained / RUN)["run"]["code"]),
+        code=_code(read_json(trained / RUN)["run"]),
         step_seconds=statistics.median(row["step_seconds"] for row in after),
         train_seconds=sum(row["seconds"] for row in before + after),
         peak_mb=resources(trained / RESOURCES).get(stage, {}).get("peak_mb"),
         guarded=[int(row["step"]) for row in _rows(trained / HISTORY) if row.get("incident") is not None],
     )
+
+
+def _code(run: Mapping[str, Any]) -> str:
+    """Version of the package, and of each plugin."""
+    plugins = [f"{key.removeprefix('plugin.')}+{value}" for key, value in run.items() if key.startswith("plugin.")]
+    return " ".join([str(run["code"]), *plugins])
 
 
 def _timings(folder: Path, *, warmup: bool) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from cwbass.config import Section
 from cwbass.errors import ParamsError
@@ -49,7 +50,7 @@ def method_variants(names: Sequence[str], params: Params) -> dict[str, MethodCon
     if unknown := [name for name in names if name not in METHODS]:
         raise ParamsError(f"--methods names {', '.join(unknown)}; choose from {', '.join(METHODS)}.")
     own = params.method
-    chosen = {name: own if name == own.name else METHODS[name].config_cls(name=name) for name in names if name != SUPERVISED}
+    chosen = {name: own if name == own.name else _section({"name": name}) for name in names if name != SUPERVISED}
     return {SUPERVISED: params.warmup, **chosen}
 
 
@@ -78,10 +79,8 @@ def own_variants(texts: Sequence[str], params: Params) -> dict[str, MethodConfig
             raise ParamsError(f"--variant {name} is of method {method}; choose from {', '.join(METHODS)}.")
         if name in found or (name in METHODS and name != method) or name == SUPERVISED:
             raise ParamsError(f"--variant {name}: the name is taken. Give it another, for it stands in every table.")
-        base = method_variants([method], params).get(method, params.warmup).model_dump(mode="json")
         try:
-            values = apply_overrides({"method": base}, [f"method.{change}" for change in changes])
-            found[name] = load_params(values, _MethodSection).method
+            found[name] = _changed(method_variants([method], params).get(method, params.warmup), changes)
         except ParamsError as error:
             raise ParamsError(f"--variant {name}: {error}") from error
     return found
@@ -90,26 +89,50 @@ def own_variants(texts: Sequence[str], params: Params) -> dict[str, MethodConfig
 def ablation_variants(params: Params) -> dict[str, MethodConfig]:
     """Recipe cwbass, and paper beside it; each term of cwbass off; none of them, and each alone.
 
-    ``paper`` and what is not switched are those of ``params.method``, where that is cw_bass.
+    ``paper`` and what is not switched are those of ``params.method``, where that is cw_bass. A method that names terms of its own
+    (``MethodConfig.terms_off``) is taken in place of it: as it is, each term off, none of them, and each alone.
     """
-    own = params.method if isinstance(params.method, CwBassConfig) else CwBassConfig()
-
-    def changed(changes: Iterable[str]) -> MethodConfig:
-        values = {"method": {**own.model_dump(mode="json"), "recipe": "cwbass"}}
-        return load_params(apply_overrides(values, [f"method.cwbass.{change}" for change in changes]), _MethodSection).method
-
-    def without(terms: Iterable[str]) -> MethodConfig:
-        return changed(change for term in terms for change in TERMS[term])
-
+    own = params.method
+    if own.terms_off:
+        single, plain, alone = _switched_off(own, own.terms_off)
+        return {SUPERVISED: params.warmup, own.name: own, **single, **(plain | alone if len(single) > 1 else {})}
+    own = own if isinstance(own, CwBassConfig) else CwBassConfig()
+    recipe = own.model_copy(update={"recipe": "cwbass"})
+    single, plain, alone = _switched_off(recipe, TERMS, "cwbass.")
     return {
         SUPERVISED: params.warmup,
-        "cwbass": changed(()),
+        "cwbass": recipe,
         "paper": own.model_copy(update={"recipe": "paper"}),
-        **{f"no-{term}": without([term]) for term in TERMS},
-        **{name: changed(changes) for name, changes in CHANGES.items()},
-        PLAIN: without(TERMS),
-        **{f"only-{term}": without([other for other in TERMS if other != term]) for term in TERMS},
+        **single,
+        **{name: _changed(recipe, changes, "cwbass.") for name, changes in CHANGES.items()},
+        **plain,
+        **alone,
     }
+
+
+def _switched_off(
+    own: MethodConfig, terms: Mapping[str, Sequence[str]], prefix: str = ""
+) -> tuple[dict[str, MethodConfig], dict[str, MethodConfig], dict[str, MethodConfig]]:
+    """A method with each of its terms off, with all of them off, and with each alone."""
+
+    def without(names: Iterable[str]) -> MethodConfig:
+        return _changed(own, [change for name in names for change in terms[name]], prefix)
+
+    return (
+        {f"no-{term}": without([term]) for term in terms},
+        {PLAIN: without(terms)},
+        {f"only-{term}": without([other for other in terms if other != term]) for term in terms},
+    )
+
+
+def _changed(own: MethodConfig, changes: Iterable[str], prefix: str = "") -> MethodConfig:
+    return _section(own.model_dump(mode="json"), [f"{prefix}{change}" for change in changes])
+
+
+def _section(values: Mapping[str, Any], changes: Sequence[str] = ()) -> MethodConfig:
+    """A method's section, with keys of it changed as ``--set`` changes them."""
+    merged = apply_overrides({"method": dict(values)}, [f"method.{change}" for change in changes])
+    return load_params(merged, _MethodSection).method
 
 
 def chosen(variants: Mapping[str, MethodConfig], names: Sequence[str]) -> dict[str, MethodConfig]:

@@ -100,9 +100,17 @@ class OfflineStream(Dataset[UnlabeledBatch]):
     """
 
     def __init__(
-        self, labels: PseudoLabels, augment: AugmentConfig, *, ignore_index: int, seed: int, tags: Tensor | None = None
+        self,
+        labels: PseudoLabels,
+        augment: AugmentConfig,
+        *,
+        ignore_index: int,
+        seed: int,
+        tags: Tensor | None = None,
+        places: bool = False,
     ) -> None:
-        self.labels, self.augment, self.ignore_index, self.seed, self.tags = labels, augment, ignore_index, seed, tags
+        self.labels, self.augment, self.ignore_index, self.seed = labels, augment, ignore_index, seed
+        self.tags, self.places = tags, places
 
     def __getitem__(self, position: int) -> UnlabeledBatch:
         index = index_at(position, len(self.labels), seed=self.seed, stream="unlabeled")
@@ -117,4 +125,5 @@ class OfflineStream(Dataset[UnlabeledBatch]):
             crop_mask(self.labels.label(index), geometry, size, self.ignore_index),
             crop_mask(self.labels.confidence(index), geometry, size, 0),
             tags=None if self.tags is None else self.tags[index],
+            place=geometry.place(self.labels.chosen[index]) if self.places else None,
         )

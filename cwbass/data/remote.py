@@ -1,99 +1,45 @@
-"""A dataset that lies in S3, as a folder of this machine."""
+"""A dataset that lies elsewhere, as a folder of this machine. A new kind of URL is a file beside this and a line in ``STORES``."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import os
-import secrets
-import shutil
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
 
-from cwbass.errors import DataError, counted
-from cwbass.s3 import fetch, list_objects, s3_client, s3_failures, split_uri
-
-logger = logging.getLogger(__name__)
+from cwbass.errors import ParamsError
+from cwbass.plugins import load_plugins
 
 DATASETS = Path("artifacts/datasets")  # copies, in a working directory that outlives the process where there is one
-_AT_ONCE = 16
 
 
-@dataclass(frozen=True, slots=True)
-class _Object:
-    key: str
-    path: str  # below the prefix
-    size: int  # bytes
-    etag: str
+def _s3(url: str, copies: Path) -> Path:
+    from cwbass.data.s3_dataset import s3_dataset  # boto3 takes a while to load
+
+    return s3_dataset(url, copies)
 
 
-def local_dataset(data: str, copies: Path) -> Path:
-    """The folder of a dataset: a path as it is, objects below an ``s3://bucket/prefix`` as a copy.
+# Scheme -> from a URL and the folder of copies to the folder of the dataset. What is there already need not be copied again, and
+# several processes may ask at a time; data that change get another folder.
+STORES: dict[str, Callable[[str, Path], Path]] = {"s3": _s3}
 
-    A copy is named after the keys, sizes and ETags of its objects: it is made once, for all runs that see the
-    folder of copies, and data that change get a new one. It appears whole or not at all.
+
+def local_dataset(data: str, copies: Path = DATASETS) -> Path:
+    """The folder of a dataset: a path as it is, what lies at a URL as a copy.
 
     Args:
-        data: A path, or ``s3://bucket/prefix``.
+        data: A path, ``s3://bucket/prefix``, or another URL of ``STORES``.
         copies: Where copies are kept; made if need be.
 
     Raises:
-        DataError: There is nothing below the prefix, or a key is no path that could be written.
-        ParamsError: The bucket is not there, access is refused, or the copy cannot be written.
+        DataError: There is nothing at the URL, or a name there is no path that could be written.
+        ParamsError: Nothing reads such URLs, access is refused, or the copy cannot be written.
         ServiceError: The store cannot be reached, or failed.
     """
-    if not data.startswith("s3://"):
+    scheme, separator, _ = data.partition("://")
+    if not separator:
         return Path(data)
-    bucket, prefix = split_uri(data)
-    with s3_failures(data):
-        client = s3_client()
-        objects = _list(client, bucket, f"{prefix.rstrip('/')}/")
-        if not objects:
-            raise DataError(f"{data}: there are no objects below it. Check bucket and prefix.")
-        identity = "\n".join(f"{item.path} {item.size} {item.etag}" for item in objects)
-        path = copies / hashlib.sha256(f"{data.rstrip('/')}\n{identity}".encode()).hexdigest()[:16]
-        count = counted(len(objects), "object")
-        if path.is_dir():
-            logger.info("%s: %s, copied before to %s", data, count, path)
-            return path
-        logger.info("%s: copying %s, %.1f MB", data, count, sum(item.size for item in objects) / 1e6)
-        _copy(client, bucket, objects, path)
-    return path
-
-
-def _list(client: Any, bucket: str, prefix: str) -> list[_Object]:
-    items = list_objects(client, bucket, prefix)
-    found = [_Object(item["Key"], item["Key"].removeprefix(prefix), item["Size"], item["ETag"]) for item in items]
-    found = [item for item in found if item.path and not item.path.endswith("/")]  # consoles make empty objects for folders
-    for item in found:
-        if any(part in ("", ".", "..") for part in item.path.split("/")) or "\0" in item.path:
-            raise DataError(f"s3://{bucket}/{item.key}: {item.path!r} is no path below a folder. Rename the object.")
-    return sorted(found, key=lambda item: item.path)
-
-
-def _copy(client: Any, bucket: str, objects: list[_Object], path: Path) -> None:
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
-
-    def copy(item: _Object) -> None:
-        target = partial / PurePosixPath(item.path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fetch(client, bucket, item.key, target, item.size, threads=False)
-
-    pool = ThreadPoolExecutor(_AT_ONCE)
-    try:
-        for _ in pool.map(copy, objects):  # raises the first failure
-            pass
-        _publish(partial, path)
-    finally:
-        pool.shutdown(cancel_futures=True)
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _publish(partial: Path, path: Path) -> None:
-    try:
-        os.replace(partial, path)
-    except OSError:
-        if not path.is_dir():  # else another process was faster, with the same copy
-            raise
+    load_plugins()
+    if scheme not in STORES:
+        raise ParamsError(
+            f"data.root is {data}; give a folder, or a URL that begins with {', '.join(f'{each}://' for each in STORES)}."
+        )
+    return STORES[scheme](data, copies)

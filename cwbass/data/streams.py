@@ -81,25 +81,46 @@ class LabeledStream(Dataset[LabeledBatch]):
     """Weakly augmented labelled crops of S x S pixels, each as a batch has it but for the first axis; ``tags`` of each image."""
 
     def __init__(
-        self, source: ImageSource, augment: AugmentConfig, *, ignore_index: int, seed: int, tags: Tensor | None = None
+        self,
+        source: ImageSource,
+        augment: AugmentConfig,
+        *,
+        ignore_index: int,
+        seed: int,
+        tags: Tensor | None = None,
+        places: bool = False,
     ) -> None:
-        self.source, self.augment, self.ignore_index, self.seed, self.tags = source, augment, ignore_index, seed, tags
+        self.source, self.augment, self.ignore_index, self.seed = source, augment, ignore_index, seed
+        self.tags, self.places = tags, places
 
     def __getitem__(self, position: int) -> LabeledBatch:
         index = index_at(position, len(self.source), seed=self.seed, stream="labeled")
         geometry = draw_geometry(self.source.size(index), self.augment, view_rng(self.seed, "labeled", position))
         image, size = self.source.image(index, geometry.box), self.augment.crop_size
         mask = crop_mask(self.source.mask(index), geometry, size, self.ignore_index)
-        return LabeledBatch(fit_image(image, geometry, size), mask, None if self.tags is None else self.tags[index])
+        return LabeledBatch(
+            fit_image(image, geometry, size),
+            mask,
+            tags=None if self.tags is None else self.tags[index],
+            place=geometry.place(index) if self.places else None,
+        )
 
 
 class UnlabeledStream(Dataset[UnlabeledBatch]):
     """Weak and strong view of unlabelled crops, likewise. With two ``strong_views`` the others stay as they are."""
 
     def __init__(
-        self, source: ImageSource, augment: AugmentConfig, *, seed: int, strong_views: int = 1, tags: Tensor | None = None
+        self,
+        source: ImageSource,
+        augment: AugmentConfig,
+        *,
+        seed: int,
+        strong_views: int = 1,
+        tags: Tensor | None = None,
+        places: bool = False,
     ) -> None:
-        self.source, self.augment, self.seed, self.strong_views, self.tags = source, augment, seed, strong_views, tags
+        self.source, self.augment, self.seed, self.strong_views = source, augment, seed, strong_views
+        self.tags, self.places = tags, places
 
     def __getitem__(self, position: int) -> UnlabeledBatch:
         index = index_at(position, len(self.source), seed=self.seed, stream="unlabeled")
@@ -113,6 +134,7 @@ class UnlabeledStream(Dataset[UnlabeledBatch]):
             crop_valid(geometry, self.augment.crop_size),
             strong2=more[0] if more else None,
             tags=None if self.tags is None else self.tags[index],
+            place=geometry.place(index) if self.places else None,
         )
 
 

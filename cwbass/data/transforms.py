@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import functional as F
 from cwbass.config import AugmentConfig
 from cwbass.data.base import Box
 from cwbass.data.photometry import adjust_brightness, adjust_contrast, adjust_saturation, gaussian_blur, shift_hue, to_gray
+from cwbass.types import PLACE
 
 PAD_VALUE = 114  # mid grey: a black strip would be the strongest edge of the crop
 
@@ -39,6 +40,10 @@ class Geometry:
     def box(self) -> Box:
         """The source rectangle: left, top, right, bottom."""
         return self.left, self.top, self.left + self.width, self.top + self.height
+
+    def place(self, index: int) -> Tensor:
+        """As a batch has it, of an image with this number. [8] int64."""
+        return torch.tensor([index, *(int(getattr(self, name)) for name in PLACE[1:])])
 
 
 def draw_geometry(size: tuple[int, int], config: AugmentConfig, rng: np.random.Generator) -> Geometry:

@@ -1,1 +1,31 @@
-"""How a model is scored: probabilities of an image, streaming counts, one pass over a dataset."""
+"""How a model is scored: probabilities of an image, streaming counts, one pass over a dataset.
+
+What is done to the probabilities before they count is by name; a new one is a file beside these and a line in
+``POSTPROCESS``. An entry is given the probabilities of an image, [C, H, W] float32, and the image itself, [3, H, W] uint8,
+both on one device, and gives new ones, of which each pixel's sum to 1. What it takes by keyword alone,
+``eval.postprocess_options`` may give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from cwbass.config import EvalConfig, keyword_options
+
+POSTPROCESS: dict[str, Callable[..., Tensor]] = {}
+
+
+def postprocessed(probs: Tensor, image: Tensor, config: EvalConfig) -> Tensor:
+    """The probabilities, after what ``config.postprocess`` names. [C, H, W] float32, and [3, H, W] uint8."""
+    if config.postprocess is None:
+        return probs
+    entry = POSTPROCESS[config.postprocess]
+    return entry(probs, image, **keyword_options(entry, config.postprocess_options))
+
+
+def foreign_options(config: EvalConfig) -> list[str]:
+    """Options that what ``config.postprocess`` names does not take."""
+    taken = {} if config.postprocess is None else keyword_options(POSTPROCESS[config.postprocess], config.postprocess_options)
+    return [name for name in config.postprocess_options if name not in taken]

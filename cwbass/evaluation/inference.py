@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from cwbass.config import EvalConfig
 from cwbass.errors import ParamsError, one_line
+from cwbass.evaluation import postprocessed
 from cwbass.pseudo_labels import probabilities
 
 _WINDOWS_AT_ONCE = 4
@@ -21,7 +22,7 @@ _FLOOR = 0.01  # least weight of a window's pixel, so that the frame of the imag
 def predict_image(
     net: nn.Module, image: NDArray[np.uint8], config: EvalConfig, *, device: torch.device, autocast_dtype: torch.dtype | None
 ) -> Tensor:
-    """:func:`predict_probs` of a decoded image.
+    """:func:`predict_probs` of a decoded image, and what ``config.postprocess`` makes of them.
 
     Args:
         net: On ``device``, in eval mode.
@@ -40,7 +41,9 @@ def predict_image(
         # A permuted [1, H, W, 3] tensor already lies in memory as channels_last.
         batch = torch.tensor(image, device=device)[None].permute(0, 3, 1, 2)
         with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
-            return predict_probs(net, batch, config)[0]
+            probs = predict_probs(net, batch, config)[0]
+        with torch.inference_mode():
+            return postprocessed(probs, batch[0], config)
     except torch.OutOfMemoryError as error:
         height, width = image.shape[:2]
         raise ParamsError(

@@ -39,6 +39,11 @@ OFFLINE: dict[str, type[Method]] = {
 }
 
 
+def supervised_methods() -> dict[str, type[Method]]:
+    """Those that a warm-up, and the baseline that goes on from it, may train with: they ask for no unlabelled images."""
+    return {name: method for name, method in METHODS.items() if not method.needs_unlabeled and name not in OFFLINE}
+
+
 def build_method(config: MethodConfig, build_model: BuildModel, *, offline: bool = False, **data: Any) -> Method:
     """The method that ``config.name`` names, or its second stage; its config class has been checked by ``load_params``.
 

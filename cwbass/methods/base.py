@@ -45,6 +45,8 @@ class MethodConfig(Section):
     """A method's own section of params.yaml; subclasses add their numbers."""
 
     name: str
+    # For `cwbass ablate`: terms of the method, and what switches each off below `method`, as in {"cutmix": ["cutmix=0.0"]}.
+    terms_off: ClassVar[Mapping[str, Sequence[str]]] = {}
 
     @property
     def retraining(self) -> Retraining | None:
@@ -73,11 +75,14 @@ class Method(nn.Module, ABC):
         class_weight: What a labelled pixel of each class counts; None counts all alike. [C] float.
         hard: Which labelled pixels count; None counts all.
         class_names: In the order of the logits, for a method that reads them. [C].
+        num_labeled: Labelled images of the split, for a method that remembers something of each.
+        num_unlabeled: Unlabelled ones, likewise.
     """
 
     config_cls: ClassVar[type[MethodConfig]]
     needs_unlabeled: ClassVar[bool]
     strong_views: ClassVar[int] = 1  # of each unlabelled crop: 1, or 2 for UnlabeledBatch.strong2
+    wants_places: ClassVar[bool] = False  # whether batches say which part of which image their crops show: LabeledBatch.place
 
     student: SegmentationNet
     unsup_scale: float = 1.0  # factor on the weight of a loss on unlabelled images; the collapse guard lowers it
@@ -94,10 +99,13 @@ class Method(nn.Module, ABC):
         class_weight: Tensor | None = None,
         hard: HardPixels | None = None,
         class_names: Sequence[str] = (),
+        num_labeled: int = 0,
+        num_unlabeled: int = 0,
     ) -> None:
         super().__init__()
         self.hard = hard
         self.num_classes, self.ignore_index, self.class_names = num_classes, ignore_index, tuple(class_names)
+        self.num_labeled, self.num_unlabeled = num_labeled, num_unlabeled
         # It follows from the split and the parameters, so no checkpoint needs to carry it.
         self.register_buffer("class_weight", torch.ones(num_classes) if class_weight is None else class_weight, persistent=False)
 

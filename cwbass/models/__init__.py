@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from cwbass.config import ModelConfig
 from cwbass.errors import ParamsError
 from cwbass.models.base import SegmentationNet
+from cwbass.plugins import load_plugins
 
 # Networks that smp does not have: one file and one line here, {"my_net": MyNet}.
 MODELS: dict[str, Callable[[ModelConfig, Sequence[str]], SegmentationNet]] = {}
@@ -23,6 +24,7 @@ def build_model(config: ModelConfig, class_names: Sequence[str]) -> Segmentation
     Raises:
         ParamsError: The architecture or encoder is unknown, or an option does not fit it.
     """
+    load_plugins()
     if (own := MODELS.get(config.arch)) is not None:
         return own(config, class_names)
     # smp and timm take seconds to load, and parameters are read without them

@@ -43,6 +43,17 @@ class SegmentationNet(nn.Module, ABC):
     def encoder_parameters(self) -> list[nn.Parameter]:
         """Parameters that start from pretrained weights (they may get a smaller rate)."""
 
+    def pretrained_part(self) -> nn.Module | None:
+        """What pretrained weights (``model.weights``) are loaded into, as smp or timm has it; None takes none."""
+        return None
+
+    def read_files_(self) -> None:
+        """Read what its options name, into buffers or parameters.
+
+        Called where training begins, and by a check of the parameters; never where a network gets the weights of a
+        checkpoint, so that a model needs no file but its own.
+        """
+
     def normalize(self, image: Tensor) -> Tensor:
         """uint8 (or float) in [0, 255] to zero mean and unit deviation. [B, 3, H, W]."""
         # One fused pass; channels_last is kept from the input.

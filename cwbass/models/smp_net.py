@@ -75,6 +75,10 @@ class SmpNet(SegmentationNet):
             logits = F.interpolate(logits, padded, mode="bilinear", align_corners=False)
         return logits[..., : size[0], : size[1]]
 
+    def pretrained_part(self) -> nn.Module:
+        encoder: nn.Module = self.net.encoder
+        return encoder
+
     def encoder_parameters(self) -> list[nn.Parameter]:
         return list(self.net.encoder.parameters())
 

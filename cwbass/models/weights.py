@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from cwbass.errors import ParamsError, WeightsError, one_line
 from cwbass.models.base import SegmentationNet
-from cwbass.models.smp_net import SmpNet
 from cwbass.s3 import download
 
 logger = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ def load_encoder_weights_(net: SegmentationNet, weights: str, *, encoder: str, c
     nothing is changed where something does.
 
     Args:
-        net: A network of smp.
+        net: A network of smp, or another with a ``pretrained_part``.
         weights: ``imagenet`` (smp's or timm's own, from the Hugging Face hub), a file
             (.safetensors, .pth, .pt, .bin) or ``s3://bucket/key``.
         encoder: Name of the encoder, as in ``model.encoder``.
@@ -50,9 +49,8 @@ def load_encoder_weights_(net: SegmentationNet, weights: str, *, encoder: str, c
         WeightsError: The weights cannot be found or read, or do not fit. The caller knows the key that names them.
         ServiceError: The object store failed.
     """
-    if not isinstance(net, SmpNet):
-        raise WeightsError(f"{type(net).__name__} is no network of smp. Use weights: null.")
-    target: nn.Module = net.net.encoder
+    if (target := net.pretrained_part()) is None:
+        raise WeightsError(f"{type(net).__name__} takes no pretrained weights (it has no pretrained_part). Use weights: null.")
     state = _pretrained(target, encoder) if weights == "imagenet" else read_state(_local(weights, cache_dir))
     match = match_state(state, target.state_dict(), weights)
     unexpected = [key for key in match.left_over if not key.startswith(HEADS)]

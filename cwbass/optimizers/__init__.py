@@ -8,14 +8,13 @@ alone, ``train.optimizer.options`` may give.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 
-from cwbass.config import OptimizerConfig
+from cwbass.config import OptimizerConfig, keyword_options
 
 RateFactor = Callable[[int, int], float]  # step, total_steps -> factor on every group's base rate
 
@@ -44,23 +43,17 @@ SCHEDULES: dict[str, Callable[..., float]] = {"poly": poly}
 def make_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
     """The optimiser that ``config.name`` names, over parameter groups that have their rates and decays."""
     make = OPTIMIZERS[config.name]
-    return make(groups, config, **_options(make, config))
+    return make(groups, config, **keyword_options(make, config.options))
 
 
 def rate_factor(config: OptimizerConfig) -> RateFactor:
     """The schedule that ``config.schedule`` names."""
     schedule = SCHEDULES[config.schedule]
-    return partial(schedule, config=config, **_options(schedule, config))
+    return partial(schedule, config=config, **keyword_options(schedule, config.options))
 
 
 def foreign_options(config: OptimizerConfig) -> list[str]:
     """Options that neither the optimiser nor the schedule takes."""
-    taken = _options(OPTIMIZERS[config.name], config) | _options(SCHEDULES[config.schedule], config)
+    entries = OPTIMIZERS[config.name], SCHEDULES[config.schedule]
+    taken = {name for entry in entries for name in keyword_options(entry, config.options)}
     return [name for name in config.options if name not in taken]
-
-
-def _options(entry: Callable[..., Any], config: OptimizerConfig) -> dict[str, Any]:
-    """Those that an entry takes."""
-    parameters = inspect.signature(entry).parameters.values()
-    known = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
-    return {name: value for name, value in config.options.items() if name in known}

@@ -89,6 +89,7 @@ def check_model(params: Params, class_names: Sequence[str]) -> tuple[Finding, ..
         ParamsError: A network cannot be built, or not be trained; the message names the keys.
     """
     net = build_model(params.model, class_names)
+    net.read_files_()
     check_network(net, params, class_names, unlabeled=METHODS[params.method.name].needs_unlabeled)
     found = list(_check_weights("model", params.model, net))
     for name, other in params.method:

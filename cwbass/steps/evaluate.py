@@ -22,6 +22,7 @@ from cwbass.config import EvalConfig, Section, SplitConfig
 from cwbass.data import list_dataset
 from cwbass.data.base import DatasetSpec, Sample
 from cwbass.data.manifest import Manifest
+from cwbass.data.remote import local_dataset
 from cwbass.errors import DataError, counted
 from cwbass.evaluation.evaluate import OnImage
 from cwbass.evaluation.evaluate import evaluate as score
@@ -166,7 +167,7 @@ def evaluate(
         telemetry.scored(metrics)
     if out_dir is None:
         return EvalReport(metrics, None)
-    supervised = (baseline, theirs) if metrics["baseline_method"] == "supervised" else (None, {})
+    supervised = (baseline, theirs) if theirs and base.method == base.run_params.warmup.name else (None, {})
     files = RunFiles(
         metrics=metrics,
         history=_history(supervised, (checkpoint, ours)),
@@ -185,10 +186,12 @@ def evaluate(
 
 
 def describe_protocol(config: EvalConfig) -> str:
-    """A short name under which numbers may be compared: how images were cut, scaled and mirrored."""
+    """A short name under which numbers may be compared: how images were cut, scaled and mirrored, and what came after."""
     cut = "whole" if config.protocol == "whole" else f"slide:{config.window}/{config.stride}"
     scales = ",".join(f"{scale:g}" for scale in config.scales)
-    return f"{cut} scale:{scales}{' flip' if config.flip else ''}"
+    options = ",".join(f"{name}={value}" for name, value in sorted(config.postprocess_options.items()))
+    after = "" if config.postprocess is None else f" {config.postprocess}({options})"
+    return f"{cut} scale:{scales}{' flip' if config.flip else ''}{after}"
 
 
 class _Scorer:
@@ -263,7 +266,7 @@ class _Gallery:
 def _test_set(checkpoint: Checkpoint, manifest: Path | None, data_root: Path | None) -> TestSet:
     if manifest is not None:
         split = Manifest.read(manifest)
-        root = data_root if data_root is not None else Path(checkpoint.run_params.data.root)
+        root = data_root if data_root is not None else local_dataset(checkpoint.run_params.data.root)
         _check_classes(checkpoint, split.spec, str(manifest))
         return TestSet(split.test, root, split.spec, split.hash, split.counts, split.notes)
     if data_root is None:

@@ -23,6 +23,7 @@ from cwbass.gate import Champion, Check, check_gate, gate_page, reasons
 from cwbass.jsonfile import read_metrics
 from cwbass.model_card import model_card
 from cwbass.models.base import SegmentationNet
+from cwbass.plugins import load_plugins
 from cwbass.provenance import dvc_md5, git_state, versions
 from cwbass.registry import CONFIG, WEIGHTS, Number, Version, find_same, find_version, read_file, register_version
 from cwbass.resolve import PARAMS, PROVENANCE
@@ -226,6 +227,7 @@ def _description(
         },
         "weights": scores["weights"],
         "versions": versions(),
+        "plugins": {plugin.name: plugin.sha256 for plugin in load_plugins()},
     }
     card = model_card(
         registry.name, config=config, metrics=scores, provenance=provenance, params=params, license=registry.license

@@ -200,7 +200,9 @@ class SecondStage:
         spec = run.manifest.spec
         tags = tag_table(run.manifest.unlabeled, spec.num_classes)
         own = None if tags is None else tags[chosen]
-        stream = OfflineStream(labels, run.augment, ignore_index=spec.ignore_index, seed=run.seed, tags=own)
+        stream = OfflineStream(
+            labels, run.augment, ignore_index=spec.ignore_index, seed=run.seed, tags=own, places=method.wants_places
+        )
         stage = Stage(
             run,
             name,

@@ -10,6 +10,7 @@ import torch
 
 from cwbass.config import EvalConfig
 from cwbass.data.manifest import Manifest
+from cwbass.data.remote import local_dataset
 from cwbass.errors import CheckpointError, DataError
 from cwbass.evaluation.evaluate import evaluate
 from cwbass.evaluation.sweep import SWEEP, Sweep, read_sweep
@@ -75,7 +76,7 @@ def thresholds(
             raise DataError(f"{manifest} has no selection slice to measure thresholds on. Raise split.selection and split again.")
         params = saved.run_params
         on, dtype = scoring_device(device, params.train.precision)
-        root = Path(params.data.root) if data_root is None else data_root
+        root = local_dataset(params.data.root) if data_root is None else data_root
         sweep = _measure(checkpoint, split, root, config=params.eval, device=on, autocast_dtype=dtype)
     return sweep if target is None else replace(sweep, rule=replace(sweep.rule, target=target))
 

@@ -24,6 +24,7 @@ from cwbass.models.base import SegmentationNet
 from cwbass.models.trainable import check_trainable
 from cwbass.models.weights import load_encoder_weights_
 from cwbass.params import Params, TrainingSections, dump_params, load_params
+from cwbass.plugins import load_plugins
 from cwbass.steps.split import warn_of_changes
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.device import resolve_device, resolve_precision
@@ -100,6 +101,7 @@ def start_run(
     train = full.train
     check_batches(train, world.size)
     check_same(world, "the version of cwbass", __version__)
+    check_same(world, "the source of the plugins", " ".join(f"{plugin.sha256[:12]} {plugin.name}" for plugin in load_plugins()))
     check_same(world, "the split", split.hash)
     check_same(world, "the digest of the parameters", hashlib.sha256(params_text.encode()).hexdigest())
     device = resolve_device(train.device)
@@ -248,6 +250,8 @@ def new_method(run: Run, config: MethodConfig, build: BuildModel, *, offline: bo
         ignore_index=spec.ignore_index,
         class_weight=run.class_weight,
         hard=run.hard_pixels,
+        num_labeled=len(run.manifest.labeled),
+        num_unlabeled=len(run.manifest.unlabeled),
         offline=offline,
     )
 
@@ -269,6 +273,7 @@ def network_factory(config: ModelConfig, class_names: Sequence[str], cache: Path
     def build(*, key: str = "model", **other: Any) -> SegmentationNet:
         own = config.model_copy(update=other)
         net = build_model(own, class_names)
+        net.read_files_()
         if (weights := own.weights) is not None:
             try:
                 world.once_per_machine(lambda: load_encoder_weights_(net, weights, encoder=own.encoder, cache_dir=cache))

@@ -87,7 +87,7 @@ def warmup(
 
     out_dir.mkdir(parents=True, exist_ok=True)
     steps = params.train.warmup_steps
-    first = Stage(run, "warmup", method, "supervised", optimizer, out_dir=out_dir)
+    first = Stage(run, "warmup", method, params.warmup.name, optimizer, out_dir=out_dir)
     if steps:
         schedule = plan.schedule(0, steps)
         first.train(schedule, checkpoint=WARMUP, best=None, snapshots=plan.snapshots(schedule))
@@ -98,7 +98,7 @@ def warmup(
     written = {"warmup": str(out_dir / WARMUP)}
     reached = {"warmup": first.best.get("miou")}
     if params.train.baseline:
-        second = Stage(run, "baseline", method, "supervised", optimizer, out_dir=out_dir, history=first.history)
+        second = Stage(run, "baseline", method, params.warmup.name, optimizer, out_dir=out_dir, history=first.history)
         start = load_checkpoint(out_dir / WARMUP).step if steps else 0  # fewer than steps where train.early_stop ended it
         schedule = plan.schedule(start, plan.total)
         second.train(schedule, checkpoint=BASELINE_LAST, best=BASELINE_BEST, snapshots=plan.snapshots(schedule))

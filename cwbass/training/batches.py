@@ -21,7 +21,7 @@ def open_loaders(
 
     Args:
         run: Images, views and batch sizes.
-        method: Whether it learns from unlabelled images, and in how many strong views.
+        method: Whether it learns from unlabelled images, in how many strong views, and whether it is told the places of crops.
         schedule: Which steps.
         offline: Unlabelled crops with labels made before; None takes the run's unlabelled images.
     """
@@ -40,7 +40,8 @@ def open_loaders(
         )
 
     source, tags = run.open_images(run.manifest.labeled), tag_table(run.manifest.labeled, spec.num_classes)
-    stream = LabeledStream(source, run.augment, ignore_index=spec.ignore_index, seed=run.seed, tags=tags)
+    places = method.wants_places
+    stream = LabeledStream(source, run.augment, ignore_index=spec.ignore_index, seed=run.seed, tags=tags, places=places)
     labeled = load(stream, train.batch_labeled)
     if not method.needs_unlabeled:
         return labeled, None
@@ -52,6 +53,7 @@ def open_loaders(
         seed=run.seed,
         strong_views=method.strong_views,
         tags=tag_table(run.manifest.unlabeled, spec.num_classes),
+        places=places,
     )
     return labeled, load(views, train.batch_unlabeled)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -12,6 +11,7 @@ from typing import Any
 import cwbass
 from cwbass.config import Section
 from cwbass.params import flatten
+from cwbass.plugins import load_plugins, source_sha256
 
 # What may change between two parts of one run without changing what it computes; a device changes speed and rounding.
 NEUTRAL = frozenset(
@@ -30,6 +30,8 @@ NEUTRAL = frozenset(
 
 # Keys that came later: at these values they say what runs from before them did, whose records lack them.
 LATER: Mapping[str, Any] = {
+    "eval.postprocess": None,
+    "eval.postprocess_options": {},
     "train.ohem.min_share": 0.1,
     "train.ohem.threshold": 1.0,
     "train.optimizer.options": {},
@@ -50,7 +52,8 @@ def run_identity(step: str, params: Section, split_hash: str, **inputs: str) -> 
         Dotted keys, and values that JSON can say.
     """
     values = decisive(params.model_dump(mode="json"))
-    return {"step": step, "split_hash": split_hash, "code": code_version(), **inputs, **values}
+    plugins = {f"plugin.{plugin.name}": plugin.sha256[:12] for plugin in load_plugins()}
+    return {"step": step, "split_hash": split_hash, "code": code_version(), **plugins, **inputs, **values}
 
 
 def decisive(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,11 +82,7 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any], force: Sequenc
 @cache
 def code_version() -> str:
     """Version of the package and a digest of its source: two copies that differ in a line differ here."""
-    top = Path(cwbass.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(top.rglob("*.py")):
-        digest.update(f"{path.relative_to(top).as_posix()}\0".encode() + path.read_bytes() + b"\0")
-    return f"{cwbass.__version__}+{digest.hexdigest()[:12]}"
+    return f"{cwbass.__version__}+{source_sha256(Path(cwbass.__file__).parent)[:12]}"
 
 
 def _short(value: Any) -> str:

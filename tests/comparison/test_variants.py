@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import pytest
 
 from cwbass.comparison.variants import CHANGES, PLAIN, TERMS, ablation_variants, chosen, method_variants, own_variants
 from cwbass.errors import ParamsError
+from cwbass.methods import METHODS
+from cwbass.methods.base import MethodConfig
 from cwbass.methods.cw_bass import PAPER, CwBassConfig, CwBassTerms
+from cwbass.methods.supervised import Supervised
 from cwbass.params import Params, flatten, load_params
 
 PARAMS = load_params({"method": {"name": "cw_bass", "cwbass": {"unsup_weight": 0.7}}, "warmup": {"ema_decay": 0.9}}, Params)
@@ -120,3 +125,34 @@ def test_the_variants_that_the_docs_name_for_cityscapes_are_what_each_method_say
         "dssn": {"rule": "all"},
         "cps": {"unsup_weight": 5.0},
     }
+
+
+class OwnConfig(MethodConfig):
+    name: Literal["own"] = "own"
+    depth: int
+    width: float = 2.0
+    terms_off: ClassVar[Mapping[str, Sequence[str]]] = {"deep": ["depth=0"], "wide": ["width=1.0"]}
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> Params:
+    monkeypatch.setitem(METHODS, "own", type("Own", (Supervised,), {"config_cls": OwnConfig}))
+    return load_params({"method": {"name": "own", "depth": 5}}, Params)
+
+
+def test_a_method_that_names_its_terms_is_taken_apart_by_them(own: Params) -> None:
+    variants = ablation_variants(own)
+    assert list(variants) == ["supervised", "own", "no-deep", "no-wide", "plain", "only-deep", "only-wide"]
+    numbers = [(config.depth, config.width) for config in variants.values() if isinstance(config, OwnConfig)]
+    assert numbers == [(5, 2.0), (0, 2.0), (5, 1.0), (0, 1.0), (5, 1.0), (0, 2.0)]
+
+
+def test_the_only_term_of_a_method_has_one_row(own: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OwnConfig, "terms_off", {"deep": ["depth=0"]})
+    assert list(ablation_variants(own)) == ["supervised", "own", "no-deep"]
+
+
+def test_a_method_without_defaults_for_all_its_keys_is_told_by_them(own: Params) -> None:
+    with pytest.raises(ParamsError, match=r"method\.depth: is required and not given"):
+        method_variants(["own"], PARAMS)
+    assert method_variants(["own"], own)["own"] is own.method

@@ -96,7 +96,7 @@ def test_a_key_that_would_be_written_elsewhere_is_refused(
     monkeypatch: pytest.MonkeyPatch, dataset: str, tmp_path: Path, path: str
 ) -> None:
     """The server takes no such key; a bucket of somebody else's might hold one."""
-    from cwbass.data import remote
+    from cwbass.data import s3_dataset
 
     class Pages:
         def get_paginator(self, name: str) -> Pages:
@@ -105,7 +105,7 @@ def test_a_key_that_would_be_written_elsewhere_is_refused(
         def paginate(self, **where: str) -> list[dict[str, object]]:
             return [{"IsTruncated": False, "Contents": [{"Key": f"{where['Prefix']}{path}", "Size": 1, "ETag": "x"}]}]
 
-    monkeypatch.setattr(remote, "s3_client", Pages)
+    monkeypatch.setattr(s3_dataset, "s3_client", Pages)
     with pytest.raises(DataError, match="no path below a folder"):
         local_dataset(dataset, tmp_path / "copies")
     assert not (tmp_path / "escaped.txt").exists()

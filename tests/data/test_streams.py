@@ -21,7 +21,7 @@ from cwbass.data.streams import (
     index_at,
     make_loader,
 )
-from cwbass.types import LabeledBatch, UnlabeledBatch
+from cwbass.types import PLACE, LabeledBatch, UnlabeledBatch, shown
 from cwbass.world import ALONE, World
 
 CONFIG = AugmentConfig(crop_size=16, scale=(0.5, 2.0))
@@ -196,3 +196,28 @@ def test_images_are_stacked_channels_last_whatever_their_layout() -> None:
     image = collate([LabeledBatch(view, mask) for view in (planar, side_by_side, gray)]).image
     assert torch.equal(image, torch.stack([planar, planar, gray]))
     assert image.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_places_say_which_part_of_which_image_a_crop_shows() -> None:
+    """At whole scales a crop is its rectangle, mirrored where that is said."""
+    source, config = Arrays(), CONFIG.model_copy(update={"scale": (1.0, 1.0), "crop_size": 22})
+    stream = LabeledStream(source, config, ignore_index=255, seed=0, places=True)
+    (batch,) = load(stream, stop=1, batch_size=20)
+    assert batch.place.dtype == torch.int64 and batch.place.shape == (20, len(PLACE))
+    assert batch.place[:, PLACE.index("mirror")].unique().tolist() == [0, 1]
+    padded = 0
+    for image, mask, place, valid in zip(batch.image, batch.mask, batch.place.tolist(), shown(batch.place, 22), strict=True):
+        index, top, left, height, width, out_height, out_width, mirror = place
+        part = torch.from_numpy(source.image(index)[top : top + height, left : left + width]).permute(2, 0, 1)
+        assert torch.equal(image[:, :out_height, :out_width], part.flip(-1) if mirror else part)
+        assert torch.equal(valid, mask != 255)
+        padded += int((~valid).any())
+    assert 0 < padded < 20
+
+
+def test_unlabelled_crops_have_places_too_and_none_are_made_unasked() -> None:
+    (batch,) = load(UnlabeledStream(Arrays(), CONFIG, seed=0, places=True), stop=1, batch_size=20)
+    assert torch.equal(shown(batch.place, 16), batch.valid)
+    assert torch.equal(batch.place[:, 0], batch.weak[:, 0].masked_fill(~batch.valid, 0).amax((1, 2)))  # the red of each image
+    (plain,) = load(UnlabeledStream(Arrays(), CONFIG, seed=0), stop=1, batch_size=20)
+    assert plain.place is None and same(plain, batch)

@@ -18,6 +18,8 @@ from cwbass.models.base import SegmentationNet
 from cwbass.models.features import drop_channels, join_features, rows_of
 from cwbass.models.smp_net import SmpNet
 from cwbass.models.weights import load_encoder_weights_
+from cwbass.steps.training import network_factory
+from cwbass.training.checkpoint import build_with_weights
 from cwbass.types import Progress
 
 ENCODER = "tu-mobilenetv4_conv_small_050"
@@ -142,3 +144,48 @@ def encoder_of(net: SegmentationNet) -> nn.Module:
     assert isinstance(net, SmpNet)
     encoder: nn.Module = net.net.encoder
     return encoder
+
+
+class Named(Example):
+    """Reads a number for each class from a file, which is its last layer's bias, and has a part that takes pretrained weights."""
+
+    def __init__(self, config: ModelConfig, class_names: Sequence[str]) -> None:
+        super().__init__(config, class_names)
+        self.file = Path(str(config.options["file"]))
+        self.register_buffer("numbers", torch.zeros(len(class_names)))
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        return super().decode(features) + self.numbers[:, None, None]
+
+    def read_files_(self) -> None:
+        self.numbers.copy_(torch.tensor([float(line) for line in self.file.read_text().split()]))
+
+    def pretrained_part(self) -> nn.Module:
+        return self.stem
+
+
+@pytest.fixture
+def named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModelConfig:
+    monkeypatch.setitem(MODELS, "named", Named)
+    (tmp_path / "numbers.txt").write_text("1 2 3")
+    other = build("example")
+    assert isinstance(other, Example)
+    torch.save(other.stem.state_dict(), tmp_path / "stem.pt")
+    return ModelConfig(arch="named", weights=str(tmp_path / "stem.pt"), options={"file": str(tmp_path / "numbers.txt")})
+
+
+def test_files_of_a_network_are_read_where_training_begins(named: ModelConfig, tmp_path: Path) -> None:
+    net = network_factory(named, "abc", tmp_path)()
+    assert isinstance(net, Named)
+    assert net.numbers.tolist() == [1, 2, 3]
+    given = torch.load(tmp_path / "stem.pt", weights_only=True)
+    assert all(torch.equal(value, given[key]) for key, value in net.stem.state_dict().items())
+
+
+def test_a_checkpoint_needs_no_other_file(named: ModelConfig, tmp_path: Path) -> None:
+    state = network_factory(named, "abc", tmp_path)().state_dict()
+    (tmp_path / "numbers.txt").unlink()
+    (tmp_path / "stem.pt").unlink()
+    again = build_with_weights(named, "abc", state)
+    assert isinstance(again, Named)
+    assert again.numbers.tolist() == [1, 2, 3]

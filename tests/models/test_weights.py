@@ -271,7 +271,7 @@ def test_network_that_is_not_of_smp_is_refused() -> None:
         def encoder_parameters(self) -> list[torch.nn.Parameter]:
             return []
 
-    with pytest.raises(WeightsError, match="Other is no network of smp"):
+    with pytest.raises(WeightsError, match="Other takes no pretrained weights"):
         load(Other((0, 0, 0), (1, 1, 1)), "imagenet")
 
 

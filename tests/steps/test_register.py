@@ -18,6 +18,7 @@ from cwbass.export import measure_parity, missing_packages, parity_problem
 from cwbass.files import file_sha256
 from cwbass.markdown import markdown_text
 from cwbass.params import Params, load_params, parse_yaml
+from cwbass.plugins import Plugin
 from cwbass.registry import Number, find_version, list_versions, load_network, read_version
 from cwbass.steps.register import RegisterParams, RegisterReport, register
 from cwbass.storage import FolderStore
@@ -117,6 +118,12 @@ def test_provenance_leads_back_to_checkpoint_and_split(run: Run) -> None:
     assert provenance["weights"] == "teacher"
     assert provenance["versions"]["torch"] == torch.__version__
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", provenance["created"])
+
+
+def test_provenance_names_the_plugins_of_the_environment(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cwbass.steps.register.load_plugins", lambda: (Plugin("mine", Path("mine.py"), "ab" * 32),))
+    run.register()
+    assert json.loads(run.files()["provenance.json"])["plugins"] == {"mine": "ab" * 32}
 
 
 def test_provenance_names_the_commit_of_the_working_folder(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
