@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from cwbass.data.base import (
-    SIDEWAYS,
     UNKNOWN,
     DatasetSpec,
     check_kind,
@@ -21,6 +20,7 @@ from cwbass.data.base import (
     map_mask,
     mask_colors,
     read_raw_mask,
+    size_when_upright,
     upright,
 )
 from cwbass.data.near_duplicates import Hash, difference_hash
@@ -83,7 +83,7 @@ def inspect_image(path: Path) -> ImageFacts:
     try:
         with Image.open(path) as file:
             turn = file.getexif().get(ExifTags.Base.Orientation, 1)
-            size = (file.height, file.width) if turn in SIDEWAYS else file.size
+            size = size_when_upright(file)
             file.draft("L", None)  # nothing happens where the format knows no such thing
             image = upright(file)
             wide = image.mode.startswith("I")
