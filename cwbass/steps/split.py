@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cwbass.data import list_dataset
+from cwbass.data.lists import line_of
 from cwbass.data.manifest import ROLES
 from cwbass.data.splits import draw_roles
 from cwbass.memory import collector_paused
@@ -57,7 +58,7 @@ def split(params: SplitParams, *, data_root: Path, out_dir: Path) -> SplitReport
     manifest.write(out_dir / "manifest.json")
     (out_dir / PARAMS).write_text(dump_params(params), encoding="utf-8", newline="\n")
     for role in ROLES:
-        lines = "".join([f"{sample.id}\n" for sample in manifest.samples(role)])
+        lines = "".join([f"{line_of(sample.id, sample.image)}\n" for sample in manifest.samples(role)])
         (out_dir / f"{role}.txt").write_text(lines, encoding="utf-8", newline="\n")
     logger.info("split %s: %s", manifest.hash[:12], manifest.counts)
     for note in manifest.notes:

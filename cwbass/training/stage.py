@@ -31,6 +31,7 @@ from cwbass.training.batches import images_of, open_loaders
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cwbass.training.collapse import CollapseGuard, Incident
 from cwbass.training.device import compile_networks_, gpu_memory
+from cwbass.training.enough import no_unlabeled
 from cwbass.training.flight import PROBES, Keep, ProbeRecorder, SliceRecord, unlabeled_row
 from cwbass.training.history import History, finite_or_none, timing_row
 from cwbass.training.loop import EpochRecord, Meter, Schedule, fit
@@ -93,11 +94,8 @@ class Stage:
             snapshots: Steps after which the networks are kept, and the file for each.
         """
         run, telemetry = self.run, self.run.telemetry
-        if self.method.needs_unlabeled and not run.manifest.unlabeled:
-            raise DataError(
-                f"method {self.method_name} learns from unlabelled images and the split has none. "
-                "Lower split.labeled, add images without masks, or use method.name: supervised."
-            )
+        if self.method.needs_unlabeled and (message := no_unlabeled(run.manifest, self.method_name)):
+            raise DataError(message)
         world, keeper = run.world, run.keeper
         if self.name in keeper.finished:
             self.best = dict(keeper.finished[self.name])
