@@ -309,6 +309,16 @@ def test_predict_writes_a_mask_and_an_overlay_for_every_image(
     assert (tmp_path / "out" / "overlays" / "deep" / "a.png.jpg").is_file()
 
 
+@pytest.mark.parametrize("out", ["predictions", "."])
+def test_predict_passes_over_what_it_wrote_into_the_folder_of_the_images(tiny_run: TinyRun, tmp_path: Path, out: str) -> None:
+    (tmp_path / "b.jpg").mkdir()  # a folder is no image, whatever its name
+    Image.new("RGB", (50, 37), (200, 30, 30)).save(tmp_path / "b.jpg" / "a.png")
+    for _ in range(2):
+        found = predict(checkpoint=tiny_run.train / "last.pt", images=tmp_path, out_dir=tmp_path / out, confidence=True)
+        assert (found.images, found.failed) == (1, {})
+    assert (tmp_path / out / "masks" / "b.jpg" / "a.png.png").is_file()
+
+
 def test_predict_says_what_was_scored(tiny_run: TinyRun, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     right = known = 0
