@@ -70,6 +70,7 @@ def start_run(
     out_dir: Path,
     work_dir: Path | None,
     resume: Resume,
+    results: Sequence[str] = (),
     inputs: Mapping[str, str] = MappingProxyType({}),
     telemetry: Telemetry = SILENT,
     world: World = ALONE,
@@ -84,6 +85,7 @@ def start_run(
         out_dir: Where results go.
         work_dir: Where states go; None is a folder in ``out_dir``.
         resume: What the caller wants of an earlier run's files.
+        results: Names of the files in ``out_dir`` that later steps look for.
         inputs: Name and SHA-256 of what else the step starts from.
         telemetry: Told what happens.
         world: The processes that train together.
@@ -117,6 +119,7 @@ def start_run(
         identity,
         save_minutes=train.save_minutes,
         resume=resume,
+        results=results,
         mirror=mirror,
         telemetry=telemetry,
         world=world,
