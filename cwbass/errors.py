@@ -22,7 +22,7 @@ from contextlib import contextmanager
 
 _PASSWORD = re.compile(r"//[^/\s]*@")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 WRITE_ELSEWHERE = "Name a place that can be written to, or give the right to it."
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 from cwbass.data.base import IMAGE_SUFFIXES, UNREAD_SUFFIXES, read_image
 from cwbass.errors import DataError
 from cwbass.evaluation.inference import predict_image
+from cwbass.files import partial_file
 from cwbass.reporting.images import colorize
 from cwbass.resolve import open_checkpoint
 from cwbass.steps.evaluate import chosen_file
@@ -97,9 +99,12 @@ def predict(
             _save(out_dir / CONFIDENCE / name.with_name(f"{name.name}.png"), sure)
         if overlays:
             mixed = pixels * (1 - OVERLAY_ALPHA) + colorize(label, spec) * OVERLAY_ALPHA
-            target = out_dir / OVERLAYS / name.with_name(f"{name.name}.jpg")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(mixed.astype(np.uint8)).save(target, quality=90)
+            _write(
+                out_dir / OVERLAYS / name.with_name(f"{name.name}.jpg"),
+                Image.fromarray(mixed.astype(np.uint8)),
+                "JPEG",
+                quality=90,
+            )
     if len(failed) == len(files):
         raise DataError(f"{images}: none of the {len(files)} images can be read; the first: {next(iter(failed.values()))}")
     return PredictReport(len(files) - len(failed), failed, str(out_dir))
@@ -116,8 +121,14 @@ def _find(folder: Path, suffixes: tuple[str, ...], out_dir: Path) -> list[Path]:
 
 
 def _save(path: Path, values: np.ndarray[Any, np.dtype[np.uint8]], palette: list[int] | None = None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(values)
     if palette is not None:
         image.putpalette(palette)
-    image.save(path)
+    _write(path, image, "PNG")
+
+
+def _write(path: Path, image: Image.Image, kind: str, **options: Any) -> None:
+    """Whole or not at all: whoever reads a folder while it is filled, or after a killed run, finds no half of a mask."""
+    with partial_file(path) as partial:
+        image.save(partial, kind, **options)
+        os.replace(partial, path)

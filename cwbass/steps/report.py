@@ -17,6 +17,7 @@ from cwbass.data.base import DatasetSpec
 from cwbass.errors import DataError
 from cwbass.evaluation.probes import ProbeBook
 from cwbass.evaluation.sweep import SWEEP, Sweep
+from cwbass.files import naming
 from cwbass.params import parse_yaml
 from cwbass.reporting import scores
 from cwbass.reporting.flight import write_flight
@@ -69,15 +70,16 @@ def write_run_files(files: RunFiles, out_dir: Path) -> Path:
         Path of the report.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
-    _write_json(out_dir / "metrics.json", files.metrics)
-    _write_json(out_dir / "spec.json", files.spec.to_dict())
-    (out_dir / "params.yaml").write_text(files.params_text, encoding="utf-8")
-    write_rows(out_dir / HISTORY, files.history)
-    _write_gallery(out_dir / "gallery.npz", files.gallery)
-    (out_dir / PROBES).write_bytes((files.probes or ProbeBook()).serialize())
-    _write_json(out_dir / SWEEP, {} if files.sweep is None else files.sweep.to_dict(), indent=None)
-    _write_plots(out_dir / "plots", files)
-    return draw(files, out_dir)
+    with naming(out_dir):
+        _write_json(out_dir / "metrics.json", files.metrics)
+        _write_json(out_dir / "spec.json", files.spec.to_dict())
+        (out_dir / "params.yaml").write_text(files.params_text, encoding="utf-8")
+        write_rows(out_dir / HISTORY, files.history)
+        _write_gallery(out_dir / "gallery.npz", files.gallery)
+        (out_dir / PROBES).write_bytes((files.probes or ProbeBook()).serialize())
+        _write_json(out_dir / SWEEP, {} if files.sweep is None else files.sweep.to_dict(), indent=None)
+        _write_plots(out_dir / "plots", files)
+        return draw(files, out_dir)
 
 
 def report(out_dir: Path) -> Path:

@@ -12,6 +12,7 @@ from cwbass.data import list_dataset
 from cwbass.data.lists import line_of
 from cwbass.data.manifest import ROLES
 from cwbass.data.splits import draw_roles
+from cwbass.files import write_whole
 from cwbass.memory import collector_paused
 from cwbass.params import SplitSections, dump_params, flatten, read_params
 from cwbass.training.identity import differences
@@ -56,10 +57,10 @@ def split(params: SplitParams, *, data_root: Path, out_dir: Path) -> SplitReport
     draw = draw_roles(listing, params.split, root=data_root, seed=params.seed)
     manifest = draw.manifest
     manifest.write(out_dir / "manifest.json")
-    (out_dir / PARAMS).write_text(dump_params(params), encoding="utf-8", newline="\n")
+    write_whole(out_dir / PARAMS, dump_params(params).encode())
     for role in ROLES:
         lines = "".join([f"{line_of(sample.id, sample.image)}\n" for sample in manifest.samples(role)])
-        (out_dir / f"{role}.txt").write_text(lines, encoding="utf-8", newline="\n")
+        write_whole(out_dir / f"{role}.txt", lines.encode())
     logger.info("split %s: %s", manifest.hash[:12], manifest.counts)
     for note in manifest.notes:
         logger.warning("%s", note)
