@@ -170,6 +170,7 @@ def _resolve(reference: str, store: str | None, params: Path | None = None) -> P
 def _print(values: Any, file: Path | None = None) -> None:
     typer.echo(json.dumps(values, indent=2))
     if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(values), encoding="utf-8")
 
 

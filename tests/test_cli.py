@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import typer
 import yaml
 from commands import TOP, call
 from tiny import TinyRun
 
 import cwbass
-from cwbass.cli import app
+from cwbass.cli import _print, app
 from cwbass.data.synthetic import write_shapes
 
 
@@ -177,6 +178,11 @@ def test_a_report_that_is_asked_for_and_not_there_is_named(tmp_path: Path) -> No
     done = CliRunner().invoke(app, ["register", "--report", str(tmp_path / "gone.html")], env={"COLUMNS": "500"})
     assert done.exit_code == 2
     assert "gone.html" in done.output and "does not exist" in done.output
+
+
+def test_a_report_may_go_to_a_folder_that_is_not_there_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _print({"steps": 3}, tmp_path / "new" / "report.json")
+    assert json.loads((tmp_path / "new" / "report.json").read_text()) == json.loads(capsys.readouterr().out) == {"steps": 3}
 
 
 def test_every_verb_and_every_option_has_help() -> None:
