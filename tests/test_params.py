@@ -124,6 +124,12 @@ def test_every_wrong_key_has_its_line() -> None:
         ("method: {name: fixmach}", f"method.name is 'fixmach'; choose one of {NAMES}"),
         (CW_BASS + "cwbass: {gamma: -1}}", "method.cwbass.gamma: is -1, should be greater than or equal to 0"),
         (CW_BASS + "cwbass: {threshold: {rule: fixed}}}", "method.cwbass.threshold.rule: is 'fixed', should be "),
+        (
+            CW_BASS + "cwbass: {threshold: {low: 0.96}}}",
+            "method.cwbass.threshold: low is 0.96 and high is 0.95; the first must not exceed the second",
+        ),
+        ("method: {name: cps, area: [0.5, 0.25]}", "method.area: is [0.5, 0.25]; the first number must not exceed the second"),
+        ("method: {name: mgd, area: [0.5, 0.25]}", "method.area: is [0.5, 0.25]; the first number must not exceed the second"),
         ("warmup: {name: cw_bass}", "warmup.name: is 'cw_bass', should be 'supervised'"),
         ("split: {labeled: 0}", "split.labeled: is 0, should be greater than or equal to 1"),
         ("data: {layout: coco}", "data.layout: is 'coco', should be one of folder, pascal_voc, cityscapes"),

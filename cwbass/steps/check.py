@@ -20,7 +20,7 @@ from cwbass.models.base import SegmentationNet
 from cwbass.models.weights import load_encoder_weights_
 from cwbass.params import Params, SplitSections
 from cwbass.s3 import find_object
-from cwbass.steps.training import check_network
+from cwbass.steps.training import check_batches, check_network
 from cwbass.training.enough import no_unlabeled, too_few_classes, too_few_to_rank
 
 WEIGHTS = "weights"  # kind of the findings that are about parameters, not data
@@ -32,8 +32,10 @@ def check(params: Params, *, data_root: Path) -> CheckReport:
 
     Raises:
         DataError: The files cannot even be listed: a folder, the class list or a list file is wrong.
-        ParamsError: The parameters do not fit the dataset, or a network cannot be built, or not be trained; the message names the keys.
+        ParamsError: The parameters do not fit the dataset or the processes, or a network cannot be built, or not be trained; the
+            message names the keys.
     """
+    check_batches(params.train, params.train.processes * params.train.nodes)
     listing = list_dataset(params.data, params.split, data_root)
     weights = check_model(params, listing.spec.class_names)
     report = check_data(params, listing, data_root=data_root, views=params.augment, method=params.method)

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from cwbass.config import DataConfig, ModelConfig, SplitConfig
+from cwbass.config import DataConfig, ModelConfig, SplitConfig, TrainConfig
 from cwbass.data import list_dataset
 from cwbass.data.check import CheckReport
 from cwbass.data.manifest import Manifest
@@ -21,7 +21,7 @@ from cwbass.methods.base import MethodConfig
 from cwbass.methods.supervised import SupervisedConfig
 from cwbass.models.smp_net import SmpNet
 from cwbass.params import Params, load_params, parse_yaml
-from cwbass.steps.check import check_data, check_model
+from cwbass.steps.check import check, check_data, check_model
 from cwbass.steps.split import SplitParams, split, warn_of_changes
 from cwbass.steps.training import network_factory
 
@@ -176,6 +176,12 @@ def test_unlistable_data_is_an_error_of_its_own(root: Path) -> None:
     (root / "labeled.txt").write_text("gone\n")
     with pytest.raises(DataError, match=r"labeled\.txt, line 1: 'gone' is not among"):
         checked(root, labeled_list="labeled.txt")
+
+
+def test_check_tells_of_batches_that_the_processes_cannot_share(root: Path) -> None:
+    train = TrainConfig(steps=2, processes=2, nodes=2, batch_labeled=4, batch_unlabeled=6)
+    with pytest.raises(ParamsError, match=r"train\.batch_unlabeled is 6, .* cannot be divided evenly among 4 processes"):
+        check(Params(train=train), data_root=root)
 
 
 ENCODER = "mobilenet_v2"
