@@ -209,6 +209,26 @@ def test_doctor_says_what_is_there() -> None:
     assert any(item["name"] == "torch" for item in json.loads(done.stdout)["checks"])
 
 
+def test_log_lines_and_the_error_may_be_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CWBASS_LOG_FORMAT", "json")
+    monkeypatch.setenv("CWBASS_RUN_ID", "r7")
+    write_shapes(tmp_path / "data", seed=0, labeled=4, unlabeled=1, test=2, size=(32, 32))
+    asked = ["split", "--params", TOP / "configs/smoke.yaml", "--out", tmp_path / "out"]
+    command = [sys.executable, "-m", "cwbass", *map(str, asked), "--data", str(tmp_path / "data")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    lines = [json.loads(line) for line in told.splitlines()]
+    assert lines[0]["message"].startswith("split ") and lines[0]["level"] == "INFO"
+    assert {line["run_id"] for line in lines} == {"r7"}
+    (line,) = map(json.loads, call(*asked, "--data", tmp_path / "gone").stderr.splitlines())
+    assert (line["level"], line["exit_code"], "gone/images: no such folder" in line["message"]) == ("ERROR", 4, True)
+    monkeypatch.setenv("CWBASS_LOG_FORMAT", "xml")
+    done = call(*asked)
+    assert (done.returncode, done.stderr) == (
+        3,
+        "error: CWBASS_LOG_FORMAT is 'xml'; set it to text or json, or not at all.\n",
+    )
+
+
 def test_sigterm_ends_a_verb_with_143(tmp_path: Path) -> None:
     # Without a handler the first process of a container does not hear it, and another one dies with -15.
     params = tmp_path / "params.yaml"
