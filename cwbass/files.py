@@ -70,6 +70,20 @@ def write_whole(path: Path, data: bytes | memoryview, *, before: Callable[[], No
     return hashlib.sha256(data).hexdigest()
 
 
+def spare_params(folder: Path, first: str) -> None:
+    """See that a step that writes ``params.yaml`` into a folder writes over none but its own.
+
+    Args:
+        folder: Where it writes.
+        first: The file that it writes there before.
+
+    Raises:
+        ParamsError: There is a ``params.yaml``, without that file: somebody else's.
+    """
+    if (folder / "params.yaml").exists() and not (folder / first).exists():
+        raise ParamsError(f"{folder / 'params.yaml'} is there, and would be written over. Give another folder with --out.")
+
+
 def place_link(source: Path, target: Path, *, replace: bool = False) -> None:
     """Give a file a second name; a copy, where the two are on different disks.
 

@@ -22,7 +22,7 @@ from cwbass.config import EvalConfig, Section, SplitConfig
 from cwbass.data import list_dataset
 from cwbass.data.base import DatasetSpec, Sample
 from cwbass.data.manifest import Manifest
-from cwbass.errors import CheckpointError, DataError
+from cwbass.errors import CheckpointError, DataError, ParamsError
 from cwbass.evaluation.evaluate import OnImage
 from cwbass.evaluation.evaluate import evaluate as score
 from cwbass.evaluation.metrics import EvalResult
@@ -30,19 +30,20 @@ from cwbass.evaluation.per_image import CONFUSIONS, PerImage
 from cwbass.evaluation.probes import ProbeBook
 from cwbass.evaluation.selection import ImageConfusions
 from cwbass.evaluation.sweep import SWEEP, read_sweep
-from cwbass.files import write_whole
+from cwbass.files import spare_params, write_whole
 from cwbass.jsonfile import read_object, read_rows
 from cwbass.pseudo_labels import threshold_map
 from cwbass.reporting.gallery import GalleryItem
 from cwbass.resolve import describe, is_version, open_checkpoint
-from cwbass.steps.report import RunFiles, write_run_files
+from cwbass.steps.report import METRICS, RunFiles, write_run_files
 from cwbass.steps.train import BEST, LAST
-from cwbass.steps.warmup import BASELINE_BEST, BASELINE_LAST
+from cwbass.steps.warmup import BASELINE_BEST, BASELINE_LAST, WARMUP
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint
 from cwbass.training.device import place, scoring_device
 from cwbass.training.flight import PROBES
 from cwbass.training.history import TIMINGS
+from cwbass.training.resume import RUN
 from cwbass.training.run import SNAPSHOTS
 
 logger = logging.getLogger(__name__)
@@ -112,7 +113,12 @@ def evaluate(
     Raises:
         CheckpointError: A checkpoint is broken, or belongs to another split than the manifest.
         DataError: The data or the sweep cannot be read, or the data has other classes than the checkpoint.
+        ParamsError: ``out_dir`` holds files of others that would be written over.
     """
+    if out_dir is not None:
+        spare_params(out_dir, METRICS)
+        if any((out_dir / name).exists() for name in (RUN, LAST, WARMUP)):
+            raise ParamsError(f"{out_dir} holds a training, whose history would be written over. Give another folder with --out.")
     ours = _candidates(checkpoint)
     theirs = {} if baseline is None else _candidates(baseline)
     chosen_name, chosen = next(iter(ours.items()))

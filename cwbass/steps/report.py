@@ -38,7 +38,7 @@ CURVES = (
     "mean_confidence",
     "data_wait",
 )
-REPORT, FLIGHT = "report.html", "flight.html"
+METRICS, REPORT, FLIGHT = "metrics.json", "report.html", "flight.html"
 CONFUSION_ROWS = 20_000  # DVC counts rows: pixels are scaled down to about this many
 
 
@@ -71,7 +71,7 @@ def write_run_files(files: RunFiles, out_dir: Path) -> Path:
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     with naming(out_dir):
-        _write_json(out_dir / "metrics.json", files.metrics)
+        _write_json(out_dir / METRICS, files.metrics)
         _write_json(out_dir / "spec.json", files.spec.to_dict())
         (out_dir / "params.yaml").write_text(files.params_text, encoding="utf-8")
         write_rows(out_dir / HISTORY, files.history)
@@ -104,7 +104,7 @@ def report_alone(out_dir: Path, path: Path) -> None:
 
 def _read(out_dir: Path) -> RunFiles:
     """Inverse of :func:`write_run_files`."""
-    metrics = json.loads((out_dir / "metrics.json").read_text(encoding="utf-8"))
+    metrics = json.loads((out_dir / METRICS).read_text(encoding="utf-8"))
     spec = DatasetSpec.from_dict(json.loads((out_dir / "spec.json").read_text(encoding="utf-8")))
     lines = (out_dir / HISTORY).read_text(encoding="utf-8").splitlines()
     history = [json.loads(line) for line in lines]

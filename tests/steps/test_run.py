@@ -309,6 +309,20 @@ def test_predict_writes_a_mask_and_an_overlay_for_every_image(
     assert (tmp_path / "out" / "overlays" / "deep" / "a.png.jpg").is_file()
 
 
+def test_scores_are_not_written_over_a_training_or_over_parameters(tiny_run: TinyRun, tmp_path: Path) -> None:
+    held = {path: file_sha256(path) for path in tiny_run.train.iterdir()}
+    (tmp_path / "params.yaml").write_text("seed: 1")
+    for out, said in (
+        (tiny_run.train, "holds a training"),
+        (tiny_run.warmup, "holds a training"),
+        (tmp_path, "params.yaml is there"),
+    ):
+        with pytest.raises(ParamsError, match=rf"{said}.* Give another folder with --out"):
+            evaluate(None, checkpoint=tiny_run.train, manifest=tiny_run.manifest, data_root=tiny_run.data, out_dir=out)
+    assert {path: file_sha256(path) for path in tiny_run.train.iterdir()} == held
+    assert (tmp_path / "params.yaml").read_text() == "seed: 1"
+
+
 @pytest.mark.parametrize("out", ["predictions", "."])
 def test_predict_passes_over_what_it_wrote_into_the_folder_of_the_images(tiny_run: TinyRun, tmp_path: Path, out: str) -> None:
     (tmp_path / "b.jpg").mkdir()  # a folder is no image, whatever its name

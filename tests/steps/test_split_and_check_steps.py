@@ -99,6 +99,14 @@ def test_a_written_list_names_images_whose_ids_would_be_taken_for_something_else
     assert split(SplitParams(split=again), data_root=root, out_dir=tmp_path / "two").hash == first.hash
 
 
+def test_a_split_is_not_written_over_parameters_that_are_not_its_own(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("seed: 1")
+    with pytest.raises(ParamsError, match=r"params\.yaml is there, and would be written over\. Give another folder with --out"):
+        split(SplitParams(), data_root=root, out_dir=tmp_path)
+    assert (tmp_path / "params.yaml").read_text() == "seed: 1"
+    assert not (tmp_path / "manifest.json").exists()
+
+
 def test_same_parameters_give_the_same_bytes(root: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         split(SplitParams(), data_root=root, out_dir=tmp_path / name)
