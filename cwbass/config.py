@@ -139,6 +139,19 @@ class OptimizerConfig(Section):
     options: Options = Field(default_factory=dict, description="Further arguments of an optimiser or schedule that has some.")
 
 
+class OhemConfig(Section):
+    """Online hard example mining of labelled pixels; see :class:`cwbass.losses.supervised.HardPixels`."""
+
+    threshold: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0,
+        description="A labelled pixel counts whose true class has at most this probability; 1 counts all, published settings for "
+        "Cityscapes say 0.7. Holds for every method, the baseline too.",
+    )
+    min_share: Fraction = Field(
+        default=0.1, description="... and in any case this share of a batch's labelled pixels, those of the highest loss."
+    )
+
+
 class GuardConfig(Section):
     """Against collapse of the semi-supervised stage; see :mod:`cwbass.training.collapse`."""
 
@@ -196,6 +209,7 @@ class TrainConfig(Section):
         description="Labelled pixels of a class count (median share / its share) ** this: 0 is plain cross-entropy, "
         "1 median-frequency balancing. Holds for every method, the baseline too.",
     )
+    ohem: OhemConfig = OhemConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",

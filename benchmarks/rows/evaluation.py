@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.cases import R50, Case, lite0
-from benchmarks.harness import Pair, Row, at_most
+from benchmarks.harness import Pair, Row, at_least, at_most
 from benchmarks.photos import CITY, VOC, write_photos
 from cwbass.config import EvalConfig
 from cwbass.data.base import DatasetSpec, default_palette, read_image
@@ -22,6 +22,7 @@ from cwbass.evaluation.inference import predict_probs
 from cwbass.evaluation.metrics import Scores
 from cwbass.memory import keep_freed_memory
 from cwbass.models import build_model
+from cwbass.pseudo_labels import probabilities
 from cwbass.training.device import place
 
 IGNORE = 255
@@ -105,6 +106,18 @@ def measure_metrics(size: tuple[int, int], num_classes: int, noise: float, part:
     )
 
 
+def measure_many_classes(num_classes: int, repeats: int) -> Pair:
+    """Probabilities and all scores of logits as a network writes them, against a softmax that makes planes first."""
+    keep_freed_memory()  # as every command does
+    mask, probs = score_map(VOC, num_classes, 0.05)
+    logits, scores = probs.log()[None].contiguous(memory_format=torch.channels_last), Scores(num_classes, IGNORE)
+    return Pair(
+        _one_thread(lambda: scores.update(probabilities(logits)[0], mask)),
+        _one_thread(lambda: scores.update(logits.softmax(1)[0], mask)),
+        clock=time.process_time,
+    )
+
+
 def _one_thread(call: Callable[[], object]) -> Callable[[], object]:
     def wrapped() -> None:
         threads = torch.get_num_threads()
@@ -132,6 +145,10 @@ def _metric_rows() -> tuple[Row, ...]:
         run = partial(measure_metrics, size, num_classes, 0.5, "boundary")
         what = f"the same, {shape}, of a prediction full of speckles"
         rows.append(Row(f"metrics.{place_}_speckles", what, bincount, at_most(15), run, 15))
+    for num_classes in (40, 150):
+        what = f"all scores, from logits side by side, 500 x 375, {num_classes} classes"
+        run = partial(measure_many_classes, num_classes)
+        rows.append(Row(f"metrics.side_by_side.{num_classes}", what, "the same by planes", at_least(1), run, 7))
     return tuple(rows)
 
 

@@ -46,6 +46,7 @@ def runs_csv(plan: Plan, results: Sequence[Result]) -> str:
             **{name: result.metrics.get(name) for name in scores},
             "miou_last": result.of_checkpoint("last"),
             **{f"iou_{name}": result.metrics["per_class"][name]["iou"] for name in result.images.class_names},
+            "guard_acted": len(result.guarded),
             "train_seconds": result.train_seconds,
             "split_hash": result.metrics["split_hash"],
             "code": result.code,

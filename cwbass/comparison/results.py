@@ -16,7 +16,7 @@ from cwbass.errors import DataError
 from cwbass.evaluation.per_image import CONFUSIONS, PerImage
 from cwbass.jsonfile import read_object, read_rows
 from cwbass.params import Params, TrainingSections, load_params, read_params
-from cwbass.training.history import TIMINGS
+from cwbass.training.history import HISTORY, TIMINGS
 from cwbass.training.identity import decisive, differences
 from cwbass.training.resume import RUN
 
@@ -35,6 +35,7 @@ class Result:
     step_seconds: float  # of the method's own steps, batches included: median over epochs
     train_seconds: float  # of all steps, the warm-up's among them; what is done between epochs is not counted
     peak_mb: float | None  # most memory of the training process, 10^6 bytes; None where its parent was killed
+    guarded: Sequence[int] = ()  # steps at which the collapse guard acted
 
     @property
     def miou(self) -> float:
@@ -108,13 +109,17 @@ def _read(plan: Plan, cell: Cell) -> Result:
         step_seconds=statistics.median(row["step_seconds"] for row in after),
         train_seconds=sum(row["seconds"] for row in before + after),
         peak_mb=resources(trained / RESOURCES).get(stage, {}).get("peak_mb"),
+        guarded=[int(row["step"]) for row in _rows(trained / HISTORY) if row.get("incident") is not None],
     )
 
 
 def _timings(folder: Path, *, warmup: bool) -> list[dict[str, Any]]:
     """Epochs of the warm-up, or of what came after it."""
-    rows = read_rows(folder / TIMINGS, writer="cwbass compare", mend="Delete its folder: the cell is run again.")
-    return [row for row in rows if (row["stage"] == "warmup") == warmup]
+    return [row for row in _rows(folder / TIMINGS) if (row["stage"] == "warmup") == warmup]
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return read_rows(path, writer="cwbass compare", mend="Delete its folder: the cell is run again.")
 
 
 def _check_params(plan: Plan, cell: Cell, path: Path) -> None:

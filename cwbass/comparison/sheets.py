@@ -8,7 +8,7 @@ from typing import Any
 
 from cwbass.comparison.table import SCORES
 from cwbass.headline import DASH, percent, points
-from cwbass.markdown import markdown_table
+from cwbass.markdown import markdown_table, markdown_text
 
 WEIGHTS = {"teacher": "averaged", "student": "raw"}  # of the network that is scored
 Numbers = Mapping[str, Any]  # of ``tabulate``, or a part of it
@@ -69,6 +69,31 @@ def notes(table: Numbers) -> list[str]:
             "Some methods are scored by averaged weights, others by raw ones, as each ships them: averaging alone is worth something. "
             'The raw weights of the former are "student" under "mIoU of other checkpoints".'
         )
+    for labels, rows in ((labels, each["rows"]) for labels, each in table["labels"].items()):
+        found += [f"Labels {labels}: {line}" for line in (*_guarded(rows), *_unlike_means(rows))]
+    return found
+
+
+def _guarded(rows: Mapping[str, Numbers]) -> list[str]:
+    """Where a number is that of a run that was set back, or has a weight of its own from some step on."""
+    return [
+        f"the collapse guard acted on {name}, seed {seed}, at step {', '.join(map(str, steps))}; the report of its cell says why."
+        for name, row in rows.items()
+        for seed, steps in row["guarded"].items()
+    ]
+
+
+def _unlike_means(rows: Mapping[str, Numbers]) -> list[str]:
+    """Where the means of one seed are over different classes."""
+    found = []
+    for seed in dict.fromkeys(seed for row in rows.values() for seed in row["undefined"]):
+        left_out = {name: row["undefined"][seed] for name, row in rows.items() if seed in row["undefined"]}
+        if len({tuple(classes) for classes in left_out.values()}) > 1:
+            each = "; ".join(f"{name} leaves out {', '.join(classes) or 'none'}" for name, classes in left_out.items())
+            found.append(
+                f"the means of seed {seed} are over different classes. A class that no test image shows counts, as 0, for a network "
+                f"that names it, and is left out for one that does not: {each}."
+            )
     return found
 
 
@@ -142,7 +167,7 @@ def markdown(table: Numbers) -> str:
                 *([sheet.note, ""] if sheet.note else []),
                 markdown_table(sheet.header, sheet.rows),
             ]
-    lines += [line for note in notes(table) for line in ("", note)]
+    lines += [line for note in notes(table) for line in ("", markdown_text(note))]
     return "\n".join(lines) + "\n"
 
 

@@ -82,6 +82,8 @@ def _label_set(plan: Plan, results: Sequence[Result], draws: NDArray[np.int64]) 
             "step_seconds": _mean([result.step_seconds for result in ordered]),
             "train_seconds": _mean([result.train_seconds for result in ordered]),
             "stages": _stages(plan, name),
+            "guarded": {seed: list(result.guarded) for seed, result in cells.items() if result.guarded},
+            "undefined": {seed: _undefined(result) for seed, result in cells.items()},
             "peak_mb": max((result.peak_mb for result in ordered if result.peak_mb is not None), default=None),
             "cells": {seed: str(result.folder) for seed, result in cells.items()},
         }
@@ -91,6 +93,11 @@ def _label_set(plan: Plan, results: Sequence[Result], draws: NDArray[np.int64]) 
         "rows": rows,
         "pairs": matrix,
     }
+
+
+def _undefined(result: Result) -> list[str]:
+    """Classes that the mean IoU of a cell leaves out: no test image shows them, and its network names them nowhere."""
+    return [name for name in result.images.class_names if result.metrics["per_class"][name]["iou"] is None]
 
 
 def _checkpoints(results: Sequence[Result]) -> dict[str, Any]:

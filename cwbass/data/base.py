@@ -6,14 +6,14 @@ values map; everything after it reads through :func:`read_image` and :func:`read
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from cwbass.errors import DataError
@@ -193,27 +193,37 @@ def read_raw_mask(path: Path) -> NDArray[np.uint8]:
     Raises:
         DataError: The file is missing, broken, or neither an index, palette nor RGB image.
     """
+    return read_raw_mask_and_palette(path)[0]
+
+
+def read_raw_mask_and_palette(path: Path) -> tuple[NDArray[np.uint8], Sequence[int]]:
+    """Likewise, with red, green and blue of each value of its palette, one after the other; empty where it has no palette."""
     try:
         with Image.open(path) as file:
-            if file.mode in ("P", "L", "1"):  # one-bit masks hold 0 and 1, not the 0 and 255 of convert("L")
-                # Pillow spreads the greys of 2 and 4 bits over 0..255.
-                spread = _SPREAD.get(file.tile[0].args, 1) if file.format == "PNG" and file.tile else 1
-                values = np.array(file, dtype=np.uint8)
-                return values if spread == 1 else values // np.uint8(spread)
-            if file.mode in ("RGB", "RGBA"):
-                return np.array(file.convert("RGB"), dtype=np.uint8)
-            if file.mode.startswith("I"):
-                wide = np.array(file)
-                if wide.min() >= 0 and wide.max() <= 255:
-                    return wide.astype(np.uint8)
-                raise DataError(f"{path}: mask values reach {wide.max()}; ids must lie in 0..255. Remap the file.")
-            raise DataError(f"{path}: mask has mode {file.mode}; save it as 8-bit grey, palette or RGB PNG.")
+            raw = _decode_mask(path, file)
+            return raw, (file.getpalette("RGB") or ()) if file.mode == "P" else ()
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such mask. Run `cwbass split` again if files were moved.") from error
     except DataError:
         raise
     except Exception as error:  # as in read_image
         raise DataError(f"{path}: cannot be decoded as a mask ({error}). Replace or remove the file.") from error
+
+
+def _decode_mask(path: Path, file: ImageFile.ImageFile) -> NDArray[np.uint8]:
+    if file.mode in ("P", "L", "1"):  # one-bit masks hold 0 and 1, not the 0 and 255 of convert("L")
+        # Pillow spreads the greys of 2 and 4 bits over 0..255.
+        spread = _SPREAD.get(file.tile[0].args, 1) if file.format == "PNG" and file.tile else 1
+        values = np.array(file, dtype=np.uint8)
+        return values if spread == 1 else values // np.uint8(spread)
+    if file.mode in ("RGB", "RGBA"):
+        return np.array(file.convert("RGB"), dtype=np.uint8)
+    if file.mode.startswith("I"):
+        wide = np.array(file)
+        if wide.min() >= 0 and wide.max() <= 255:
+            return wide.astype(np.uint8)
+        raise DataError(f"{path}: mask values reach {wide.max()}; ids must lie in 0..255. Remap the file.")
+    raise DataError(f"{path}: mask has mode {file.mode}; save it as 8-bit grey, palette or RGB PNG.")
 
 
 def count_values(raw: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -308,13 +318,6 @@ def claim(spec: DatasetSpec, *, is_rgb: bool) -> str:
     """How to mend a mask that holds a value or colour of no class."""
     add = "Add it to the class list (data.ignore_classes can then ignore it)"
     return f"{add}." if is_rgb else f"{add}, or write {spec.ignore_index} for pixels to ignore."
-
-
-def mask_colors(path: Path) -> Mapping[int, tuple[int, int, int]]:
-    """Colour of each value in the palette of a mask, whose pixels are not decoded; nothing where it has no palette."""
-    with Image.open(path) as file:
-        palette = file.getpalette("RGB") if file.mode == "P" else None
-    return dict(enumerate(zip(*[iter(palette or ())] * 3, strict=False)))
 
 
 def default_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:

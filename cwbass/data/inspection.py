@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,8 +18,7 @@ from cwbass.data.base import (
     count_values,
     eight_bit_rgb,
     map_mask,
-    mask_colors,
-    read_raw_mask,
+    read_raw_mask_and_palette,
     size_when_upright,
     upright,
 )
@@ -97,7 +96,7 @@ def inspect_image(path: Path) -> ImageFacts:
 def inspect_mask(path: Path, spec: DatasetSpec) -> MaskFacts:
     """Decode a mask and describe its values; a broken file is a fact, not an exception."""
     try:
-        raw = read_raw_mask(path)
+        raw, palette = read_raw_mask_and_palette(path)
     except DataError as error:
         return MaskFacts(error=str(error))
     size, is_rgb = (raw.shape[1], raw.shape[0]), raw.ndim == 3
@@ -115,13 +114,19 @@ def inspect_mask(path: Path, spec: DatasetSpec) -> MaskFacts:
     return MaskFacts(
         size=size,
         is_rgb=is_rgb,
-        colors={value: color for value, color in mask_colors(path).items() if values[value]},
+        colors=_colors(palette, values),
         pixels=tuple(pixels[: spec.num_classes].tolist()),
         foreign=_foreign(_code(raw), map_mask(raw, spec) == UNKNOWN, is_rgb) if pixels[UNKNOWN] else {},
         has_zero=bool(values[0]),
         has_255=bool(values[255]),
         only_0_and_255=not is_rgb and not values[1:255].any(),
     )
+
+
+def _colors(palette: Sequence[int], values: NDArray[np.int64]) -> dict[int, RGB]:
+    """Colours of the values that a mask holds, as far as its palette goes."""
+    held = np.flatnonzero(values[: len(palette) // 3]).tolist()
+    return {value: (palette[3 * value], palette[3 * value + 1], palette[3 * value + 2]) for value in held}
 
 
 def _code(raw: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from cwbass.config import EvalConfig
 from cwbass.errors import ParamsError, one_line
+from cwbass.pseudo_labels import probabilities
 
 _WINDOWS_AT_ONCE = 4
 _FLOOR = 0.01  # least weight of a window's pixel, so that the frame of the image is covered too
@@ -58,7 +59,7 @@ def predict_probs(net: nn.Module, image: Tensor, config: EvalConfig) -> Tensor:
         config: Protocol, window and stride (pixels of the scaled image), scales, flip.
 
     Returns:
-        Mean over all views; each pixel sums to 1. [1, C, H, W] float32.
+        Mean over all views; each pixel sums to 1. [1, C, H, W] float32; channels_last where the logits are and classes are many.
     """
     size = (image.shape[2], image.shape[3])
     total: Tensor | None = None
@@ -75,7 +76,7 @@ def predict_probs(net: nn.Module, image: Tensor, config: EvalConfig) -> Tensor:
 def _probs(net: nn.Module, view: Tensor, config: EvalConfig, size: tuple[int, int]) -> Tensor:
     """Probabilities of one view, at the size of the original. [1, C, H, W] float32."""
     logits = net(view).float() if config.protocol == "whole" else _slide(net, view, config.window, config.stride)
-    return _resize(logits, size, antialias=False).softmax(dim=1)
+    return probabilities(_resize(logits, size, antialias=False))
 
 
 def _slide(net: nn.Module, image: Tensor, window: int, stride: int) -> Tensor:

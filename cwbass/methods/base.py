@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cwbass.config import Section
-from cwbass.losses.supervised import supervised_cross_entropy
+from cwbass.losses.supervised import HardPixels, supervised_cross_entropy
 from cwbass.models.base import SegmentationNet
 from cwbass.pseudo_labels import threshold_map
 from cwbass.types import LabeledBatch, Progress, Reliability, StepOutput, UnlabeledBatch
@@ -66,6 +66,7 @@ class Method(nn.Module, ABC):
         num_classes: C.
         ignore_index: Mask value that takes no part.
         class_weight: What a labelled pixel of each class counts; None counts all alike. [C] float.
+        hard: Which labelled pixels count; None counts all.
         class_names: In the order of the logits, for a method that reads them. [C].
     """
 
@@ -86,9 +87,11 @@ class Method(nn.Module, ABC):
         num_classes: int,
         ignore_index: int,
         class_weight: Tensor | None = None,
+        hard: HardPixels | None = None,
         class_names: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        self.hard = hard
         self.num_classes, self.ignore_index, self.class_names = num_classes, ignore_index, tuple(class_names)
         # It follows from the split and the parameters, so no checkpoint needs to carry it.
         self.register_buffer("class_weight", torch.ones(num_classes) if class_weight is None else class_weight, persistent=False)
@@ -98,9 +101,9 @@ class Method(nn.Module, ABC):
         """Loss of one batch, on the graph, with what the epoch's record needs."""
 
     def supervised_loss(self, logits: Tensor, mask: Tensor, world: World) -> Tensor:
-        """Cross-entropy with the labels, rare classes as loud as the parameters ask; see ``supervised_cross_entropy``."""
+        """Cross-entropy with the labels, rare classes and hard pixels as the parameters ask; see ``supervised_cross_entropy``."""
         return supervised_cross_entropy(
-            logits, mask.long(), ignore_index=self.ignore_index, class_weight=self.class_weight, world=world
+            logits, mask.long(), ignore_index=self.ignore_index, class_weight=self.class_weight, hard=self.hard, world=world
         )
 
     @abstractmethod

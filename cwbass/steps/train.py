@@ -186,4 +186,4 @@ def _length(params: TrainingSections) -> dict[str, Any]:
 
 def _recipe(params: TrainingSections) -> dict[str, Any]:
     """What the one schedule over warm-up and training, and a fair baseline, ask to be the same in both. Dotted keys."""
-    return flatten(params.model_dump(mode="json", include={"augment": True, "train": {"optimizer", "class_balance"}}))
+    return flatten(params.model_dump(mode="json", include={"augment": True, "train": {"optimizer", "class_balance", "ohem"}}))

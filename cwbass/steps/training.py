@@ -246,6 +246,7 @@ def new_method(run: Run, config: MethodConfig, build: BuildModel, *, offline: bo
         class_names=spec.class_names,
         ignore_index=spec.ignore_index,
         class_weight=run.class_weight,
+        hard=run.hard_pixels,
         offline=offline,
     )
 

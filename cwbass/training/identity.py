@@ -29,7 +29,12 @@ NEUTRAL = frozenset(
 )
 
 # Keys that came later: at these values they say what runs from before them did, whose records lack them.
-LATER: Mapping[str, Any] = {"train.optimizer.schedule": "poly", "train.optimizer.options": {}}
+LATER: Mapping[str, Any] = {
+    "train.ohem.min_share": 0.1,
+    "train.ohem.threshold": 1.0,
+    "train.optimizer.options": {},
+    "train.optimizer.schedule": "poly",
+}
 
 
 def run_identity(step: str, params: Section, split_hash: str, **inputs: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from cwbass.config import AugmentConfig, EvalConfig, TrainConfig
 from cwbass.data.base import Sample
 from cwbass.data.cache import ImageSource, open_source
 from cwbass.data.manifest import Manifest
-from cwbass.losses.supervised import balanced_class_weights
+from cwbass.losses.supervised import HardPixels, balanced_class_weights
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.loop import Schedule
 from cwbass.training.loss_scale import LossScale
@@ -59,6 +59,12 @@ class Run:
         if not self.train.class_balance:
             return None
         return balanced_class_weights(self.labeled_pixels, self.train.class_balance)
+
+    @property
+    def hard_pixels(self) -> HardPixels | None:
+        """Which labelled pixels count; None counts all."""
+        ohem = self.train.ohem
+        return None if ohem.threshold == 1 else HardPixels(ohem.threshold, ohem.min_share)
 
     def open_images(self, samples: Sequence[Sample]) -> ImageSource:
         """Images of the dataset, from the cache, which one process of each machine makes. All processes must call it."""

@@ -203,7 +203,7 @@ def test_where_no_states_were_kept_nobody_knows_the_best(plan: Plan) -> None:
     text = markdown(table)
     assert "| supervised | 50.0 | 60.0 | 60.0 | 99.0 |" in text
     assert "| cw\\_bass | 50.0 | 100.0 | - | 99.0 |" in text
-    assert "No states were kept of cw_bass: no oracle, and no curve. --set train.snapshots=N with another --out" in text
+    assert "No states were kept of cw\\_bass: no oracle, and no curve. --set train.snapshots=N with another --out" in text
     assert "second stage" not in text
 
 
@@ -233,7 +233,7 @@ def test_a_second_stage_shows_all_that_it_takes(tmp_path: Path) -> None:
         plan.cost_file(name).parent.mkdir(exist_ok=True)
         plan.cost_file(name).write_text(json.dumps(cost.to_dict()))
     text = markdown(tabulate(plan, [result("supervised", 0, "half", {}), result("st_plus_plus", 0, "right", {})]))
-    assert "No states are kept of a method with a second stage: no oracle, and no curve, of st_plus_plus." in text
+    assert "No states are kept of a method with a second stage: no oracle, and no curve, of st\\_plus\\_plus." in text
     # 1,500 steps pay for a schedule of 500, a third of it warm-up, and for two retrainings of as many.
     assert (
         """
@@ -335,8 +335,36 @@ def test_every_run_is_a_row_of_csv(plan: Plan, unequal: list[Result]) -> None:
             "boundary_f1_3px": "",
             "miou_last": "0.5",
         },
-        **{"iou_road": "1.0", "iou_<b>|sky": "", "train_seconds": "61.4", "split_hash": "1" * 64, "code": "0.1.0+a"},
+        **{
+            "iou_road": "1.0",
+            "iou_<b>|sky": "",
+            "guard_acted": "0",
+            "train_seconds": "61.4",
+            "split_hash": "1" * 64,
+            "code": "0.1.0+a",
+        },
     }
+
+
+def test_a_cell_that_the_guard_changed_is_named(plan: Plan, unequal: list[Result]) -> None:
+    unequal[3] = replace(unequal[3], guarded=[120, 210])
+    text = markdown(json.loads(json.dumps(tabulate(plan, unequal))))
+    assert text.count("collapse guard") == 1
+    assert (
+        "\nLabels 1-4: the collapse guard acted on cw\\_bass, seed 1, at step 120, 210; the report of its cell says why.\n"
+        in text
+    )
+    assert [row["guard_acted"] for row in csv.DictReader(io.StringIO(runs_csv(plan, unequal)))] == ["0", "0", "0", "2", "0"]
+
+
+def test_means_over_different_classes_are_told_with_the_seed(plan: Plan, unequal: list[Result]) -> None:
+    assert "different classes" not in markdown(tabulate(plan, unequal))
+    named = {**unequal[2].metrics, "per_class": {NAMES[0]: {"iou": 0.6}, NAMES[1]: {"iou": 0.0}}}
+    unequal[2] = replace(unequal[2], metrics=named)
+    text = markdown(json.loads(json.dumps(tabulate(plan, unequal))))
+    assert "\nLabels 1-4: the means of seed 0 are over different classes." in text
+    assert "does not: supervised leaves out \\<b\\>\\|sky; cw\\_bass leaves out none.\n" in text
+    assert "seed 1 are over" not in text
 
 
 def test_the_page_shows_each_number_and_takes_no_name_for_markup(table: dict[str, Any]) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from cwbass.config import AugmentConfig, DataConfig, SplitConfig
 from cwbass.data import list_dataset
@@ -48,6 +49,25 @@ def check(root: Path, *, split: bool = False, **data: object) -> CheckReport:
     listing = list_dataset(DataConfig.model_validate(data), config, root)
     manifest: Manifest | None = draw_split(listing, config, root=root, seed=0) if split else None
     return check_dataset(listing, manifest, root)
+
+
+def test_every_file_is_decoded_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for id in "abcde":
+        mask = Image.fromarray(GOOD)
+        mask.putpalette([0, 0, 0, 0, 128, 0])
+        mask.save(root / "masks" / f"{id}.png")
+    decoded: Counter[str] = Counter()
+    load = ImageFile.ImageFile.load
+
+    def counted(file: ImageFile.ImageFile) -> object:
+        if file.tile:  # not decoded before
+            decoded[Path(str(file.filename)).relative_to(root).as_posix()] += 1
+        return load(file)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", counted)
+    check(root)
+    images = {f"images/{id}.png" for id in "abcde"} | {"unlabeled/u.png"}
+    assert decoded == dict.fromkeys(images | {f"masks/{id}.png" for id in "abcde"}, 1)
 
 
 def test_masks_that_were_seen_before_are_judged_as_if_read_now(root: Path) -> None:

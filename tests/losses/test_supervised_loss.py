@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cwbass.losses.supervised import balanced_class_weights, supervised_cross_entropy
+from cwbass.losses.supervised import HardPixels, balanced_class_weights, supervised_cross_entropy
 
 IGNORE = 255
 
@@ -88,3 +88,56 @@ def test_class_weights_are_torchs() -> None:
     torch.testing.assert_close(supervised_cross_entropy(logits, mask, ignore_index=IGNORE, class_weight=weight), expected)
     nothing = supervised_cross_entropy(logits, torch.full_like(mask, IGNORE), ignore_index=IGNORE, class_weight=weight)
     assert nothing.item() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("threshold", "min_share", "expected"),
+    [
+        (0.7, 0.0, [False, False, True, True, True, False]),  # probabilities of at most 0.7
+        (0.4, 0.0, [False, False, False, False, True, False]),
+        (0.4, 0.4, [False, False, False, True, True, False]),  # two of five labelled pixels in any case
+        (0.4, 0.41, [False, False, True, True, True, False]),  # 2.05 of them are three
+        (0.1, 0.0, [False, False, False, False, True, False]),  # one at least
+        (0.7, 1.0, [True, True, True, True, True, False]),  # all that are labelled
+    ],
+)
+def test_hard_pixels_by_hand(threshold: float, min_share: float, expected: list[bool]) -> None:
+    probability = torch.tensor([0.9, 0.8, 0.6, 0.5, 0.3, 0.01]).view(1, 1, 6)
+    known = torch.tensor([True, True, True, True, True, False]).view(1, 1, 6)
+    chosen = HardPixels(threshold, min_share).chosen(-probability.log(), known)
+    assert chosen.flatten().tolist() == expected
+
+
+def test_the_mean_of_hard_pixels_by_hand() -> None:
+    probability = torch.tensor([0.9, 0.6, 0.3])
+    logits = torch.stack([probability.log(), (1 - probability).log()])[None, :, None].requires_grad_()  # [1, 2, 1, 3]
+    mask = torch.zeros(1, 1, 3, dtype=torch.int64)
+    loss = supervised_cross_entropy(logits, mask, ignore_index=IGNORE, hard=HardPixels(0.7, 0.1))
+    loss.backward()
+    assert loss.item() == pytest.approx(-(math.log(0.6) + math.log(0.3)) / 2)
+    assert logits.grad is not None  # p - 1 of the true class, over two pixels; nothing for the easy one
+    torch.testing.assert_close(logits.grad[0, 0, 0], torch.tensor([0.0, -0.2, -0.35]))
+    weight = torch.tensor([2.0, 1.0])
+    mask[0, 0, 2] = 1  # whose class has 0.7: no longer above the threshold
+    loss = supervised_cross_entropy(logits, mask, ignore_index=IGNORE, class_weight=weight, hard=HardPixels(0.65, 0.0))
+    assert loss.item() == pytest.approx(-math.log(0.6))
+
+
+def test_hard_pixels_are_those_of_the_usual_formula() -> None:
+    generator = torch.Generator().manual_seed(0)
+    probability = torch.rand(2, 9, 7, generator=generator)
+    known = torch.rand(2, 9, 7, generator=generator) < 0.6
+    for threshold, least in ((0.7, 5), (0.2, 40), (0.05, 17)):
+        smallest = probability[known].sort().values[least - 1].item()
+        expected = known & (probability <= max(threshold, smallest))
+        share = (least - 0.5) / int(known.sum())
+        assert torch.equal(HardPixels(threshold, share).chosen(-probability.log(), known), expected)
+
+
+def test_without_a_labelled_pixel_none_is_hard() -> None:
+    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
+    loss = supervised_cross_entropy(logits, torch.full((2, 4, 4), IGNORE), ignore_index=IGNORE, hard=HardPixels(0.7, 0.1))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert logits.grad is not None
+    assert torch.equal(logits.grad, torch.zeros_like(logits))

@@ -13,6 +13,7 @@ from threads import in_threads
 from torch import Tensor
 
 from cwbass.config import Section
+from cwbass.losses.supervised import HardPixels
 from cwbass.methods import METHODS, OFFLINE, build_method
 from cwbass.methods.base import Method
 from cwbass.methods.cw_bass import CwBass, CwBassConfig, ThresholdConfig
@@ -40,7 +41,8 @@ def of(net: Net, name: str, *, offline: bool = False, **settings: Any) -> Method
 def balanced(net: Net, name: str) -> Method:
     config = METHODS[name].config_cls.model_validate({"name": name, **HEARD.get(name, {})})
     weight = torch.tensor([0.2, 0.7, 1.5, 4.0])
-    return build_method(config, net, num_classes=CLASSES, ignore_index=255, class_weight=weight)
+    hard = HardPixels(threshold=0.2, min_share=0.3)
+    return build_method(config, net, num_classes=CLASSES, ignore_index=255, class_weight=weight, hard=hard)
 
 
 def rules(config: type[Section]) -> tuple[str, ...]:

@@ -1,16 +1,17 @@
-"""train.class_balance reaches the loss of every stage, the baseline's too."""
+"""What the parameters say of the labelled loss reaches it in every stage, the baseline's too."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tiny import sections, smoke_params
 
 from cwbass.data.manifest import Manifest
-from cwbass.losses.supervised import balanced_class_weights
+from cwbass.losses.supervised import HardPixels, balanced_class_weights
 from cwbass.steps.split import SplitParams, split
 from cwbass.steps.train import TrainParams, train
 from cwbass.steps.training import WarmupParams, start_run
@@ -25,12 +26,13 @@ def losses(folder: Path) -> dict[str, float]:
     return {row["stage"]: row["loss_sup"] for row in rows}
 
 
-def test_it_changes_the_labelled_loss_of_every_stage(shapes: Path, tmp_path: Path) -> None:
-    plain, balanced = smoke_params(**STEPS), smoke_params(**STEPS, class_balance=1.0)
+@pytest.mark.parametrize("changes", [{"class_balance": 1.0}, {"ohem": {"threshold": 0.02, "min_share": 0.5}}])
+def test_it_changes_the_labelled_loss_of_every_stage(shapes: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    plain, changed = smoke_params(**STEPS), smoke_params(**STEPS, **changes)
     split(sections(plain, SplitParams), data_root=shapes, out_dir=tmp_path / "split")
     manifest = tmp_path / "split" / "manifest.json"
     found = {}
-    for name, params in (("plain", plain), ("balanced", balanced)):
+    for name, params in (("plain", plain), ("changed", changed)):
         out = tmp_path / name
         warmup(sections(params, WarmupParams), manifest=manifest, data_root=shapes, out_dir=out / "warmup")
         start = tmp_path / "plain" / "warmup" / "warmup.pt"  # the same weights for both
@@ -40,15 +42,23 @@ def test_it_changes_the_labelled_loss_of_every_stage(shapes: Path, tmp_path: Pat
             warmup=start,
             data_root=shapes,
             out_dir=out / "train",
-            resume=Resume(force=("train.class_balance",)),
+            resume=Resume(force=("train.class_balance", "train.ohem")),
         )
         found[name] = losses(out / "warmup") | losses(out / "train")
-    assert found["plain"].keys() == found["balanced"].keys() == {"warmup", "baseline", "train"}
+    assert found["plain"].keys() == found["changed"].keys() == {"warmup", "baseline", "train"}
     for stage, loss in found["plain"].items():
-        assert loss != pytest.approx(found["balanced"][stage], rel=1e-3), stage
+        assert loss != pytest.approx(found["changed"][stage], rel=1e-3), stage
+        assert "ohem" not in changes or found["changed"][stage] > loss  # the hard half of the pixels
 
+
+def test_a_run_says_what_a_labelled_pixel_counts(shapes: Path, tmp_path: Path) -> None:
+    params = smoke_params(**STEPS, class_balance=1.0, ohem={"threshold": 0.7, "min_share": 0.25})
+    manifest = tmp_path / "split" / "manifest.json"
+    split(sections(params, SplitParams), data_root=shapes, out_dir=manifest.parent)
     nowhere = {"manifest": manifest, "data_root": shapes, "out_dir": tmp_path / "none", "work_dir": None, "resume": Resume()}
-    run = start_run("warmup", sections(balanced, WarmupParams), **nowhere)
+    run = start_run("warmup", sections(params, WarmupParams), **nowhere)
+    assert run.hard_pixels == HardPixels(threshold=0.7, min_share=0.25)
+    assert start_run("warmup", sections(smoke_params(**STEPS), WarmupParams), **nowhere).hard_pixels is None
     labeled = Manifest.read(manifest).labeled
     pixels = torch.tensor([sample.pixels for sample in labeled]).sum(0)
     assert run.class_weight is not None
