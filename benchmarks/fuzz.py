@@ -59,6 +59,7 @@ from cwbass.data.remote import local_dataset
 from cwbass.errors import CwbassError, DataError
 from cwbass.files import digest_path, file_sha256
 from cwbass.gate import Champion, check_gate, gate_page, reasons
+from cwbass.jsonfile import read_metrics
 from cwbass.models import build_model
 from cwbass.models.weights import load_encoder_weights_
 from cwbass.params import Params, dump_params, load_params, parse_yaml
@@ -67,7 +68,6 @@ from cwbass.reporting.gallery import GalleryItem
 from cwbass.resolve import describe, open_checkpoint
 from cwbass.s3 import download
 from cwbass.s3_store import S3Store
-from cwbass.steps.evaluate import read_metrics
 from cwbass.steps.report import RunFiles, report, write_run_files
 from cwbass.steps.training import finished_report
 from cwbass.storage import FolderStore

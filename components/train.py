@@ -44,7 +44,7 @@ def train(
     from cwbass.errors import disk_failures
     from cwbass.params import load_params, parse_yaml
     from cwbass.reporting.summary import facts
-    from cwbass.steps.launch import Cluster, train_where_asked
+    from cwbass.steps.launch import Cluster, TrainTask, train_where_asked
     from cwbass.steps.runs import run_folder
     from cwbass.steps.train import TrainParams
     from cwbass.telemetry import observe_here
@@ -52,12 +52,11 @@ def train(
     with disk_failures():
         loaded = load_params(parse_yaml(params, "train_params"), TrainParams)
         out_dir = run_folder(Path(runs), run_id, "train")
-        inputs = {"manifest": Path(split.path) / "manifest.json", "warmup": Path(warmup.path) / "warmup.pt"}
+        files = {"manifest": Path(split.path) / "manifest.json", "warmup": Path(warmup.path) / "warmup.pt"}
+        root = local_dataset(data, DATASETS)
+        task = TrainTask(params=loaded, **files, data_root=root, out_dir=out_dir, run_id=run_id)
         cluster = Cluster(image, cpu=cpu, memory=memory, accelerator=accelerator or None)
         telemetry = functools.partial(observe_here, "train", out_dir=out_dir, run_id=run_id)
-        data_root = local_dataset(data, DATASETS)
-        report = train_where_asked(
-            loaded, cluster=cluster, **inputs, data_root=data_root, out_dir=out_dir, run_id=run_id, telemetry=telemetry
-        )
+        report = train_where_asked(task, cluster=cluster, telemetry=telemetry)
         shutil.copytree(out_dir, train.path, dirs_exist_ok=True)
         train.metadata.update(facts(report.to_dict()))

@@ -27,7 +27,7 @@ def warmup(params: str, data: str, runs: str, run_id: str, split: dsl.Input[dsl.
     from cwbass.errors import disk_failures
     from cwbass.params import load_params, parse_yaml
     from cwbass.reporting.summary import facts
-    from cwbass.steps.launch import warmup_where_asked
+    from cwbass.steps.launch import WarmupTask, warmup_where_asked
     from cwbass.steps.runs import run_folder
     from cwbass.steps.training import WarmupParams
     from cwbass.telemetry import observe_here
@@ -35,10 +35,9 @@ def warmup(params: str, data: str, runs: str, run_id: str, split: dsl.Input[dsl.
     with disk_failures():
         loaded = load_params(parse_yaml(params, "warmup_params"), WarmupParams)
         out_dir = run_folder(Path(runs), run_id, "warmup")
-        manifest, data_root = Path(split.path) / "manifest.json", local_dataset(data, DATASETS)
+        manifest, root = Path(split.path) / "manifest.json", local_dataset(data, DATASETS)
+        task = WarmupTask(params=loaded, manifest=manifest, data_root=root, out_dir=out_dir, run_id=run_id)
         telemetry = functools.partial(observe_here, "warmup", out_dir=out_dir, run_id=run_id)
-        report = warmup_where_asked(
-            loaded, manifest=manifest, data_root=data_root, out_dir=out_dir, run_id=run_id, telemetry=telemetry
-        )
+        report = warmup_where_asked(task, telemetry=telemetry)
         shutil.copytree(out_dir, warmup.path, dirs_exist_ok=True)
         warmup.metadata.update(facts(report.to_dict()))

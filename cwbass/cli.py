@@ -20,7 +20,7 @@ import typer
 
 from cwbass import __version__
 from cwbass.completion import models
-from cwbass.errors import CwbassError, DataError, ParamsError, disk_failures
+from cwbass.errors import CwbassError, ParamsError, counted, disk_failures
 from cwbass.json_lines import FORMAT, JsonLines, asks_for_json
 
 if TYPE_CHECKING:
@@ -251,17 +251,10 @@ def check(
 ) -> None:
     """Check parameters, weights and data before any long step; exit code 4 where the data is wrong."""
     from cwbass.params import Params
-    from cwbass.steps.check import WEIGHTS, check
+    from cwbass.steps.check import check, refuse_errors, warn_of_missing_sections
 
     loaded = _load(Params, params, overrides)
-    missing = [name for name in Params.model_fields if name not in loaded.model_fields_set | {"synthesize"}]
-    if missing and Path("dvc.yaml").is_file():
-        logger.warning(
-            "%s does not name %s: the defaults count, but `dvc repro` stops at the first stage that depends on it. Add what is "
-            "missing, such as `seed: 0`, `method: {name: cw_bass}` or `eval: {}`.",
-            params,
-            ", ".join(missing),
-        )
+    warn_of_missing_sections(loaded, params, pipeline=Path("dvc.yaml"))
     if params_only:
         _print({"params": str(params), "ok": True})
         return
@@ -273,10 +266,7 @@ def check(
         from cwbass.console import print_findings
 
         print_findings(report, root)
-    if report.errors:
-        of_params = all(finding.kind == WEIGHTS for finding in report.errors)
-        kind, place = (ParamsError, params) if of_params else (DataError, root)
-        raise kind(f"{len(report.errors)} errors in {place}; see above.")
+    refuse_errors(report, params=params, data_root=root)
 
 
 @app.command()
@@ -387,14 +377,14 @@ def launch(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the TrainJob, and start none.")] = False,
 ) -> None:
     """Train on train.nodes machines: start a Kubeflow TrainJob on a cluster, and follow it to its end."""
-    from cwbass.steps.launch import Cluster, launch, planned_job
+    from cwbass.steps.launch import Cluster, TrainTask, launch, planned_job
     from cwbass.steps.train import TrainParams
 
     loaded = _load(TrainParams, params, overrides)
     cluster = Cluster(image, namespace, runtime, work, cpu, memory, accelerator or None, timeout=timeout)
     root = data or Path(loaded.data.root)
-    files: dict[str, Any] = {"manifest": manifest, "warmup": warmup, "data_root": root, "out_dir": out}
-    _print(planned_job(loaded, cluster=cluster, **files) if dry_run else launch(loaded, cluster=cluster, **files).to_dict())
+    task = TrainTask(params=loaded, manifest=manifest, warmup=warmup, data_root=root, out_dir=out)
+    _print(planned_job(task, cluster=cluster) if dry_run else launch(task, cluster=cluster).to_dict())
 
 
 @app.command("eval")
@@ -428,7 +418,8 @@ def eval_(
 ) -> None:
     """Score a checkpoint on the test split, or on other data."""
     from cwbass.params import apply_overrides, load_params, parse_yaml
-    from cwbass.steps.evaluate import EvaluateParams, chosen_file, evaluate
+    from cwbass.steps.checkpoints import chosen_file
+    from cwbass.steps.evaluate import EvaluateParams, evaluate
 
     path = _resolve(checkpoint, store, params)
     other = None if baseline is None else _resolve(baseline, store, params)
@@ -691,7 +682,7 @@ def report(
 ) -> None:
     """Draw report.html and flight.html again, and print the table of scores."""
     from cwbass.console import print_scores
-    from cwbass.steps.evaluate import read_metrics
+    from cwbass.jsonfile import read_metrics
     from cwbass.steps.report import report
 
     path = report(reports)
@@ -717,7 +708,7 @@ def doctor(
 
         print_diagnosis(found)
     if found.errors:
-        raise ParamsError(f"{len(found.errors)} things would stop a run here; see above.")
+        raise ParamsError(f"{counted(len(found.errors), 'thing')} would stop a run here; see above.")
 
 
 @app.command()

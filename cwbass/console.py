@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cwbass.errors import counted
 from cwbass.headline import DASH, false_classes, percent, score_table, scored_on
 
 if TYPE_CHECKING:  # torch takes seconds to load, and a table does not need it
@@ -47,7 +48,7 @@ def print_findings(report: CheckReport, root: Path) -> None:
     """What is wrong with a dataset, errors first."""
     console = Console(stderr=True)
     if not report.findings:
-        console.print(Text(f"{root}: no problem found in {report.images} images and {report.masks} masks"))
+        console.print(Text(f"{root}: no problem found in {counted(report.images, 'image')} and {counted(report.masks, 'mask')}"))
         return
     table = Table("", "kind", "file", "what, and how to mend it", title=str(root))
     for finding in (*report.errors, *report.warnings):
@@ -67,13 +68,13 @@ def print_thresholds(sweep: Sweep) -> None:
     """A threshold for each class and for all, what it would keep, how right that is on the slice, and why this one; in per cent."""
     console = Console()
     source = sweep.source
-    table = Table(
-        "", "threshold", "precision", "kept", "pixels", "why", title=f"{source['network']} after {source['step']} steps"
-    )
+    title = f"{source['network']} after {counted(source['step'], 'step')}"
+    table = Table("", "threshold", "precision", "kept", "pixels", "why", title=title)
     for column in table.columns[1:5]:
         column.justify = "right"
     for number, (name, found) in enumerate([("all classes", sweep.overall()), *sweep.classes().items()]):
         numbers = (f"{found.threshold:.2f}", percent(found.precision), percent(found.retention), f"{found.pixels:,}")
         table.add_row(Text(name), *numbers, Text(found.reason), end_section=number == 0)
     console.print(table)
-    console.print(Text(f"measured on the selection slice of split {source['split_hash'][:12]}, {source['images']} images"))
+    images = counted(source["images"], "image")
+    console.print(Text(f"measured on the selection slice of split {source['split_hash'][:12]}, {images}"))

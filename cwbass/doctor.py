@@ -16,6 +16,7 @@ import torch
 
 import cwbass
 from cwbass.config import TrainConfig
+from cwbass.data.streams import PREFETCH
 from cwbass.errors import CwbassError
 from cwbass.params import Params
 from cwbass.provenance import REVISION, code_revision
@@ -26,7 +27,6 @@ REQUIRED = ("torch", "torchvision", "segmentation-models-pytorch", "timm", "torc
 OPTIONAL = {"kfp": "pipeline", "kfp-kubernetes": "pipeline", "dvc": "dvc"}  # package -> extra of cwbass
 GIB = 1 << 30
 LOW_MEMORY, LOW_DISK = 2 * GIB, 5 * GIB
-_PREFETCH = 4  # batches that each worker of make_loader holds ready
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -56,16 +56,14 @@ class Diagnosis:
         return {"ok": not self.errors, "checks": [asdict(check) for check in self.checks]}
 
 
-def diagnose(params: Params | None = None, *, data_root: Path | None = None, s3: str | None = None) -> Diagnosis:
+def diagnose(params: Params | None = None, *, s3: str | None = None) -> Diagnosis:
     """Look at software, hardware and data; changes nothing but for one object with ``s3``.
 
     Args:
         params: The run that is planned. None: no data is looked for, and of the rest what a run with the defaults needs.
-        data_root: Folder of the dataset, in place of ``data.root``.
         s3: ``s3://bucket/prefix`` below which an object is written, read and deleted again.
     """
     planned = params or Params()
-    root = data_root or (Path(params.data.root) if params else None)
     return Diagnosis(
         (
             *_software(),
@@ -73,7 +71,7 @@ def diagnose(params: Params | None = None, *, data_root: Path | None = None, s3:
             memory(_read(Path("/proc/meminfo")), _read(_CGROUP / "memory.max")),
             disk(Path.cwd(), shutil.disk_usage(Path.cwd()).free, writable=os.access(Path.cwd(), os.W_OK)),
             shared_memory(shared_memory_need(planned.train, planned.augment.crop_size), _free(Path("/dev/shm"))),
-            *([data(root, generated=planned.synthesize is not None)] if root else []),
+            *([data(Path(params.data.root), generated=params.synthesize is not None)] if params else []),
             *([s3_round_trip(s3)] if s3 else []),
         )
     )
@@ -183,7 +181,7 @@ def shared_memory_need(train: TrainConfig, crop_size: int) -> int:
     A labelled crop has four bytes a pixel (RGB, mask), an unlabelled one seven (two views, valid).
     """
     pixels = crop_size * crop_size
-    return train.workers * _PREFETCH * pixels * (4 * train.batch_labeled + 7 * train.batch_unlabeled)
+    return train.workers * PREFETCH * pixels * (4 * train.batch_labeled + 7 * train.batch_unlabeled)
 
 
 def shared_memory(need: int, free: int | None) -> Check:

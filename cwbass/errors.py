@@ -112,6 +112,11 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     return text[:limit] or type(error).__name__
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """``1 image`` or ``2 images``, for a message; ``many`` says it where an s does not."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
 def without_password(text: str) -> str:
     """A text with the user and password cut out of every URL in it."""
     return _PASSWORD.sub("//", text)

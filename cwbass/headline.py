@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cwbass.errors import counted
+
 DASH = "-"
 SCORES = {
     "miou": "mIoU",
@@ -52,7 +54,7 @@ def false_classes(metrics: Mapping[str, Any]) -> list[str]:
 
 def scored_on(metrics: Mapping[str, Any]) -> str:
     """What a metrics.json was measured on: the test images of a split, by its hash, or other images."""
-    images = f"{metrics['images']} images, {metrics['protocol']}"
+    images = f"{counted(metrics['images'], 'image')}, {metrics['protocol']}"
     return f"Test split {metrics['split_hash'][:12]}, {images}" if metrics.get("split_hash") else f"Images of no split, {images}"
 
 

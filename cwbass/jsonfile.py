@@ -1,8 +1,9 @@
-"""JSON that other commands wrote, read with errors that name the file, what was seen and how to mend it."""
+"""JSON that other commands wrote, read with errors that name the file, what was seen and how to mend it; numbers for it."""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,20 @@ def read_object(path: Path, *, writer: str, mend: str = "") -> dict[str, Any]:
     return _object(_read(path, writer, mend), str(path), mend or _again(writer))
 
 
+def read_metrics(path: Path) -> dict[str, Any]:
+    """The scores in a metrics.json; otherwise as :func:`read_object`."""
+    return read_object(path, writer="cwbass eval")
+
+
 def read_rows(path: Path, *, writer: str, mend: str = "") -> list[dict[str, Any]]:
     """The objects that a file holds, one a line; otherwise as :func:`read_object`."""
     lines = _read(path, writer, mend).splitlines()
     return [_object(line, f"{path}, line {number}", mend or _again(writer)) for number, line in enumerate(lines, start=1)]
+
+
+def finite_or_none(value: float) -> float | None:
+    """A number as JSON can say it, which has no NaN."""
+    return value if math.isfinite(value) else None
 
 
 def _read(path: Path, writer: str, mend: str) -> str:

@@ -244,7 +244,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     for part in parents:
         child = values.setdefault(part, {})
         if not isinstance(child, dict):
-            raise ParamsError(f"--set {key}: {part} is a value, not a section.")
+            raise ParamsError(f"--set {key}: {part} is a value, not a section. Set {part} itself.")
         values = child
     values[last] = parsed
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cwbass.layout import new_maps_like, read_by_class
+from cwbass.memory_format import new_maps_like, read_by_class
 from cwbass.types import Reliability
 
 CONFIDENCE_BINS = 100  # of confidence_counts

@@ -114,7 +114,9 @@ def download(uri: str, folder: Path) -> Path:
         name = PurePosixPath(key)
         path = folder / f"{name.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}{name.suffix}"
         if not (path.is_file() and path.stat().st_size == head["ContentLength"]):
-            _fetch(client, bucket, key, path, head["ContentLength"])
+            with partial_file(path) as partial:
+                fetch(client, bucket, key, partial, head["ContentLength"])
+                os.replace(partial, path)
     return path
 
 
@@ -194,9 +196,20 @@ def _refuse_impossible_size(http_response: Any, parsed: dict[str, Any], **_: Any
         )
 
 
-def _fetch(client: Any, bucket: str, key: str, path: Path, size: int) -> None:
-    with partial_file(path) as partial:
-        client.download_file(bucket, key, str(partial), Config=TransferConfig(num_download_attempts=ATTEMPTS))
-        if (came := partial.stat().st_size) != size:
-            raise ServiceError(f"s3://{bucket}/{key}: {came} bytes came of {size}. It may be changing; try again.")
-        os.replace(partial, path)
+def fetch(client: Any, bucket: str, key: str, path: Path, size: int, *, threads: bool = True) -> None:
+    """Write an object to a file; inside :func:`s3_failures`.
+
+    Args:
+        client: Of boto3.
+        bucket: Where the object is.
+        key: Likewise.
+        path: The file; what was there is lost, whatever comes.
+        size: Of the object, bytes.
+        threads: Whether its parts are fetched side by side.
+
+    Raises:
+        ServiceError: Another number of bytes came.
+    """
+    client.download_file(bucket, key, str(path), Config=TransferConfig(num_download_attempts=ATTEMPTS, use_threads=threads))
+    if (came := path.stat().st_size) != size:
+        raise ServiceError(f"s3://{bucket}/{key}: {came} bytes came of {size}. It may be changing; try again.")

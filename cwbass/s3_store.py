@@ -31,13 +31,12 @@ class S3Store:
 
     Args:
         location: ``s3://bucket`` or ``s3://bucket/prefix``.
-        client: Of boto3; None makes one from the environment.
 
     Raises:
         ParamsError: The location has another form, or no client can be made.
     """
 
-    def __init__(self, location: str, client: Any = None) -> None:
+    def __init__(self, location: str) -> None:
         self.bucket, _, prefix = location.removeprefix("s3://").rstrip("/").partition("/")
         if not location.startswith("s3://") or not self.bucket:
             raise ParamsError(f"registry.store is {location!r}; write s3://bucket or s3://bucket/prefix.")
@@ -47,7 +46,7 @@ class S3Store:
         except DataError as error:
             raise ParamsError(f"registry.store is {location!r}: {error}") from error
         with s3_failures(location):
-            self.client = s3_client() if client is None else client
+            self.client = s3_client()
         self._conditions_hold = False
 
     def put(self, key: str, content: bytes | Path, *, if_absent: bool = False) -> bool:

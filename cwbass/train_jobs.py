@@ -48,7 +48,15 @@ class TrainJobs:
         self._ask("create a TrainJob", lambda: self.jobs.create_namespaced_custom_object(*self.place, dict(job)))
 
     def follow(self, name: str, *, poll: float) -> dict[str, Any] | None:
-        """Wait for the end: None where the job is complete, else the condition that says it failed."""
+        """Wait for the end: None where the job is complete, else the condition that says it failed.
+
+        Args:
+            name: Of the job.
+            poll: Seconds between two looks.
+
+        Raises:
+            CwbassError: The job was deleted.
+        """
         lost, told = 0, ""
         while True:
             try:
@@ -142,7 +150,11 @@ class TrainJobs:
 
 
 def connect() -> Any:
-    """A client of the cluster that this process runs in, or that kubectl talks to."""
+    """A client of the cluster that this process runs in, or that kubectl talks to.
+
+    Raises:
+        ParamsError: There is no cluster, or the package kubernetes is missing.
+    """
     try:
         from kubernetes import client, config
     except ImportError as error:

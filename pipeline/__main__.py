@@ -108,7 +108,7 @@ def run_local(
     """Run all steps on this machine, without a container and without a cluster."""
     arguments = _arguments(params, overrides, data)
     from cwbass.console import print_scores
-    from cwbass.steps.evaluate import read_metrics
+    from cwbass.jsonfile import read_metrics
     from pipeline.local import run_local
 
     folder = run_local(arguments, out)

@@ -93,6 +93,13 @@ def connect(service: Service) -> kfp_server_api.ApiClient:
 def find_experiment(client: kfp_server_api.ApiClient, name: str, namespace: str | None, *, create: bool, seconds: float) -> str:
     """Id of an experiment.
 
+    Args:
+        client: From :func:`connect`.
+        name: As people see it.
+        namespace: None on a single-user cluster.
+        create: Make it if there is none.
+        seconds: To wait for each answer.
+
     Raises:
         ParamsError: There is none of the name, and none is to be made.
         ServiceError: The service cannot be reached or fails.

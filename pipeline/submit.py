@@ -73,6 +73,13 @@ def run_spec(
 def submit(spec: RunSpec, service: Service, *, experiment: str, create_experiment: bool, seconds: float) -> tuple[str, str]:
     """Start the run; returns its id and its page.
 
+    Args:
+        spec: From :func:`run_spec`.
+        service: Where to.
+        experiment: Where the run belongs.
+        create_experiment: Make it if there is none.
+        seconds: To wait for each answer.
+
     Raises:
         ParamsError: Host, token, experiment or a parameter is wrong.
         ServiceError: The service cannot be reached or fails.
@@ -92,6 +99,13 @@ def submit(spec: RunSpec, service: Service, *, experiment: str, create_experimen
 
 def wait(run_id: str, service: Service, *, url: str, seconds: float, poll: float) -> str:
     """Wait until a run has ended; returns its state, ``SUCCEEDED``.
+
+    Args:
+        run_id: From :func:`submit`.
+        service: Where it runs.
+        url: Its page, for messages.
+        seconds: To wait for each answer.
+        poll: Seconds between two looks.
 
     Raises:
         GateError: Registration was refused.

@@ -97,6 +97,7 @@ def test_weights_that_are_not_there_fail_the_check_as_a_parameter_does(tmp_path:
     weights = ("--set", f"model.weights={tmp_path / 'gone.pth'}")
     done = call("check", "--params", "configs/smoke.yaml", "--data", tmp_path / "data", *weights, "--json")
     assert done.returncode == 3
+    assert "error: 1 error in configs/smoke.yaml; see above." in done.stderr
     (finding,) = [found for found in json.loads(done.stdout)["findings"] if found["severity"] == "error"]
     assert finding["message"].startswith(f"model.weights: {tmp_path / 'gone.pth'}: no such file.")
     (tmp_path / "data/masks/train_00000.png").write_text("no mask")

@@ -186,7 +186,7 @@ def test_no_secret_is_shown(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_report_is_plain_json_with_every_check_once(tmp_path: Path) -> None:
     (tmp_path / "image.png").touch()
-    diagnosis = diagnose(data_root=tmp_path)
+    diagnosis = diagnose(load_params({"data": {"root": str(tmp_path)}}, Params))
     values = json.loads(json.dumps(diagnosis.to_dict()))
     names = [check["name"] for check in values["checks"]]
     assert len(set(names)) == len(names)
@@ -210,7 +210,7 @@ def test_plan_decides_what_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_plan_for_a_gpu_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "image.png").touch()
-    diagnosis = diagnose(load_params({"train": {"steps": 5, "device": "cuda"}}, Params), data_root=tmp_path)
+    diagnosis = diagnose(load_params({"data": {"root": str(tmp_path)}, "train": {"steps": 5, "device": "cuda"}}, Params))
     assert [check.name for check in diagnosis.errors] == ["gpu"]
 
 

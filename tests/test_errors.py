@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from cwbass.errors import CwbassError, DataError, Interrupted, ParamsError, ServiceError, disk_failures, error_of, one_line
+from cwbass.errors import (
+    CwbassError,
+    DataError,
+    Interrupted,
+    ParamsError,
+    ServiceError,
+    counted,
+    disk_failures,
+    error_of,
+    one_line,
+)
 
 
 @pytest.mark.parametrize(
@@ -24,6 +34,20 @@ from cwbass.errors import CwbassError, DataError, Interrupted, ParamsError, Serv
 )
 def test_an_error_of_a_library_becomes_one_line_without_passwords(text: str, limit: int, line: str) -> None:
     assert one_line(ValueError(text), limit) == line
+
+
+@pytest.mark.parametrize(
+    ("number", "words", "text"),
+    [
+        (0, ("error",), "0 errors"),
+        (1, ("error",), "1 error"),
+        (2, ("error",), "2 errors"),
+        (1, ("class is", "classes are"), "1 class is"),
+        (2, ("class is", "classes are"), "2 classes are"),
+    ],
+)
+def test_one_thing_is_counted_in_the_singular(number: int, words: tuple[str, ...], text: str) -> None:
+    assert counted(number, *words) == text
 
 
 @pytest.mark.parametrize(

@@ -245,7 +245,7 @@ def test_override_without_key_or_value_is_refused(override: str) -> None:
 @pytest.mark.parametrize(
     ("override", "problem"),
     [
-        ("seed.x=1", "--set seed.x: seed is a value, not a section."),
+        ("seed.x=1", "--set seed.x: seed is a value, not a section. Set seed itself."),
         ("train.optimizer.lr=[1", "--set train.optimizer.lr cannot be read as YAML"),
         ("train={steps: 1, steps: 2}", "--set train cannot be read as YAML: key 'steps' is given twice"),
         ("train=.nan", "--set train holds a value that no parameter takes"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cwbass.comparison.sheets import Numbers, against, budget, notes, sheets, summary
 from cwbass.reporting.charts import Estimate, Series, interval_chart, line_chart
 from cwbass.reporting.curves import Figure
-from cwbass.reporting.html import template
+from cwbass.reporting.templates import template
 
 
 def draw_page(table: Numbers) -> str:

@@ -45,6 +45,7 @@ class Cell:
 
     @property
     def id(self) -> str:
+        """Labels, seed and variant, as a path."""
         return f"{self.group}/{self.variant}"
 
 

@@ -14,7 +14,7 @@ from cwbass.comparison.run import REPORTS, RESOURCES, resources
 from cwbass.comparison.variants import SUPERVISED
 from cwbass.errors import DataError
 from cwbass.evaluation.per_image import CONFUSIONS, PerImage
-from cwbass.jsonfile import read_object, read_rows
+from cwbass.jsonfile import read_metrics, read_rows
 from cwbass.params import Params, TrainingSections, load_params, read_params
 from cwbass.training.history import HISTORY, TIMINGS
 from cwbass.training.identity import decisive, differences
@@ -103,7 +103,7 @@ def _read(plan: Plan, cell: Cell) -> Result:
     return Result(
         cell=cell,
         folder=folder,
-        metrics=read_object(reports / "metrics.json", writer="cwbass eval"),
+        metrics=read_metrics(reports / "metrics.json"),
         images=PerImage.read(reports / CONFUSIONS),
         code=str(read_json(trained / RUN)["run"]["code"]),
         step_seconds=statistics.median(row["step_seconds"] for row in after),

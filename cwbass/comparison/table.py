@@ -26,16 +26,15 @@ SCORES = {
 }
 
 
-def tabulate(plan: Plan, results: Sequence[Result], *, resamples: int = RESAMPLES) -> dict[str, Any]:
+def tabulate(plan: Plan, results: Sequence[Result]) -> dict[str, Any]:
     """All numbers of a comparison; plain JSON values, fractions in [0, 1].
 
     Args:
         plan: Of the comparison.
         results: Its cells that are done, from ``read_results``.
-        resamples: Of the bootstrap.
     """
     first = results[0]
-    draws = draw_images(len(first.images.ids), resamples=resamples)
+    draws = draw_images(len(first.images.ids))
     return {
         "schema": SCHEMA,
         "budget": {"kind": plan.budget.kind, "amount": plan.budget.amount},
@@ -43,7 +42,7 @@ def tabulate(plan: Plan, results: Sequence[Result], *, resamples: int = RESAMPLE
         "protocol": first.metrics["protocol"],
         "test_images": len(first.images.ids),
         "class_names": list(first.images.class_names),
-        "resamples": resamples,
+        "resamples": RESAMPLES,
         "code": sorted({result.code for result in results}),
         "missing": _missing(plan, results),
         "costs": {name: cost.to_dict() for name in plan.variants if (cost := plan.cost(name)) is not None},

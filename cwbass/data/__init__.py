@@ -15,7 +15,7 @@ from cwbass.data.folder import folder
 from cwbass.data.listing import DatasetFiles, Listing
 from cwbass.data.lists import find_list, read_ids, read_tags
 from cwbass.data.pascal_voc import pascal_voc
-from cwbass.errors import DataError
+from cwbass.errors import DataError, counted
 
 __all__ = ["LAYOUTS", "Listing", "list_dataset"]
 
@@ -33,6 +33,11 @@ def list_dataset(config: DataConfig, split: SplitConfig, root: Path) -> Listing:
 
     ``split.train_list`` and ``split.test_list`` take the place of the layout's own lists; list
     files are looked for below ``root`` first. ``tags.txt`` there says which classes whole images show.
+
+    Args:
+        config: The section ``data``, but for its root.
+        split: The section ``split``; its two lists of images alone are read.
+        root: Folder of the dataset.
 
     Raises:
         DataError: Files or lists are missing or do not fit together; the message names them.
@@ -54,8 +59,8 @@ def list_dataset(config: DataConfig, split: SplitConfig, root: Path) -> Listing:
     in_both = training & set(test)
     if in_both:
         raise DataError(
-            f"{root}: {len(in_both)} images are listed both for training and for testing, the first {min(in_both)!r}. "
-            "Remove them from one of the lists."
+            f"{root}: {counted(len(in_both), 'image is', 'images are')} listed both for training and for testing, the first "
+            f"{min(in_both)!r}. Remove what is in both from one of the lists."
         )
     tags = read_tags(root / TAGS, files.images, files.spec.class_names) if (root / TAGS).is_file() else {}
     return Listing(spec=files.spec, train=_samples(training, files, tags), test=_samples(test, files, tags))

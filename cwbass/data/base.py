@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
-from cwbass.errors import DataError
+from cwbass.errors import DataError, counted
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 # What cameras and browsers write, and nothing here reads: it is passed over, but not in silence.
@@ -47,6 +47,7 @@ class DatasetSpec:
 
     @property
     def num_classes(self) -> int:
+        """C; what is ignored is no class."""
         return len(self.class_names)
 
     def lookup(self) -> NDArray[np.uint16]:
@@ -174,7 +175,11 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def eight_bit_rgb(image: Image.Image) -> Image.Image:
-    """RGB of any mode; 16-bit, 32-bit and float pixels are scaled, not clipped."""
+    """RGB of any mode; 16-bit, 32-bit and float pixels are scaled, not clipped.
+
+    Raises:
+        ValueError: A float pixel is not finite.
+    """
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         # Pillow clips to 255 when it converts these; scale by what the type can hold instead.
         wide = np.asarray(image, dtype=np.float64)
@@ -299,7 +304,7 @@ def read_mask(path: Path, spec: DatasetSpec) -> NDArray[np.uint8]:
         y, x = (int(v) for v in np.argwhere(unknown)[0])
         value = raw[y, x].tolist()
         raise DataError(
-            f"{path}: value {value} belongs to no class ({int(unknown.sum())} pixels, first at x={x}, y={y}). "
+            f"{path}: value {value} belongs to no class ({counted(int(unknown.sum()), 'pixel')}, first at x={x}, y={y}). "
             f"{claim(spec, is_rgb=raw.ndim == 3)}"
         )
     return mapped.astype(np.uint8)

@@ -31,6 +31,7 @@ T = TypeVar("T")
 FORMAT = 1
 RESERVE_BYTES = 2 << 30  # disk that a cache must leave free
 UNUSED_DAYS = 14  # a cache that nobody has opened for so long is deleted when another one is made
+_AHEAD = 32  # images that are decoded before they are asked for
 _OURS = re.compile(r"[0-9a-f]{32}(\.[0-9a-f]{32})?\.(bin|json)(\.tmp)?")  # the folder may hold files of others
 
 
@@ -226,10 +227,10 @@ def _decode(source: FileSource, index: int) -> list[NDArray[np.uint8]]:
     return [image, source.mask(index)]
 
 
-def _bounded_map(pool: ThreadPoolExecutor, task: Callable[[int], T], count: int, ahead: int = 32) -> Iterator[T]:
-    """Results in order, with at most ``ahead`` of them waiting in memory."""
-    pending = [pool.submit(task, index) for index in range(min(ahead, count))]
+def _bounded_map(pool: ThreadPoolExecutor, task: Callable[[int], T], count: int) -> Iterator[T]:
+    """Results in order, with at most ``_AHEAD`` of them waiting in memory."""
+    pending = [pool.submit(task, index) for index in range(min(_AHEAD, count))]
     for index in range(count):
-        yield pending[index % ahead].result()
-        if index + ahead < count:
-            pending[index % ahead] = pool.submit(task, index + ahead)
+        yield pending[index % _AHEAD].result()
+        if index + _AHEAD < count:
+            pending[index % _AHEAD] = pool.submit(task, index + _AHEAD)

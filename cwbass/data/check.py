@@ -21,8 +21,6 @@ from cwbass.data.manifest import ROLES, Manifest
 from cwbass.data.parallel import map_threads
 from cwbass.data.splits import NOTHING_SEEN
 
-__all__ = ["CheckReport", "Finding", "check_dataset", "inspect_masks"]
-
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:

@@ -14,7 +14,7 @@ from pathlib import Path
 from cwbass.config import DataConfig
 from cwbass.data.classes import RawClasses, build_spec
 from cwbass.data.listing import DatasetFiles, scan
-from cwbass.errors import DataError, ParamsError
+from cwbass.errors import DataError, ParamsError, counted
 
 # name, colour, and value in labelIds; the place in the list is the value in labelTrainIds.
 # Source: the Cityscapes benchmark's definition of its labels.
@@ -89,7 +89,7 @@ def _names(config: DataConfig) -> tuple[str, ...]:
         return names
     if len(config.classes) != len(names):
         raise ParamsError(
-            f"data.classes names {len(config.classes)} classes; it can only rename all {len(names)} of Cityscapes. "
+            f"data.classes names {counted(len(config.classes), 'class', 'classes')}; it can only rename all {len(names)} of Cityscapes. "
             "Use data.merge and data.ignore_classes to have fewer."
         )
     return tuple(config.classes)

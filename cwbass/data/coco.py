@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt, PositiveInt,
 
 from cwbass.data.classes import MAX_CLASSES
 from cwbass.data.polygons import Region, fill_polygons
-from cwbass.errors import DataError
+from cwbass.errors import DataError, counted
 from cwbass.jsonfile import read_object
 
 _EXPORT = "Export it again from the annotation tool, as COCO instances with polygons or masks."
@@ -156,7 +156,8 @@ def class_values(path: Path, names: Sequence[str], background: str) -> tuple[tup
     """
     listed = tuple(dict.fromkeys([background, *names])) if background else tuple(names)
     if not names or len(listed) > MAX_CLASSES:
-        raise DataError(f"{path} has {len(names)} categories; masks hold 1 to {MAX_CLASSES} classes, the background among them.")
+        found = counted(len(names), "category", "categories")
+        raise DataError(f"{path} has {found}; masks hold 1 to {MAX_CLASSES} classes, the background among them.")
     return listed, [listed.index(name) for name in names]
 
 
@@ -191,7 +192,7 @@ def _region(path: Path, name: str, shape: list[list[float]] | _Rle, size: tuple[
     for polygon in shape:
         if len(polygon) < 6 or len(polygon) % 2:
             raise DataError(
-                f"{path}, {name}: a polygon of {len(polygon)} numbers; it takes x and y of three corners or more. {_EXPORT}"
+                f"{path}, {name}: a polygon of {counted(len(polygon), 'number')}; it takes x and y of three corners or more. {_EXPORT}"
             )
     return fill_polygons([np.array(polygon).reshape(-1, 2) for polygon in shape], size)
 

@@ -17,6 +17,7 @@ from cwbass.data.inspection import RGB, Foreign, ImageFacts, MaskFacts, Value
 from cwbass.data.listing import Listing
 from cwbass.data.near_duplicates import near_pairs
 from cwbass.data.sizes import median_of, small_crop
+from cwbass.errors import counted
 
 EXAMPLES = 20  # files named in the details of a finding about many
 MOSTLY = 0.8  # a folder in which this share of the images has masks is taken for a labelled one
@@ -70,8 +71,8 @@ def rgb_masks(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding]:
             "error",
             "rgb_mask",
             found[0][0],
-            f"{len(found)} masks are RGB and there is no colour map; the first is {found[0][0]}. Seen are {len(colors)} colours. "
-            f"Write a labelmap.txt or complete data.colors: {{{written}}}.",
+            f"{counted(len(found), 'mask is', 'masks are')} RGB and there is no colour map; the first is {found[0][0]}. "
+            f"{counted(len(colors), 'colour is', 'colours are')} seen. Write a labelmap.txt or complete data.colors: {{{written}}}.",
             {
                 **_examples(found),
                 "colors": [[*_triple(color), pixels] for color, pixels in colors.most_common(EXAMPLES)],
@@ -88,8 +89,8 @@ def index_masks(files: Sequence[File]) -> Iterator[Finding]:
             "error",
             "index_mask",
             found[0][0],
-            f"{len(found)} masks hold indices, but data.colors or labelmap.txt says RGB; the first is {found[0][0]}. "
-            "Remove the colour map or export the masks as RGB.",
+            f"{counted(len(found), 'mask holds', 'masks hold')} indices, but data.colors or labelmap.txt says RGB; the first is "
+            f"{found[0][0]}. Remove the colour map or export the masks as RGB.",
             _examples(found),
         )
 
@@ -153,8 +154,9 @@ def foreign_values(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding
             "error",
             "unknown_value",
             name,
-            f"value {plain} belongs to no class: {total} pixels in {len(places)} masks; the first is {name} "
-            f"({first.pixels} pixels, first at x={first.x}, y={first.y}). {claim(spec, is_rgb=isinstance(value, tuple))}",
+            f"value {plain} belongs to no class: {counted(total, 'pixel')} in {counted(len(places), 'mask')}; the first is "
+            f"{name} ({counted(first.pixels, 'pixel')}, first at x={first.x}, y={first.y}). "
+            f"{claim(spec, is_rgb=isinstance(value, tuple))}",
             {
                 "value": plain,
                 "pixels": total,
@@ -184,9 +186,9 @@ def palettes(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding]:
             "warning",
             "palette",
             names[0],
-            f"the palettes of {len(names)} masks do not agree with the others or the class list: {odd[0][1]}. The value counts and "
-            "the colour does not: if a program chose the values of each file anew, the classes are wrong. Export indices, or RGB "
-            "masks and a colour map.",
+            f"{counted(len(names), 'mask has', 'masks have')} a palette that does not agree with the others or the class list: "
+            f"{odd[0][1]}. The value counts and the colour does not: if a program chose the values of each file anew, the "
+            "classes are wrong. Export indices, or RGB masks and a colour map.",
             {"count": len(names), "files": names[:EXAMPLES]},
         )
 
@@ -199,8 +201,9 @@ def dim(files: Sequence[File]) -> Iterator[Finding]:
             "warning",
             "dim",
             found[0][0],
-            f"{len(found)} images of more than 8 bits hold only the lowest quarter of the values, or less, and are read nearly black; the "
-            f"first is {found[0][0]}. Such files often hold 10 to 14 bits: scale all by the same factor and save them as 8 bits.",
+            f"{counted(len(found), 'image')} of more than 8 bits with only the lowest quarter of the values, or less, read as nearly "
+            f"black; the first is {found[0][0]}. Such files often hold 10 to 14 bits: scale all by the same factor and save them "
+            "as 8 bits.",
             _examples(found),
         )
 
@@ -246,8 +249,8 @@ def rotated(files: Sequence[File]) -> Iterator[Finding]:
             "warning",
             "exif_rotated",
             found[0][0],
-            f"{len(found)} images with masks are turned by EXIF, their masks are not; the first is {found[0][0]}. See whether "
-            "the masks were drawn on the turned image; if not, save the images turned and without EXIF.",
+            f"{counted(len(found), 'image with a mask is', 'images with masks are')} turned by EXIF, and masks never are; the first "
+            f"is {found[0][0]}. See whether masks were drawn on turned images; if not, save the images turned and without EXIF.",
             _examples(found),
         )
 
@@ -260,8 +263,8 @@ def all_ignored(files: Sequence[File]) -> Iterator[Finding]:
             "warning",
             "all_ignored",
             found[0][0],
-            f"{len(found)} masks show no class at all, only pixels to ignore; the first is {found[0][0]}. They teach and "
-            "measure nothing: label or remove them.",
+            f"{counted(len(found), 'mask shows', 'masks show')} no class at all, only pixels to ignore; the first is {found[0][0]}. "
+            "Nothing can be learnt from such a mask or measured by it: label or remove it.",
             _examples(found),
         )
 
@@ -303,8 +306,8 @@ def near_duplicates(files: Sequence[File]) -> Iterator[Finding]:
             "warning",
             "near_duplicate",
             names[0][0],
-            f"{len(between)} pairs of {roles[one]} and {roles[other]} images look alike, such as {names[0][0]} and "
-            f"{names[0][1]}. "
+            f"look-alikes among {roles[one]} and {roles[other]} images: {counted(len(between), 'pair')}, such as {names[0][0]} "
+            f"and {names[0][1]}. "
             + (
                 f"What is measured on {min(leaks)} is too good then: remove one of each, or keep such images together with "
                 "split.group_pattern."
@@ -327,7 +330,7 @@ def lost_masks(listing: Listing) -> Iterator[Finding]:
                 "warning",
                 "no_mask",
                 bare[0],
-                f"{len(bare)} of {len(samples)} images in {folder or '.'} have no mask and count as unlabelled; the first is "
+                f"{len(bare)} of {len(samples)} images in {folder or '.'} without a mask, counted as unlabelled; the first is "
                 f"{bare[0]}. If it was not meant so, name the masks as the images.",
                 {"count": len(bare), "files": bare[:EXAMPLES]},
             )
@@ -342,7 +345,7 @@ def unread(names: Iterable[str]) -> Iterator[Finding]:
             "warning",
             "unread_kind",
             found[0],
-            f"{len(found)} files are photographs or videos of kinds that are not read, and take no part: "
+            f"{counted(len(found), 'file is a photograph or video', 'files are photographs or videos')} of kinds that are not read: "
             f"{', '.join(f'{kind} ({count})' for kind, count in kinds.most_common())}; the first is {found[0]}. "
             "Save photographs as JPEG or PNG, and videos as frames.",
             {"count": len(found), "files": found[:EXAMPLES]},

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cwbass.data.listing import near
-from cwbass.errors import DataError
+from cwbass.errors import DataError, counted
 
 
 def find_list(name: str, root: Path, key: str) -> Path:
@@ -42,7 +42,8 @@ def read_ids(path: Path, images: Mapping[str, str]) -> tuple[str, ...]:
         id, name = find(line)
         if id is None:
             raise DataError(
-                f"{path}, line {number}: {name!r} is not among the {len(images)} images that may be named here. Mend the line."
+                f"{path}, line {number}: {name!r} is not among the {counted(len(images), 'image')} that may be named here. "
+                "Mend the line."
                 f"{near(name, images.values() if name.lower().endswith(('.jpg', '.png')) else images)}"
             )
         if id in lines:
@@ -74,7 +75,7 @@ def read_tags(path: Path, images: Mapping[str, str], class_names: Sequence[str])
     for number, line in read_lines(path):
         id, *names = [part.strip() for part in line.split(",")]
         if id not in images or id in tags:
-            problem = "has a line already" if id in tags else f"is not among the {len(images)} images"
+            problem = "has a line already" if id in tags else f"is not among the {counted(len(images), 'image')}"
             raise DataError(f"{path}, line {number}: {id!r} {problem}. Mend the line.{near(id, images.keys() - tags)}")
         for name in names:
             if name not in class_names:
@@ -109,7 +110,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()  # a byte order mark is dropped
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file.") from error
+        raise DataError(f"{path}: no such file. Mend the path, or write it.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text ({error}). Save it as UTF-8.") from error
     stripped = ((number, line.strip()) for number, line in enumerate(lines, start=1))

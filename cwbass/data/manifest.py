@@ -126,9 +126,11 @@ class Manifest:
                 seen[sample.id] = role
                 if (sample.mask is None) != bare:
                     has = "no mask" if sample.mask is None else "a mask"
-                    raise DataError(f"{sample.id!r} is {role}, but has {has}.")
+                    raise DataError(f"{sample.id!r} is {role}, but has {has}. Run `cwbass split` again.")
                 if (sample.pixels is not None) != counted:
-                    raise DataError(f"{sample.id!r} is {role}; exactly labelled images carry pixel counts.")
+                    raise DataError(
+                        f"{sample.id!r} is {role}; exactly labelled images carry pixel counts. Run `cwbass split` again."
+                    )
 
 
 def _sample(plain: dict[str, Any]) -> Sample:

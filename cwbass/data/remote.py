@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from boto3.s3.transfer import TransferConfig
-
-from cwbass.errors import DataError, ServiceError
-from cwbass.s3 import ATTEMPTS, list_objects, s3_client, s3_failures, split_uri
+from cwbass.errors import DataError, counted
+from cwbass.s3 import fetch, list_objects, s3_client, s3_failures, split_uri
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +54,11 @@ def local_dataset(data: str, copies: Path) -> Path:
             raise DataError(f"{data}: there are no objects below it. Check bucket and prefix.")
         identity = "\n".join(f"{item.path} {item.size} {item.etag}" for item in objects)
         path = copies / hashlib.sha256(f"{data.rstrip('/')}\n{identity}".encode()).hexdigest()[:16]
+        count = counted(len(objects), "object")
         if path.is_dir():
-            logger.info("%s: %d objects, copied before to %s", data, len(objects), path)
+            logger.info("%s: %s, copied before to %s", data, count, path)
             return path
-        logger.info("%s: copying %d objects, %.1f MB", data, len(objects), sum(item.size for item in objects) / 1e6)
+        logger.info("%s: copying %s, %.1f MB", data, count, sum(item.size for item in objects) / 1e6)
         _copy(client, bucket, objects, path)
     return path
 
@@ -76,18 +75,15 @@ def _list(client: Any, bucket: str, prefix: str) -> list[_Object]:
 
 def _copy(client: Any, bucket: str, objects: list[_Object], path: Path) -> None:
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
-    settings = TransferConfig(num_download_attempts=ATTEMPTS, use_threads=False)
 
-    def fetch(item: _Object) -> None:
+    def copy(item: _Object) -> None:
         target = partial / PurePosixPath(item.path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        client.download_file(bucket, item.key, str(target), Config=settings)
-        if (came := target.stat().st_size) != item.size:
-            raise ServiceError(f"s3://{bucket}/{item.key}: {came} bytes came of {item.size}. It may be changing; try again.")
+        fetch(client, bucket, item.key, target, item.size, threads=False)
 
     pool = ThreadPoolExecutor(_AT_ONCE)
     try:
-        for _ in pool.map(fetch, objects):  # raises the first failure
+        for _ in pool.map(copy, objects):  # raises the first failure
             pass
         _publish(partial, path)
     finally:

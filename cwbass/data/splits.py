@@ -25,7 +25,7 @@ from cwbass.data.listing import Listing
 from cwbass.data.lists import find_list, read_ids
 from cwbass.data.manifest import Manifest
 from cwbass.data.parallel import map_threads
-from cwbass.errors import DataError, ParamsError
+from cwbass.errors import DataError, ParamsError, counted
 
 NOTHING_SEEN: Mapping[str, MaskFacts] = MappingProxyType({})
 
@@ -92,7 +92,8 @@ def draw_roles(
         masked = tuple(sample for sample in masked if group_of(sample.id, pattern) not in test_groups)
         bare = tuple(sample for sample in bare if group_of(sample.id, pattern) not in test_groups)
         if len(bare) < len(found.bare):
-            notes.append(f"{len(found.bare) - len(bare)} images without masks take no part: their groups are tested on.")
+            one, many = "image without a mask takes no part: its group is", "images without masks take no part: their groups are"
+            notes.append(f"{counted(len(found.bare) - len(bare), one, many)} tested on.")
 
     labeled = named if config.labeled_list is not None else _draw_labeled(masked, config, seed, pattern)
     selection = _carve_selection(labeled, config, seed, pattern)
@@ -103,7 +104,8 @@ def draw_roles(
         )
     if pattern is not None and len(labeled) < len(named + masked):
         num_groups = len({group_of(sample.id, pattern) for sample in labeled})
-        notes.append(f"The {len(labeled)} labelled images come from {num_groups} groups.")
+        come = counted(len(labeled), "labelled image comes", "labelled images come")
+        notes.append(f"The {come} from {counted(num_groups, 'group')}.")
     unlabeled = bare if config.unlabeled_list is not None else _without(bare + masked, labeled)
     if not unlabeled:
         notes.append("No unlabelled images: training can only be supervised.")
@@ -124,6 +126,11 @@ def find_candidates(listing: Listing, config: SplitConfig, root: Path) -> Candid
     """Sort training images by the split's lists; no image or mask is opened.
 
     An id in both lists is labelled.
+
+    Args:
+        listing: What ``list_dataset`` found.
+        config: The section ``split``.
+        root: Folder of the dataset; lists are looked for there first.
 
     Raises:
         DataError: A list names an unknown id, a test image, or a labelled image without mask; or
@@ -155,7 +162,13 @@ def find_candidates(listing: Listing, config: SplitConfig, root: Path) -> Candid
 def count_pixels(
     samples: Sequence[Sample], spec: DatasetSpec, root: Path, seen: Mapping[str, MaskFacts] = NOTHING_SEEN
 ) -> tuple[Sample, ...]:
-    """The samples with ``pixels`` counted in their masks, of which those in ``seen`` are not read again.
+    """The samples with ``pixels`` counted in their masks.
+
+    Args:
+        samples: All have a mask.
+        spec: Maps mask values.
+        root: Folder that the samples' paths are relative to.
+        seen: What was seen of masks by their paths: these are not read again.
 
     Raises:
         DataError: A mask cannot be read or holds a value of no class.
@@ -191,7 +204,9 @@ def _read_train_ids(name: str | None, key: str, listing: Listing, root: Path) ->
     ids = frozenset(read_ids(path, {s.id: s.image for s in (*listing.train, *listing.test)}))
     tested = ids & {sample.id for sample in listing.test}
     if tested:
-        raise DataError(f"{path}: {len(tested)} ids are tested on, the first {min(tested)!r}. Remove them from {key}.")
+        raise DataError(
+            f"{path}: {counted(len(tested), 'id is', 'ids are')} tested on, the first {min(tested)!r}. Remove them from {key}."
+        )
     return ids
 
 
@@ -207,8 +222,9 @@ def _carve_test(pool: Sequence[Sample], config: SplitConfig, seed: int, pattern:
     # A share of less than one group would leave nothing to test on.
     test = draw(pool, max(smallest, round(config.test * len(pool))), seed=seed, pattern=pattern, hold_out=True)
     if not test:
+        masked = counted(len(pool), "image with a mask", "images with masks")
         raise DataError(
-            f"no test images can be spared from {len(pool)} images with masks: every class must stay in training, and "
+            f"no test images can be spared from {masked}: every class must stay in training, and "
             "groups stay whole. Add masks, name test images in split.test_list, or make split.group_pattern finer."
         )
     return test
@@ -220,8 +236,8 @@ def check_pool(pool: Sequence[Sample], config: SplitConfig) -> None:
         raise DataError("no image with a mask is left to be labelled. Add masks, or check that they are named as the images.")
     if config.labeled is not None and config.labeled > len(pool):
         raise ParamsError(
-            f"split.labeled is {config.labeled}, but beside the test set only {len(pool)} images have masks. "
-            "Ask for no more, or give null for all."
+            f"split.labeled is {config.labeled}, but beside the test set only "
+            f"{counted(len(pool), 'image has a mask', 'images have masks')}. Ask for no more, or give null for all."
         )
 
 

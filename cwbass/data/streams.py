@@ -34,6 +34,7 @@ B = TypeVar("B")
 Stream = Literal["labeled", "unlabeled"]
 _STREAM_KEY: dict[Stream, int] = {"labeled": 1, "unlabeled": 2}
 _ORDER, _VIEW = 0, 1
+PREFETCH = 4  # batches that each loader process holds ready
 
 
 @lru_cache(maxsize=4)
@@ -45,6 +46,15 @@ def index_at(position: int, length: int, *, seed: int, stream: Stream) -> int:
     """Which of ``length`` items stands at ``position`` of an endless shuffled stream.
 
     Every run of ``length`` positions that starts at a multiple of it is a permutation.
+
+    Args:
+        position: >= 0.
+        length: Items, >= 1.
+        seed: The run's seed.
+        stream: Two streams of one seed are shuffled apart.
+
+    Returns:
+        In [0, length).
     """
     cycle, offset = divmod(position, length)
     return int(_order(seed, _STREAM_KEY[stream], cycle, length)[offset])
@@ -174,7 +184,7 @@ def make_loader(
         collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=PREFETCH if workers else None,
         multiprocessing_context="spawn" if workers else None,
         worker_init_fn=start_worker if workers else None,
         generator=torch.Generator(),  # a loader draws when it begins; from the global one, a process's first step would leave another state

@@ -91,6 +91,12 @@ def write_shapes(root: Path, *, seed: int, labeled: int, unlabeled: int, test: i
 def draw_sample(seed: int, role: Role, index: int, size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Draw one image: 2 or 3 regions of ground, 2 to 6 objects, later ones over earlier ones.
 
+    Args:
+        seed: Of the dataset, >= 0.
+        role: Of the image.
+        index: Of the image among those of its role, from 0.
+        size: Height and width, pixels, each ``SMALLEST_SIDE`` or more.
+
     Returns:
         Image [H, W, 3] and mask [H, W], both uint8; the mask holds class indices, and 255 where
         an object's edge is neither quite it nor quite what lies below.

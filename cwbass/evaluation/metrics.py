@@ -18,6 +18,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from cwbass.errors import DataError, ParamsError, WeightsError
 from cwbass.evaluation.boundary import band_width, boundary_f1, confusion_and_bands, contour_counts, count_pairs
+from cwbass.jsonfile import finite_or_none
 from cwbass.types import Reliability
 from cwbass.world import World
 
@@ -65,7 +66,7 @@ class EvalResult:
             **{f"boundary_f1_{tolerance}px": score for tolerance, score in self.boundary_f1.items()},
             "ece": self.ece,
         }
-        return {name: _or_none(value) for name, value in values.items()}
+        return {name: finite_or_none(value) for name, value in values.items()}
 
     def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
         """Plain JSON values; None where undefined. Per class, ``accuracy`` is the recall and ``pixels`` the truth's."""
@@ -75,8 +76,8 @@ class EvalResult:
             **self.scores(),
             "per_class": {
                 name: {
-                    "iou": _or_none(self.iou[index]),
-                    "boundary_iou": _or_none(self.boundary_iou_per_class[index]),
+                    "iou": finite_or_none(self.iou[index]),
+                    "boundary_iou": finite_or_none(self.boundary_iou_per_class[index]),
                     "accuracy": self.confusion[index][index] / pixels[index] if pixels[index] else None,
                     "pixels": pixels[index],
                 }
@@ -86,8 +87,8 @@ class EvalResult:
             "confusion": {"class_names": list(class_names), "matrix": [list(row) for row in self.confusion]},
             "calibration": {
                 "count": list(self.calibration.count),
-                "confidence": [_or_none(value) for value in self.calibration.confidence],
-                "accuracy": [_or_none(value) for value in self.calibration.accuracy],
+                "confidence": [finite_or_none(value) for value in self.calibration.confidence],
+                "accuracy": [finite_or_none(value) for value in self.calibration.accuracy],
             },
         }
 
@@ -246,10 +247,6 @@ class _Confusion(MulticlassConfusionMatrix):
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
     """part / whole in float64, NaN where whole is 0."""
     return torch.where(whole > 0, part.double() / whole, torch.nan)
-
-
-def _or_none(value: float) -> float | None:
-    return None if isnan(value) else value
 
 
 def _size(x: Tensor) -> str:

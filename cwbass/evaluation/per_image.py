@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cwbass.errors import DataError
+from cwbass.errors import DataError, counted
 
 CONFUSIONS = "confusions.npz"  # of a folder of reports
+_AGAIN = "Run `cwbass eval --per-image` again; `cwbass compare` does."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,9 +42,8 @@ class PerImage:
                 ids, names = (tuple(map(str, file[key])) for key in ("ids", "class_names"))
                 matrices = np.asarray(file["matrices"], dtype=np.int64)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise DataError(
-                f"{path} holds no confusion matrices ({error}). Run `cwbass eval --per-image` again; `cwbass compare` does."
-            ) from error
+            raise DataError(f"{path} holds no confusion matrices ({error}). {_AGAIN}") from error
         if matrices.shape != (len(ids), len(names), len(names)):
-            raise DataError(f"{path} holds matrices of shape {matrices.shape} for {len(ids)} images and {len(names)} classes.")
+            made_for = f"{counted(len(ids), 'image')} and {counted(len(names), 'class', 'classes')}"
+            raise DataError(f"{path} holds matrices of shape {matrices.shape} for {made_for}. {_AGAIN}")
         return cls(ids, names, matrices)

@@ -124,7 +124,16 @@ class ProbeBook:
 
 
 def choose_probes(unlabeled: Sequence[Sample], selection: Sequence[Sample], count: int) -> list[tuple[str, Sample]]:
-    """Role and sample of each probe: half from the selection slice, where there is one, evenly spread over each list."""
+    """Images to be looked at: half from the selection slice, where there is one, evenly spread over each list.
+
+    Args:
+        unlabeled: To choose from.
+        selection: Likewise, with masks.
+        count: Of both together, at most.
+
+    Returns:
+        Role (``unlabelled`` or ``selection``) and sample of each.
+    """
     held = min(count // 2, len(selection))
     free = min(count - held, len(unlabeled))
     return [

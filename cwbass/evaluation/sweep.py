@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 from cwbass.errors import DataError
+from cwbass.headline import percent
+from cwbass.jsonfile import finite_or_none
 from cwbass.pseudo_labels import at_or_above, precision_curve, retained, thresholds_for_precision
 from cwbass.types import Reliability
 
@@ -63,7 +65,7 @@ class Sweep:
         kept = at_or_above(self.reliability.total)
         precision = at_or_above(self.reliability.correct) / kept
         retention = kept / self.reliability.total.sum(1, keepdim=True).clamp(min=1)
-        return [[_or_none(value) for value in row] for row in precision.tolist()], retention.tolist()
+        return [[finite_or_none(value) for value in row] for row in precision.tolist()], retention.tolist()
 
     def overall(self) -> Suggestion:
         """One threshold for all classes."""
@@ -117,14 +119,14 @@ class Sweep:
 
     def _suggest(self, counts: Reliability) -> Suggestion:
         """The rule's threshold for labels of one kind, and why. counts [1, N]."""
-        rule, target = self.rule, _percent(self.rule.target)
+        rule, target = self.rule, f"{percent(self.rule.target)}%"
         judged = _without_tail(counts, rule.pixels)
         tau = thresholds_for_precision(judged, target=rule.target, low=rule.low, high=rule.high, prior=0.0).item()
         curve = precision_curve(judged, prior=0.0)[0].nan_to_num(0.0)
         reached = curve >= rule.target
         first = int(reached.to(torch.uint8).argmax()) / len(curve)
         if not bool(reached.any()):
-            best = f"at best {_percent(curve.max().item())} at {int(curve.argmax()) / len(curve):.2f}"
+            best = f"at best {percent(curve.max().item())}% at {int(curve.argmax()) / len(curve):.2f}"
             reason = f"never reaches {target}, {best}: the highest threshold asked for"
         elif first > tau:
             reason = f"reaches {target} at {first:.2f} only: the highest threshold asked for"
@@ -165,11 +167,3 @@ def _without_tail(counts: Reliability, pixels: int) -> Reliability:
     cut = [torch.cat((each[:, :last], each[:, last:].sum(1, keepdim=True), torch.zeros_like(each[:, last + 1 :])), 1)
            for each in (counts.correct, counts.total)]  # fmt: skip
     return Reliability(*cut)
-
-
-def _or_none(value: float) -> float | None:
-    return value if value == value else None
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}%"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cwbass.layout import new_maps_like, read_by_class
+from cwbass.memory_format import new_maps_like, read_by_class
 
 
 class HardCrossEntropy(torch.autograd.Function):

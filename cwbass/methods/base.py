@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from cwbass.config import Section
+from cwbass.config import EvalConfig, Section
 from cwbass.losses.supervised import HardPixels, supervised_cross_entropy
 from cwbass.models.base import SegmentationNet
 from cwbass.pseudo_labels import threshold_map
@@ -34,6 +34,11 @@ class Retraining:
     reliable: float  # share of the unlabelled images labelled first, in (0, 1)
     flip: bool  # labels are the mean over the image and its mirror image
     scales: tuple[float, ...] | None = None  # and over these sizes; None: those of ``eval``
+
+    def prediction(self, config: EvalConfig) -> EvalConfig:
+        """How labels are predicted, where ``config`` says how images are."""
+        scales = config.scales if self.scales is None else list(self.scales)
+        return config.model_copy(update={"flip": self.flip, "scales": scales})
 
 
 class MethodConfig(Section):

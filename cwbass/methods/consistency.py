@@ -53,8 +53,8 @@ class Targets:
 
 
 @torch.no_grad()
-def say_all(logits: Tensor, valid: Tensor) -> Targets:
-    """All that a network says of valid pixels: what is taught by a method that rejects nothing.
+def keep_all(logits: Tensor, valid: Tensor) -> Targets:
+    """Every label of a network on valid pixels: the targets of a method that rejects none.
 
     Args:
         logits: [B, C, H, W] float.

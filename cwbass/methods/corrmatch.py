@@ -73,7 +73,7 @@ class CorrMatch(Method):
             sure = self._sure(logits[x:], unlabeled.valid, world)
             targets = grow(sure, alike[x:], size, self.tau, self._places(alike[x:], progress), num_classes=self.num_classes)
             boxes = draw_cutmix(unlabeled.strong, probability=config.cutmix, progress=progress)
-            strong, said = cutmix(unlabeled.strong, targets, boxes, world)
+            strong, targets_s = cutmix(unlabeled.strong, targets, boxes, world)
             probs = probabilities(logits[x:])
             mix_([probs], boxes, {}, world)
 
@@ -83,9 +83,9 @@ class CorrMatch(Method):
 
         loss_sup = self.supervised_loss(logits[:x], labeled.mask, world)
         loss_spread = self.supervised_loss(spread_x, labeled.mask, world)
-        loss_view = consistency_loss(logits_s, said, world=world) + divergence(logits_s, probs, said, world=world)
+        loss_view = consistency_loss(logits_s, targets_s, world=world) + divergence(logits_s, probs, targets_s, world=world)
         loss_features = consistency_loss(logits_fp, targets, world=world)
-        loss_correlation = consistency_loss(spread_s, said, world=world) + consistency_loss(spread_w, targets, world=world)
+        loss_correlation = consistency_loss(spread_s, targets_s, world=world) + consistency_loss(spread_w, targets, world=world)
         loss_unsup = (
             config.view_weight * loss_view + config.feature_weight * loss_features + config.correlation_weight * loss_correlation
         )
@@ -104,14 +104,14 @@ class CorrMatch(Method):
         return {"student": self.student}
 
     def _sure(self, logits: Tensor, valid: Tensor, world: World) -> Targets:
-        """Labels of confidence tau or more; tau follows the mean, over the classes that are said, of their surest pixel."""
+        """Labels of confidence tau or more; tau follows the mean, over the classes that are named, of their surest pixel."""
         confidence, label = confidence_and_label(logits)
         top = confidence.new_zeros(self.num_classes)
         top.scatter_reduce_(0, label.flatten(), (confidence * valid).flatten(), "amax")
         top = world.gather(top[None]).amax(0)  # [K]
-        said = top > 0
-        step = (1 - self.config.momentum) * said.any()
-        self.tau += step * (top.sum() / said.sum().clamp(min=1) - self.tau)
+        named = top > 0
+        step = (1 - self.config.momentum) * named.any()
+        self.tau += step * (top.sum() / named.sum().clamp(min=1) - self.tau)
         return Targets(label, confidence, ((confidence >= self.tau) & valid).to(confidence.dtype), valid)
 
     def _places(self, alike: Tensor, progress: Progress) -> Tensor:

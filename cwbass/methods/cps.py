@@ -11,7 +11,7 @@ from torch import nn
 
 from cwbass.config import NonNegative
 from cwbass.methods.base import BuildModel, Method, MethodConfig
-from cwbass.methods.consistency import Area, cross_supervision, draw_odd_boxes, exchange, report, say_all
+from cwbass.methods.consistency import Area, cross_supervision, draw_odd_boxes, exchange, keep_all, report
 from cwbass.models.base import SegmentationNet
 from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
 
@@ -53,22 +53,22 @@ class Cps(Method):
         logits_x = [net(labeled.image) for net in pair]
         if self.config.cutmix:
             with torch.no_grad():
-                said = [net(unlabeled.weak) for net in pair]
-                labels = [each.argmax(1) for each in said]
+                logits_w = [net(unlabeled.weak) for net in pair]
+                labels = [each.argmax(1) for each in logits_w]
             boxes = draw_odd_boxes(unlabeled.weak, count=self.config.boxes, area=self.config.area, progress=progress)
             image, valid, *labels = exchange([unlabeled.weak, unlabeled.valid, *labels], boxes, world)
             logits = [net(image) for net in pair]
         else:
             logits = [torch.cat((own, net(unlabeled.weak))) for own, net in zip(logits_x, pair, strict=True)]
             labels = [each.detach().argmax(1) for each in logits]
-            said = [each.detach()[len(labeled.image) :] for each in logits]
+            logits_w = [each.detach()[len(labeled.image) :] for each in logits]
             valid = torch.cat((labeled.mask != self.ignore_index, unlabeled.valid))
 
         loss_sup = self.supervised_loss(logits_x[0], labeled.mask, world) + self.supervised_loss(logits_x[1], labeled.mask, world)
         loss_unsup = cross_supervision(logits, labels, valid, world=world)
         loss = loss_sup + self.unsup_scale * self.weight * loss_unsup
-        taught = say_all(said[0], unlabeled.valid)  # by the network that is measured on the selection slice
-        return report(loss, loss_sup=loss_sup, loss_unsup=loss_unsup, sums=taught.counts(self.num_classes))
+        targets = keep_all(logits_w[0], unlabeled.valid)  # by the network that is measured on the selection slice
+        return report(loss, loss_sup=loss_sup, loss_unsup=loss_unsup, sums=targets.counts(self.num_classes))
 
     def trainable(self) -> nn.Module:
         return nn.ModuleList([self.student, self.second])

@@ -266,13 +266,13 @@ class CwBass(Method):
             confidence, label, probs = self.pseudo_labels(unlabeled)
             histogram = confidence_counts(confidence, label, valid, self.num_classes)
             pixels = histogram.sum(1)
-            sure = sum_by_class(confidence, label, valid, self.num_classes)
-            tau = self._threshold(pixels, sure, world)  # [] or [K]
+            confidence_sums = sum_by_class(confidence, label, valid, self.num_classes)
+            tau = self._threshold(pixels, confidence_sums, world)  # [] or [K]
             kept = valid & self.keeps(confidence, label, tau)
             sums = {
                 "seen": pixels,
                 "kept": count_by_class(label, kept, self.num_classes),
-                "confidence": sure,
+                "confidence": confidence_sums,
                 "confidence_counts": histogram,
             }
             pseudo = _Pseudo(label, confidence, kept, valid, probs)
@@ -302,8 +302,8 @@ class CwBass(Method):
             edge = edge & pseudo.kept
             loss_boundary = boundary_mean(pixel_loss, edge, edge_weight, gamma=terms.gamma, count=world.share(edge.sum()))
         loss_unsup = loss_weighted + terms.boundary.weight * loss_boundary
-        voice = self.unsup_scale * terms.unsup_weight * self._ramp(progress) * self._fade(progress)
-        loss = loss_sup + voice * loss_unsup
+        unsup_weight = self.unsup_scale * terms.unsup_weight * self._ramp(progress) * self._fade(progress)
+        loss = loss_sup + unsup_weight * loss_unsup
         return StepOutput(
             loss,
             means={
@@ -311,7 +311,7 @@ class CwBass(Method):
                 "loss_sup": loss_sup.detach(),
                 "loss_unsup": loss_unsup.detach(),
                 "loss_boundary": loss_boundary.detach(),
-                "unsup_weight": torch.full_like(loss, voice),
+                "unsup_weight": torch.full_like(loss, unsup_weight),
                 "threshold": tau.detach(),
             },
             sums=sums,
@@ -346,14 +346,14 @@ class CwBass(Method):
             found = thresholds_for_precision(reliability, target=rule.target, low=rule.low, high=rule.high, prior=rule.prior)
             self.thresholds.copy_(found)
 
-    def _threshold(self, pixels: Tensor, sure: Tensor, world: World) -> Tensor:
+    def _threshold(self, pixels: Tensor, confidence_sums: Tensor, world: World) -> Tensor:
         """tau of this batch, [] for all pixels or [K] by predicted class, from the pixels of each class and their confidence."""
         rule = self.terms.threshold
         if rule.rule == "strict":
             return self.mean_confidence.new_full((), rule.strict)
         if rule.rule == "auto":
             return self.thresholds
-        counts, sums = world.total(pixels), world.total(sure)
+        counts, sums = world.total(pixels), world.total(confidence_sums)
         mean = (sums.sum() / counts.sum().clamp(min=1)).to(self.mean_confidence.dtype)
         if rule.rule == "logistic":
             return logistic_threshold(mean, base=rule.base, beta=rule.beta, low=rule.low, high=rule.high)

@@ -60,11 +60,11 @@ class Dssn(Method):
         assert unlabeled.strong2 is not None
         config, student, world = self.config, self.student, progress.world
         with torch.no_grad():
-            taught = self._targets(self.teacher(unlabeled.weak), unlabeled.valid)
+            targets = self._targets(self.teacher(unlabeled.weak), unlabeled.valid)
         # One box for both views: they must show the same to agree on it.
         boxes = draw_cutmix(unlabeled.strong, probability=config.cutmix, progress=progress)
-        first, said = cutmix(unlabeled.strong, taught, boxes, world)
-        second, _ = cutmix(unlabeled.strong2, taught, boxes, world)
+        first, targets_s = cutmix(unlabeled.strong, targets, boxes, world)
+        second, _ = cutmix(unlabeled.strong2, targets, boxes, world)
 
         sizes = [len(labeled.image), *[len(unlabeled.weak)] * 3]
         clean = student.encode(student.normalize(torch.cat((labeled.image, unlabeled.weak))))
@@ -76,13 +76,13 @@ class Dssn(Method):
         views = student(torch.cat((first, second))).chunk(2)
 
         loss_sup = self.supervised_loss(logits_x, labeled.mask, world)
-        losses = [consistency_loss(logits, said, world=world) for logits in views]
+        losses = [consistency_loss(logits, targets_s, world=world) for logits in views]
         losses += [consistency_loss(logits, own, world=world) for logits in features]
-        pairs = pair_distance(views[0], views[1], said.valid, world=world)
+        pairs = pair_distance(views[0], views[1], targets_s.valid, world=world)
         pairs = pairs + pair_distance(features[0], features[1], own.valid, world=world)
         loss_unsup = config.view_weight * torch.stack(losses).sum() + config.pair_weight * pairs
         loss = (loss_sup + self.unsup_scale * loss_unsup) / 2
-        return report(loss, loss_sup=loss_sup, loss_unsup=loss_unsup, sums=taught.counts(self.num_classes))
+        return report(loss, loss_sup=loss_sup, loss_unsup=loss_unsup, sums=targets.counts(self.num_classes))
 
     def after_optimizer_step(self, progress: Progress) -> None:
         follow_(self.teacher, self.student, updates=progress.step, decay=self.config.ema_decay)

@@ -47,10 +47,10 @@ class FixMatch(Method):
         logits_x, logits_w = logits[: len(labeled.image)], logits[len(labeled.image) :].detach()
         targets = self.selection(logits_w, unlabeled.valid, world)
         boxes = draw_cutmix(unlabeled.strong, probability=self.config.cutmix, progress=progress)
-        strong, moved = cutmix(unlabeled.strong, targets, boxes, world)
+        strong, targets_s = cutmix(unlabeled.strong, targets, boxes, world)
 
         loss_sup = self.supervised_loss(logits_x, labeled.mask, world)
-        loss_unsup = consistency_loss(self.student(strong), moved, world=world)
+        loss_unsup = consistency_loss(self.student(strong), targets_s, world=world)
         return report(
             (loss_sup + self.unsup_scale * self.config.unsup_weight * loss_unsup) / 2,
             loss_sup=loss_sup,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cwbass.config import Fraction, NonNegative
 from cwbass.methods.base import BuildModel, Method, MethodConfig
-from cwbass.methods.consistency import report, say_all
+from cwbass.methods.consistency import keep_all, report
 from cwbass.models.base import SegmentationNet
 from cwbass.models.ema import follow_, make_ema_teacher
 from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
@@ -50,8 +50,8 @@ class MeanTeacher(Method):
         loss_sup = self.supervised_loss(logits_x, labeled.mask, progress.world)
         loss_unsup = probability_distance(torch.cat((logits_x, logits_u)), taught, valid, world=progress.world)
         loss = loss_sup + self.unsup_scale * self.config.unsup_weight * loss_unsup
-        said = say_all(taught[len(labeled.image) :], unlabeled.valid)
-        return report(loss, loss_sup=loss_sup, loss_unsup=loss_unsup, sums=said.counts(self.num_classes))
+        targets = keep_all(taught[len(labeled.image) :], unlabeled.valid)
+        return report(loss, loss_sup=loss_sup, loss_unsup=loss_unsup, sums=targets.counts(self.num_classes))
 
     def after_optimizer_step(self, progress: Progress) -> None:
         follow_(self.teacher, self.student, updates=progress.step, decay=self.config.ema_decay)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from cwbass.config import NonNegative, Section
 from cwbass.methods.base import BuildModel, Method, MethodConfig
-from cwbass.methods.consistency import Area, cross_supervision, draw_odd_boxes, exchange, report, say_all
+from cwbass.methods.consistency import Area, cross_supervision, draw_odd_boxes, exchange, keep_all, report
 from cwbass.models.base import SegmentationNet
 from cwbass.models.features import deepest
 from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
@@ -67,19 +67,19 @@ class Mgd(Method):
         config, world, nets = self.config, progress.world, (self.student, self.deep, self.wide)
         with torch.no_grad():
             logits_w = [net(unlabeled.weak) for net in nets]
-            taught = say_all(logits_w[0], unlabeled.valid)  # by the network that is measured on the selection slice
-            said = [each.argmax(1) for each in logits_w]
+            targets = keep_all(logits_w[0], unlabeled.valid)  # by the network that is measured on the selection slice
+            labels_w = [each.argmax(1) for each in logits_w]
         boxes = draw_odd_boxes(unlabeled.weak, count=config.boxes, area=config.area, progress=progress)
-        mixed, shown, *said = exchange([unlabeled.weak, unlabeled.valid, *said], boxes, world)
+        mixed, shown, *labels_u = exchange([unlabeled.weak, unlabeled.valid, *labels_w], boxes, world)
         valid = torch.cat((labeled.mask != self.ignore_index, shown))
 
         logits, maps, labels = [], [], []
-        for net, said_u in zip(nets, said, strict=True):
+        for net, label_u in zip(nets, labels_u, strict=True):
             features = [net.encode(net.normalize(image)) for image in (labeled.image, mixed)]
             logits_x, logits_u = (net.decode(each) for each in features)
             logits.append(torch.cat((logits_x, logits_u)))
             maps.append(torch.cat([deepest(each) for each in features]))
-            labels.append(torch.cat((logits_x.detach().argmax(1), said_u)))
+            labels.append(torch.cat((logits_x.detach().argmax(1), label_u)))
 
         sup = [self.supervised_loss(each[: len(labeled.image)], labeled.mask, world) for each in logits]
         pixel = [cross_supervision([logits[0], logits[k]], [labels[0], labels[k]], valid, world=world) for k in (1, 2)]
@@ -88,7 +88,7 @@ class Mgd(Method):
         loss_sup = torch.stack(sup).sum()
         loss_unsup = config.unsup_weight * torch.stack(pixel).sum() + config.image_weight * image + config.region_weight * region
         loss = loss_sup + self.unsup_scale * loss_unsup
-        return report(loss, loss_sup=loss_sup, loss_unsup=loss_unsup, sums=taught.counts(self.num_classes))
+        return report(loss, loss_sup=loss_sup, loss_unsup=loss_unsup, sums=targets.counts(self.num_classes))
 
     def trainable(self) -> nn.Module:
         return nn.ModuleList([self.student, self.deep, self.wide])

@@ -62,7 +62,9 @@ class UniMatch(Method):
         logits_s = student(torch.cat([image for image, _ in mixed])).chunk(2)
 
         loss_sup = self.supervised_loss(logits_x, labeled.mask, world)
-        losses = [consistency_loss(logits, said, world=world) for logits, (_, said) in zip(logits_s, mixed, strict=True)]
+        losses = [
+            consistency_loss(logits, targets_s, world=world) for logits, (_, targets_s) in zip(logits_s, mixed, strict=True)
+        ]
         loss_features = consistency_loss(logits_fp, targets, world=world)
         loss_unsup = config.view_weight * (losses[0] + losses[1]) + config.feature_weight * loss_features
         return report(

@@ -65,7 +65,9 @@ class UniMatchV2(Method):
             rows_of(features, 0, half), rows_of(features, half), share=config.undivided, progress=progress
         )
         logits_s = student.decode(join_features(*halves)).chunk(2)
-        losses = [consistency_loss(logits, said, world=world) for logits, (_, said) in zip(logits_s, mixed, strict=True)]
+        losses = [
+            consistency_loss(logits, targets_s, world=world) for logits, (_, targets_s) in zip(logits_s, mixed, strict=True)
+        ]
         loss_unsup = (losses[0] + losses[1]) / 2
         return report(
             (loss_sup + self.unsup_scale * config.unsup_weight * loss_unsup) / 2,

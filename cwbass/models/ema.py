@@ -38,7 +38,14 @@ def ema_decay_at(updates: int, *, decay: float, ramp: bool) -> float:
 
 
 def follow_(teacher: SegmentationNet, student: SegmentationNet, *, updates: int, decay: float) -> None:
-    """An update with the ramp, running statistics averaged like weights; see :func:`ema_decay_at` and :func:`update_ema_`."""
+    """An update with the ramp, running statistics averaged like weights.
+
+    Args:
+        teacher: Changed in place.
+        student: Same architecture.
+        updates: Made before; see :func:`ema_decay_at`.
+        decay: After the ramp, in [0, 1].
+    """
     update_ema_(teacher, student, decay=ema_decay_at(updates, decay=decay, ramp=True), buffers="average")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cwbass.errors import counted
 from cwbass.reporting.curves import Row, number
 
 STARVED_EPOCHS = 3  # without one pseudo-label of a class
@@ -26,7 +27,8 @@ def find_concerns(history: Sequence[Row], class_names: Sequence[str]) -> list[st
 
 def _nonfinite(history: Sequence[Row]) -> list[str]:
     skipped = int(sum(number(row.get("nonfinite")) or 0 for row in history))
-    return [f"{skipped} steps had a loss that was not finite and were skipped."] if skipped else []
+    why = "had a loss that was not finite and"
+    return [f"{counted(skipped, f'step {why} was', f'steps {why} were')} skipped."] if skipped else []
 
 
 def _incidents(history: Sequence[Row]) -> list[str]:

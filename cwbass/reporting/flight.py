@@ -22,9 +22,10 @@ from cwbass.headline import points
 from cwbass.provenance import versions
 from cwbass.reporting.charts import Series, heat_strip, line_chart
 from cwbass.reporting.curves import RETRAININGS, Figure, Row, draw_classes, draw_lines, number, points_of
-from cwbass.reporting.html import template
+from cwbass.reporting.images import file_uri
 from cwbass.reporting.scores import percent
 from cwbass.reporting.svg import COLORS, NONE, join, tag
+from cwbass.reporting.templates import template
 
 SPARK_WIDTH, SPARK_HEIGHT = 100, 26  # user units of a histogram in the table
 LINES = {
@@ -207,16 +208,16 @@ def _draw_probes(book: ProbeBook, steps: Sequence[int]) -> list[tuple[str, str, 
     """Id, role and panels of each probe; a panel is its caption, its kind and its pictures."""
     drawn = []
     for index, probe in enumerate(book.probes):
-        panels = [("Image", "photo", [Picture(None, _uri(probe.image, "jpeg"), "")])]
+        panels = [("Image", "photo", [Picture(None, file_uri(probe.image, "jpeg"), "")])]
         for caption, kind in (("Pseudo-label", "label"), ("Kept", "kept"), ("Confidence", "confidence"), ("Boundaries", "zones")):
             pictures = []
             for moment, step in enumerate(steps):
                 if frames := _frames(book, step):
                     note = _kept(frames[index]) if kind == "kept" else ""
-                    pictures.append(Picture(moment, _uri(frames[index].pictures[kind], "png"), note))
+                    pictures.append(Picture(moment, file_uri(frames[index].pictures[kind], "png"), note))
             panels.append((caption, kind, pictures))
         if probe.truth is not None:
-            panels.append(("Truth", "label", [Picture(None, _uri(probe.truth, "png"), "")]))
+            panels.append(("Truth", "label", [Picture(None, file_uri(probe.truth, "png"), "")]))
         drawn.append((probe.id, probe.role, panels))
     return drawn
 
@@ -229,10 +230,6 @@ def _frames(book: ProbeBook, step: int) -> list[Frame] | None:
 
 def _kept(frame: Frame) -> str:
     return f"{percent(frame.kept)}%" + ("" if frame.right is None else f", {percent(frame.right)}% of it right")
-
-
-def _uri(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _figures(rows: Sequence[Row], cursor: Sequence[float], class_names: Sequence[str]) -> list[Figure]:

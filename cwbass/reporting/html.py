@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-
 from cwbass.data.base import DatasetSpec
 from cwbass.headline import false_classes, has_supervised_baseline
 from cwbass.provenance import versions
@@ -21,8 +19,7 @@ from cwbass.reporting.findings import find_concerns
 from cwbass.reporting.gallery import GalleryItem, draw_panels
 from cwbass.reporting.images import BOTH_WRONG, BROKEN, FIXED
 from cwbass.reporting.svg import NONE
-
-__all__ = ["GalleryItem", "write_report"]
+from cwbass.reporting.templates import template
 
 EPOCH_COLUMNS = {
     "stage": "Stage", "epoch": "Epoch", "step": "Step", "lr": "Rate", "seconds": "Seconds", "loss": "Loss",
@@ -95,18 +92,6 @@ def write_report(
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
-
-
-def template(name: str) -> Template:
-    """A template of this package; what it prints is escaped."""
-    environment = Environment(
-        loader=PackageLoader("cwbass.reporting", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(name)
 
 
 def _epoch_table(history: Sequence[Row]) -> tuple[list[str], list[list[str]]]:

@@ -24,7 +24,12 @@ def data_uri(pixels: NDArray[np.uint8], *, photo: bool) -> str:
         Image.fromarray(pixels).save(buffer, "JPEG", quality=82)
     else:
         Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
-    return f"data:image/{'jpeg' if photo else 'png'};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return file_uri(buffer.getvalue(), "jpeg" if photo else "png")
+
+
+def file_uri(content: bytes, kind: str) -> str:
+    """An image file as a ``data:`` URI; ``kind`` is jpeg or png."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def shrink_image(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -8,10 +8,11 @@ from typing import Any
 
 from cwbass.errors import DataError
 from cwbass.headline import false_classes, score_table, scored_on
-from cwbass.jsonfile import read_object, read_rows
+from cwbass.jsonfile import read_metrics, read_object, read_rows
 from cwbass.markdown import markdown_table, markdown_text
 from cwbass.params import Params, flatten, load_params, read_params
 
+METRICS = "metrics.json"
 HEADLINE = ("miou", "baseline_miou", "miou_gain", "boundary_iou", "boundary_f1_3px", "ece", "pixel_accuracy")
 MAX_CLASSES = 30  # of a confusion matrix in a database that keeps it as one value
 REST = "(others)"
@@ -26,7 +27,7 @@ def headline(reports: Path) -> dict[str, float]:
     Args:
         reports: Folder that ``cwbass eval --out`` wrote.
     """
-    metrics = _metrics(reports)
+    metrics = read_metrics(reports / METRICS)
     values = {key: metrics.get(key) for key in HEADLINE}
     rows = read_rows(reports / "history.jsonl", writer="cwbass eval")
     if kept := [row for row in rows if row.get("retention") is not None]:
@@ -50,7 +51,7 @@ def confusion_matrix(reports: Path, max_classes: int = MAX_CLASSES) -> tuple[lis
         reports: Folder that ``cwbass eval --out`` wrote.
         max_classes: With more, those of the fewest true pixels are added up in one, named "(others)".
     """
-    confusion = _metrics(reports)["confusion"]
+    confusion = read_metrics(reports / METRICS)["confusion"]
     names, matrix = list(confusion["class_names"]), [list(row) for row in confusion["matrix"]]
     if len(names) <= max_classes:
         return names, matrix
@@ -66,7 +67,7 @@ def confusion_matrix(reports: Path, max_classes: int = MAX_CLASSES) -> tuple[lis
 
 def scores_page(reports: Path) -> str:
     """The table of a run as Markdown: the model beside its baseline, in per cent."""
-    metrics = _metrics(reports)
+    metrics = read_metrics(reports / METRICS)
     table = score_table(metrics)
     title = f"{scored_on(metrics)}, seed {metrics['seed']}."
     rows = [*table.scores, *([f"IoU of {name}", *values] for name, *values in table.classes)]
@@ -105,7 +106,3 @@ def decision_page(decision: Mapping[str, Any]) -> str:
         )
     reasons = "".join(f"- {markdown_text(reason)}\n" for reason in decision["reasons"])
     return f"# {name} is refused\n\n{reasons}\nNothing was registered. Train a better model, or change the limit.\n"
-
-
-def _metrics(reports: Path) -> dict[str, Any]:
-    return read_object(reports / "metrics.json", writer="cwbass eval")

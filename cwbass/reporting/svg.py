@@ -73,11 +73,11 @@ def format_value(value: float | None, *, percent: bool) -> str:
     return f"{value * 100:.1f}%" if percent else f"{value:.3g}"
 
 
-def nice_ticks(low: float, high: float, *, count: int = 5) -> list[float]:
-    """Round numbers that enclose [low, high], about ``count`` of them, 1, 2, 2.5 or 5 times a power of ten apart."""
+def nice_ticks(low: float, high: float) -> list[float]:
+    """Round numbers that enclose [low, high], about five of them, 1, 2, 2.5 or 5 times a power of ten apart."""
     if high <= low:
         high = low + (abs(low) or 1.0)
-    raw = (high - low) / (count - 1)
+    raw = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
@@ -94,10 +94,12 @@ class Plot:
     y_high: float
 
     def x(self, value: float) -> float:
+        """From the left edge of the drawing."""
         share = (value - self.x_low) / ((self.x_high - self.x_low) or 1.0)
         return round(LEFT + share * (WIDTH - LEFT - RIGHT), 2)
 
     def y(self, value: float) -> float:
+        """From its top: larger values stand higher."""
         share = (value - self.y_low) / (self.y_high - self.y_low)
         return round(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM), 2)
 

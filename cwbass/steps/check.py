@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from cwbass.config import AugmentConfig, ModelConfig, Section
 from cwbass.data import Listing, list_dataset
-from cwbass.data.check import CheckReport, Finding, check_dataset, inspect_masks
+from cwbass.data.check import CheckReport, check_dataset, inspect_masks
+from cwbass.data.findings import Finding
 from cwbass.data.manifest import Manifest
 from cwbass.data.splits import draw_split, find_candidates
-from cwbass.errors import CwbassError, DataError
+from cwbass.errors import CwbassError, DataError, ParamsError, counted
 from cwbass.memory import collector_paused
 from cwbass.methods import METHODS
 from cwbass.methods.base import MethodConfig
@@ -22,6 +24,8 @@ from cwbass.params import Params, SplitSections
 from cwbass.s3 import find_object
 from cwbass.steps.training import check_batches, check_network
 from cwbass.training.enough import no_unlabeled, too_few_classes, too_few_to_rank
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = "weights"  # kind of the findings that are about parameters, not data
 
@@ -40,6 +44,37 @@ def check(params: Params, *, data_root: Path) -> CheckReport:
     weights = check_model(params, listing.spec.class_names)
     report = check_data(params, listing, data_root=data_root, views=params.augment, method=params.method)
     return replace(report, findings=weights + report.findings)
+
+
+def warn_of_missing_sections(params: Params, file: Path, *, pipeline: Path) -> None:
+    """Say which sections a file of parameters leaves out that the stages of DVC depend on.
+
+    Args:
+        params: What was read from the file.
+        file: Its name.
+        pipeline: dvc.yaml; where it is not there, nothing is said.
+    """
+    missing = [name for name in Params.model_fields if name not in params.model_fields_set | {"synthesize"}]
+    if missing and pipeline.is_file():
+        logger.warning(
+            "%s does not name %s: the defaults count, but `dvc repro` stops at the first stage that depends on it. Add what is "
+            "missing, such as `seed: 0`, `method: {name: cw_bass}` or `eval: {}`.",
+            file,
+            ", ".join(missing),
+        )
+
+
+def refuse_errors(report: CheckReport, *, params: Path, data_root: Path) -> None:
+    """Raise where a check has found errors.
+
+    Raises:
+        ParamsError: All of them are about the file ``params``.
+        DataError: Some are about the dataset in ``data_root``.
+    """
+    if report.errors:
+        of_params = all(finding.kind == WEIGHTS for finding in report.errors)
+        kind, place = (ParamsError, params) if of_params else (DataError, data_root)
+        raise kind(f"{counted(len(report.errors), 'error')} in {place}; see above.")
 
 
 def check_model(params: Params, class_names: Sequence[str]) -> tuple[Finding, ...]:

@@ -22,7 +22,7 @@ from cwbass.config import EvalConfig, Section, SplitConfig
 from cwbass.data import list_dataset
 from cwbass.data.base import DatasetSpec, Sample
 from cwbass.data.manifest import Manifest
-from cwbass.errors import CheckpointError, DataError, ParamsError
+from cwbass.errors import DataError, ParamsError, counted
 from cwbass.evaluation.evaluate import OnImage
 from cwbass.evaluation.evaluate import evaluate as score
 from cwbass.evaluation.metrics import EvalResult
@@ -31,25 +31,23 @@ from cwbass.evaluation.probes import ProbeBook
 from cwbass.evaluation.selection import ImageConfusions
 from cwbass.evaluation.sweep import SWEEP, read_sweep
 from cwbass.files import spare_params, write_whole
-from cwbass.jsonfile import read_object, read_rows
+from cwbass.jsonfile import read_rows
+from cwbass.progress import counting
 from cwbass.pseudo_labels import threshold_map
 from cwbass.reporting.gallery import GalleryItem
-from cwbass.resolve import describe, is_version, open_checkpoint
+from cwbass.resolve import describe
+from cwbass.steps.checkpoints import find_checkpoints, open_checkpoints, open_snapshots
 from cwbass.steps.report import METRICS, RunFiles, write_run_files
-from cwbass.steps.train import BEST, LAST
-from cwbass.steps.warmup import BASELINE_BEST, BASELINE_LAST, WARMUP
+from cwbass.steps.train import LAST
+from cwbass.steps.warmup import WARMUP
 from cwbass.telemetry.base import SILENT, Telemetry
-from cwbass.training.checkpoint import Checkpoint, load_checkpoint
+from cwbass.training.checkpoint import Checkpoint
 from cwbass.training.device import place, scoring_device
 from cwbass.training.flight import PROBES
 from cwbass.training.history import TIMINGS
 from cwbass.training.resume import RUN
-from cwbass.training.run import SNAPSHOTS
 
 logger = logging.getLogger(__name__)
-
-# What counts at a folder of `cwbass train`, or of `cwbass warmup`; the one that counts first.
-FILES = {"selected": (BEST, BASELINE_BEST), "last": (LAST, BASELINE_LAST)}
 
 
 class EvaluateParams(Section):
@@ -119,13 +117,14 @@ def evaluate(
         spare_params(out_dir, METRICS)
         if any((out_dir / name).exists() for name in (RUN, LAST, WARMUP)):
             raise ParamsError(f"{out_dir} holds a training, whose history would be written over. Give another folder with --out.")
-    ours = _candidates(checkpoint)
-    theirs = {} if baseline is None else _candidates(baseline)
+    ours = open_checkpoints(checkpoint)
+    theirs = {} if baseline is None else open_checkpoints(baseline)
     chosen_name, chosen = next(iter(ours.items()))
     config = chosen.run_params.eval if params is None else params.eval
     data = _test_set(chosen, manifest, data_root)
     if manifest is not None and data.split_hash is not None:
-        _check_split([(checkpoint, chosen), *((baseline, each) for each in theirs.values())], manifest, data.split_hash)
+        for path, each in ((checkpoint, chosen), *((baseline, each) for each in theirs.values())):
+            each.check_split(data.split_hash, path, manifest, "test images")
     notes = data.notes + _other_length(ours, theirs)
     on, dtype = scoring_device(device, chosen.run_params.train.precision)
     scorer = _Scorer(data, config, on, dtype)
@@ -150,7 +149,7 @@ def evaluate(
         "method": chosen.method,
         "weights": weights,
         "checkpoint": chosen_name,
-        "checkpoint_sha256": describe(_files(checkpoint)[chosen_name])[1],
+        "checkpoint_sha256": describe(find_checkpoints(checkpoint)[chosen_name])[1],
         "steps": chosen.step,
         "split": {"counts": dict(data.counts), "notes": list(notes)},
     }
@@ -165,7 +164,7 @@ def evaluate(
         _score_others(scorer, table, {"": ours, "baseline ": theirs})
         metrics["snapshots"] = [
             {"step": each.step, **_headline(scorer.score(each, weights, boundary=False))}
-            for each in _snapshots(checkpoint, chosen)
+            for each in open_snapshots(checkpoint, chosen)
         ]
     metrics["checkpoints"] = dict(sorted(table.items()))
     telemetry.describe_run(
@@ -193,15 +192,6 @@ def evaluate(
     return EvalReport(metrics, report)
 
 
-def chosen_file(path: Path) -> Path:
-    """A checkpoint's file or a version's folder as it is; of the folder of a training, or of the warm-up, the file that counts.
-
-    Raises:
-        CheckpointError: The folder holds none.
-    """
-    return path if not path.is_dir() or is_version(path) else next(iter(_files(path).values()))
-
-
 def describe_protocol(config: EvalConfig) -> str:
     """A short name under which numbers may be compared: how images were cut, scaled and mirrored."""
     cut = "whole" if config.protocol == "whole" else f"slide:{config.window}/{config.stride}"
@@ -217,17 +207,24 @@ class _Scorer:
         self, checkpoint: Checkpoint, network: str, on_image: OnImage | None = None, *, boundary: bool = True
     ) -> EvalResult:
         net = place(checkpoint.network(network), self.device)
-        return score(
-            net,
-            self.data.samples,
-            root=self.data.root,
-            spec=self.data.spec,
-            config=self.config,
-            device=self.device,
-            autocast_dtype=self.dtype,
-            boundary=boundary,
-            on_image=on_image,
-        )
+        with counting(f"{network} of {checkpoint.stage} at step {checkpoint.step}", len(self.data.samples)) as one_more:
+
+            def seen(sample: Sample, image: NDArray[np.uint8], mask: NDArray[np.uint8], probs: Tensor) -> None:
+                if on_image is not None:
+                    on_image(sample, image, mask, probs)
+                one_more()
+
+            return score(
+                net,
+                self.data.samples,
+                root=self.data.root,
+                spec=self.data.spec,
+                config=self.config,
+                device=self.device,
+                autocast_dtype=self.dtype,
+                boundary=boundary,
+                on_image=seen,
+            )
 
 
 class _Gallery:
@@ -271,29 +268,6 @@ class _Gallery:
         return items
 
 
-def _candidates(path: Path) -> dict[str, Checkpoint]:
-    """The checkpoints at a path, the one that counts first."""
-    return {name: open_checkpoint(file) for name, file in _files(path).items()}
-
-
-def _files(path: Path) -> dict[str, Path]:
-    """Where :func:`_candidates` finds them."""
-    if not path.is_dir() or is_version(path):
-        return {describe(path)[0]: path}
-    found = {name: path / file for name, files in FILES.items() for file in files if (path / file).is_file()}
-    if not found:
-        raise CheckpointError(
-            f"{path} holds neither {BEST} nor {LAST}. Pass a folder of `cwbass train` or `cwbass warmup`, or a file."
-        )
-    return found
-
-
-def _snapshots(path: Path, chosen: Checkpoint) -> list[Checkpoint]:
-    """Snapshots of the same run, in the order of their steps."""
-    found = map(load_checkpoint, sorted(path.glob(SNAPSHOTS))) if path.is_dir() else ()
-    return [each for each in found if (each.params, each.split_hash) == (chosen.params, chosen.split_hash)]
-
-
 def _test_set(checkpoint: Checkpoint, manifest: Path | None, data_root: Path | None) -> TestSet:
     if manifest is not None:
         split = Manifest.read(manifest)
@@ -306,7 +280,7 @@ def _test_set(checkpoint: Checkpoint, manifest: Path | None, data_root: Path | N
     listing = list_dataset(config, SplitConfig(), data_root)
     _check_classes(checkpoint, listing.spec, str(data_root))
     samples = listing.test or tuple(sample for sample in listing.train if sample.mask is not None)
-    note = f"scored on {len(samples)} images of {data_root}, not on the split the model was trained with"
+    note = f"scored on {counted(len(samples), 'image')} of {data_root}, not on the split the model was trained with"
     logger.warning("%s: some of them may have been trained on", note)
     return TestSet(samples, data_root, listing.spec, None, {"test": len(samples)}, (note,))
 
@@ -318,15 +292,6 @@ def _score_others(scorer: _Scorer, table: dict[str, Any], groups: Mapping[str, M
             for network in checkpoint.networks:
                 if (key := f"{prefix}{network} {name}") not in table:
                     table[key] = _headline(scorer.score(checkpoint, network, boundary=False))
-
-
-def _check_split(checkpoints: Sequence[tuple[Path | None, Checkpoint]], manifest: Path, split_hash: str) -> None:
-    for path, checkpoint in checkpoints:
-        if checkpoint.split_hash != split_hash:
-            raise CheckpointError(
-                f"{path} was trained on split {checkpoint.split_hash[:12]}, {manifest} is {split_hash[:12]}: "
-                "its test images may have been trained on. Pass the manifest it was trained with."
-            )
 
 
 def _check_classes(checkpoint: Checkpoint, spec: DatasetSpec, where: str) -> None:
@@ -385,12 +350,3 @@ def _beside(name: str, *paths: Path | None) -> Path | None:
 def _last_threshold(checkpoint: Checkpoint) -> Tensor | None:
     rows: Sequence[Mapping[str, Any]] = [row for row in checkpoint.history if row.get("threshold") is not None]
     return torch.tensor(rows[-1]["threshold"], dtype=torch.float32) if rows else None
-
-
-def read_metrics(path: Path) -> dict[str, Any]:
-    """Read a metrics.json.
-
-    Raises:
-        DataError: The file is missing or no JSON object.
-    """
-    return read_object(path, writer="cwbass eval")

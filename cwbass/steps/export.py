@@ -9,7 +9,7 @@ from typing import Any
 from cwbass.export import Parity, export_onnx
 from cwbass.files import file_sha256
 from cwbass.resolve import open_checkpoint
-from cwbass.steps.evaluate import chosen_file
+from cwbass.steps.checkpoints import chosen_file
 
 
 @dataclass(frozen=True, slots=True)

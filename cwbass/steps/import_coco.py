@@ -96,7 +96,7 @@ def import_coco(
         lines = sorted(line_of(masks[image.name].removesuffix(".png"), f"images/{image.name}") for image in found)
         write_whole(root / list_file, "".join(f"{line}\n" for line in lines).encode())
     if len(found) < len(drawn):
-        logger.warning("%d of %d annotated images are not in %s", len(drawn) - len(found), len(drawn), root / "images")
+        logger.warning("not in %s: %d of the %d annotated images", root / "images", len(drawn) - len(found), len(drawn))
     return ImportReport(str(root), classes, len(found), sum(not image.objects for image in file.images), len(drawn) - len(found))
 
 

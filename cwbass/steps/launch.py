@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from cwbass.config import TrainConfig
 from cwbass.errors import CheckpointError, DataError, ParamsError, error_of
 from cwbass.files import file_sha256
-from cwbass.params import TrainingSections, dump_params
+from cwbass.params import dump_params
 from cwbass.steps.train import TrainParams, train
 from cwbass.steps.training import TrainReport, WarmupParams, check_batches
 from cwbass.steps.warmup import warmup
@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 COMMAND = ("python", "-m", "cwbass.training.torchrun", "-m", "cwbass", "train")
 # What metrics say of the run; docs/monitoring.md has them. Where they go to is the matter of the runtime.
 PIPELINE, RUN_ID = "CWBASS_PIPELINE", "CWBASS_RUN_ID"
+
+OpenTelemetry = Callable[[], AbstractContextManager[Telemetry]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,42 +57,64 @@ class Cluster:
     poll: float = 5.0  # seconds between two looks
 
 
-def launch(
-    params: TrainParams,
-    *,
-    cluster: Cluster,
-    manifest: Path,
-    warmup: Path,
-    data_root: Path,
-    out_dir: Path,
-    run_id: str = "",
-    api: Any = None,
-) -> TrainReport:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmupTask:
+    """A warm-up that may run elsewhere: what it starts from, and where its results go."""
+
+    params: WarmupParams
+    manifest: Path  # of ``cwbass split``
+    data_root: Path  # folder of the dataset
+    out_dir: Path  # of the results
+    run_id: str = ""  # of the pipeline's run, for the metrics of other processes; empty takes that of this process's environment
+
+    verb: ClassVar[str] = "warmup"
+
+    @property
+    def inputs(self) -> dict[str, Path]:
+        """The files it starts from, by the options that name them."""
+        return {"manifest": self.manifest}
+
+    def check_inputs(self) -> None:
+        """Raise a DataError unless all of them are there."""
+        for source in self.inputs.values():
+            if not source.is_file():
+                raise DataError(f"{source}: no such file. `cwbass split` and `cwbass warmup` write what training starts from.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainTask(WarmupTask):
+    """A training likewise."""
+
+    params: TrainParams
+    warmup: Path  # ``warmup.pt`` of ``cwbass warmup``
+
+    verb: ClassVar[str] = "train"
+
+    @property
+    def inputs(self) -> dict[str, Path]:
+        return {"manifest": self.manifest, "warmup": self.warmup}
+
+
+def launch(task: TrainTask, *, cluster: Cluster, api: Any = None) -> TrainReport:
     """Train as :func:`cwbass.steps.train.train` does, on ``train.nodes`` machines with ``train.processes`` each.
 
     On SIGTERM and SIGINT the job is deleted. A launcher that was killed leaves it; the next one with the same
     parameters, inputs and folder follows it where it is still active.
 
     Args:
-        params: Sections training depends on.
+        task: Dataset and results lie on the work volume; what it starts from is copied there.
         cluster: Where the job runs.
-        manifest: File of ``cwbass split``; copied to the work volume.
-        warmup: ``warmup.pt`` of ``cwbass warmup``; likewise.
-        data_root: Folder of the dataset, on the work volume.
-        out_dir: Where results go, on the work volume.
-        run_id: Of the pipeline's run, for the job's metrics; empty takes the one of this process's environment.
         api: A ``kubernetes.client.ApiClient``; None connects as the pod's service account, or else as kubectl does.
 
     Raises:
         ParamsError: A folder is not on the work volume, a batch cannot be divided, or the cluster refuses the job.
-        DataError: The job's training said so.
+        DataError: Manifest or warm-up is missing, or the job's training said so.
         ServiceError: The cluster does not answer.
         Interrupted: The job's training stopped with a clean checkpoint.
         CwbassError: The job failed otherwise.
     """
-    inputs = {"manifest": manifest, "warmup": warmup, "data_root": data_root, "out_dir": out_dir}
-    job = planned_job(params, cluster=cluster, **inputs, run_id=run_id)
-    report = _hand_over(params, out_dir, manifest=manifest, warmup=warmup)["report"]
+    job = planned_job(task, cluster=cluster)
+    report = _hand_over(task)["report"]
     client, name = TrainJobs(connect() if api is None else api, cluster.namespace), job["metadata"]["name"]
     with _signals_interrupt():
         try:
@@ -99,8 +123,8 @@ def launch(
                 "TrainJob %s/%s on %d x %d processes; its log: kubectl logs -n %s -l %s=%s -f",
                 cluster.namespace,
                 name,
-                params.train.nodes,
-                params.train.processes,
+                task.params.train.nodes,
+                task.params.train.processes,
                 cluster.namespace,
                 JOB_OF_POD,
                 name,
@@ -115,9 +139,7 @@ def launch(
     return _read_report(report)
 
 
-def planned_job(
-    params: TrainParams, *, cluster: Cluster, manifest: Path, warmup: Path, data_root: Path, out_dir: Path, run_id: str = ""
-) -> dict[str, Any]:
+def planned_job(task: TrainTask, *, cluster: Cluster) -> dict[str, Any]:
     """The TrainJob that :func:`launch` would start, with the same arguments; nothing is written and no cluster asked.
 
     Its name is a function of everything it computes, so that a second launcher finds the first one's job.
@@ -126,82 +148,66 @@ def planned_job(
         ParamsError: A folder is not on the work volume, or a batch cannot be divided.
         DataError: Manifest or warm-up is missing.
     """
-    check_batches(params.train, params.train.nodes * params.train.processes)
-    for name, folder in (("the dataset", data_root), ("the folder of results", out_dir)):
+    train = task.params.train
+    check_batches(train, train.nodes * train.processes)
+    for name, folder in (("the dataset", task.data_root), ("the folder of results", task.out_dir)):
         if not folder.resolve().is_relative_to(cluster.work.resolve()):
             raise ParamsError(
                 f"{name} is {folder}, which the pods of a TrainJob cannot see: it must lie on the work volume, {cluster.work}."
             )
-    _check_inputs(manifest, warmup)
-    arguments = _arguments(_places(out_dir, "manifest", "warmup"), data_root.resolve(), out_dir.resolve())
-    inputs = [hashlib.sha256(dump_params(params).encode()).hexdigest(), file_sha256(manifest), file_sha256(warmup)]
-    return _train_job(params.train, cluster, arguments, inputs, _told(run_id))
+    task.check_inputs()
+    arguments = _arguments(_places(task), task.data_root.resolve(), task.out_dir.resolve())
+    inputs = [hashlib.sha256(dump_params(task.params).encode()).hexdigest(), *map(file_sha256, task.inputs.values())]
+    return _train_job(train, cluster, arguments, inputs, _told(task.run_id))
 
 
 def train_where_asked(
-    params: TrainParams,
-    *,
-    cluster: Cluster,
-    manifest: Path,
-    warmup: Path,
-    data_root: Path,
-    out_dir: Path,
-    run_id: str = "",
-    telemetry: Callable[[], AbstractContextManager[Telemetry]] = lambda: nullcontext(SILENT),
+    task: TrainTask, *, cluster: Cluster, telemetry: OpenTelemetry = lambda: nullcontext(SILENT)
 ) -> TrainReport:
     """Train here, in one process or in ``train.processes``, or as a TrainJob where ``train.nodes`` is above 1.
 
     Args:
-        params: Sections training depends on.
+        task: What is trained.
         cluster: Where a TrainJob would run.
-        manifest: File of ``cwbass split``.
-        warmup: ``warmup.pt`` of ``cwbass warmup``.
-        data_root: Folder of the dataset.
-        out_dir: Where results go.
-        run_id: Of the pipeline's run, for the metrics of other processes; empty takes the one of this process's environment.
         telemetry: Opened where this very process trains; others tell of themselves.
 
     Raises:
         CwbassError: As :func:`launch` and :func:`cwbass.steps.train.train` do.
     """
-    if params.train.nodes > 1:
-        files = {"manifest": manifest, "warmup": warmup, "data_root": data_root, "out_dir": out_dir}
-        return launch(params, cluster=cluster, **files, run_id=run_id)
-    if params.train.processes == 1:
-        with telemetry() as told:
-            return train(params, manifest=manifest, warmup=warmup, data_root=data_root, out_dir=out_dir, telemetry=told)
-    return _in_processes("train", params, data_root, out_dir, run_id, manifest=manifest, warmup=warmup)
+    if task.params.train.nodes > 1:
+        return launch(task, cluster=cluster)
+    if task.params.train.processes > 1:
+        return _in_processes(task)
+    with telemetry() as told:
+        return train(
+            task.params,
+            manifest=task.manifest,
+            warmup=task.warmup,
+            data_root=task.data_root,
+            out_dir=task.out_dir,
+            telemetry=told,
+        )
 
 
-def warmup_where_asked(
-    params: WarmupParams,
-    *,
-    manifest: Path,
-    data_root: Path,
-    out_dir: Path,
-    run_id: str = "",
-    telemetry: Callable[[], AbstractContextManager[Telemetry]] = lambda: nullcontext(SILENT),
-) -> TrainReport:
+def warmup_where_asked(task: WarmupTask, *, telemetry: OpenTelemetry = lambda: nullcontext(SILENT)) -> TrainReport:
     """Warm up here, in one process or in ``train.processes``; the arguments are those of :func:`train_where_asked`.
 
     Raises:
         CwbassError: As :func:`cwbass.steps.warmup.warmup` does.
     """
-    if params.train.processes == 1:
-        with telemetry() as told:
-            return warmup(params, manifest=manifest, data_root=data_root, out_dir=out_dir, telemetry=told)
-    return _in_processes("warmup", params, data_root, out_dir, run_id, manifest=manifest)
+    if task.params.train.processes > 1:
+        return _in_processes(task)
+    with telemetry() as told:
+        return warmup(task.params, manifest=task.manifest, data_root=task.data_root, out_dir=task.out_dir, telemetry=told)
 
 
-def _in_processes(
-    verb: str, params: TrainingSections, data_root: Path, out_dir: Path, run_id: str, **inputs: Path
-) -> TrainReport:
-    _check_inputs(*inputs.values())
-    files = _hand_over(params, out_dir, **inputs)
+def _in_processes(task: WarmupTask) -> TrainReport:
+    task.check_inputs()
+    files, processes = _hand_over(task), task.params.train.processes
     files["report"].unlink(missing_ok=True)
-    code = run_processes(params.train.processes, [verb, *_arguments(files, data_root, out_dir)], _told(run_id))
+    code = run_processes(processes, [task.verb, *_arguments(files, task.data_root, task.out_dir)], _told(task.run_id))
     if code:
-        raise error_of(code)(f"{verb} in {params.train.processes} processes ended with exit code {code}; see above.")
+        raise error_of(code)(f"{task.verb} in {processes} processes ended with exit code {code}; see above.")
     return _read_report(files["report"])
 
 
@@ -256,25 +262,19 @@ def _arguments(files: Mapping[str, Path], data_root: Path, out_dir: Path) -> lis
     return [f"--{name}={path}" for name, path in {**inputs, "data": data_root, "out": out_dir, "report": files["report"]}.items()]
 
 
-def _places(out_dir: Path, *inputs: str) -> dict[str, Path]:
+def _places(task: WarmupTask) -> dict[str, Path]:
     """Where a training finds what it starts from, and leaves its report: beside its results."""
-    folder = out_dir.resolve() / "launch"
+    folder = task.out_dir.resolve() / "launch"
     names = {"params": "params.yaml", "manifest": "manifest.json", "warmup": "warmup.pt", "report": "report.json"}
-    return {name: folder / file for name, file in names.items() if name in ("params", "report", *inputs)}
+    return {name: folder / file for name, file in names.items() if name in ("params", "report", *task.inputs)}
 
 
-def _check_inputs(*sources: Path) -> None:
-    for source in sources:
-        if not source.is_file():
-            raise DataError(f"{source}: no such file. `cwbass split` and `cwbass warmup` write what training starts from.")
-
-
-def _hand_over(params: TrainingSections, out_dir: Path, **inputs: Path) -> dict[str, Path]:
+def _hand_over(task: WarmupTask) -> dict[str, Path]:
     """Put what a training starts from beside its results."""
-    files = _places(out_dir, *inputs)
+    files = _places(task)
     files["params"].parent.mkdir(parents=True, exist_ok=True)
-    files["params"].write_text(dump_params(params), encoding="utf-8")
-    for name, source in inputs.items():
+    files["params"].write_text(dump_params(task.params), encoding="utf-8")
+    for name, source in task.inputs.items():
         if source.resolve() != files[name]:
             shutil.copyfile(source, files[name])
     return files

@@ -131,8 +131,7 @@ def _label(run: Run, config: Retraining, net: SegmentationNet, folder: Path) -> 
 
     net.eval()
     ranking = label(run.eval)
-    scales = run.eval.scales if config.scales is None else list(config.scales)
-    labelling = label(run.eval.model_copy(update={"flip": config.flip, "scales": scales}))
+    labelling = label(config.prediction(run.eval))
     share = len(unlabeled) / len(chosen)
     seconds, passes = (share * (3 * rank + once) for rank, once in zip(ranking, labelling, strict=True))
     everything = Cost(seconds, passes=0, passes_no_grad=passes)

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from cwbass.data.base import IMAGE_SUFFIXES, UNREAD_SUFFIXES, read_image
-from cwbass.errors import DataError
+from cwbass.errors import DataError, counted
 from cwbass.evaluation.inference import predict_image
 from cwbass.files import partial_file
+from cwbass.progress import counting
 from cwbass.reporting.images import colorize
 from cwbass.resolve import open_checkpoint
-from cwbass.steps.evaluate import chosen_file
+from cwbass.steps.checkpoints import chosen_file
 from cwbass.training.device import place, scoring_device
 
 logger = logging.getLogger(__name__)
@@ -76,18 +78,14 @@ def predict(
     palette = [value for rgb in spec.palette for value in rgb]
     files = [images] if images.is_file() else _find(images, IMAGE_SUFFIXES, out_dir)
     if unread := [] if images.is_file() else _find(images, UNREAD_SUFFIXES, out_dir):
-        logger.warning("%d files of kinds that are not read are passed over, the first %s.", len(unread), unread[0])
+        one, many = "file of a kind that is not read is", "files of kinds that are not read are"
+        logger.warning("%s passed over, the first %s.", counted(len(unread), one, many), unread[0])
     if not files:
         raise DataError(f"{images}: no image with a suffix of {', '.join(IMAGE_SUFFIXES)}.")
     base = images.parent if images.is_file() else images
     failed: dict[str, str] = {}
-    for path in files:
-        try:
-            pixels = read_image(path)
-        except DataError as error:
-            logger.warning("%s", error)
-            failed[str(path)] = str(error)
-            continue
+
+    def write(path: Path, pixels: NDArray[np.uint8]) -> None:
         probs = predict_image(net, pixels, config, device=on, autocast_dtype=dtype)
         top, best = probs.max(0)
         label = best.cpu().numpy().astype(np.uint8)
@@ -99,14 +97,21 @@ def predict(
             _save(out_dir / CONFIDENCE / name.with_name(f"{name.name}.png"), sure)
         if overlays:
             mixed = pixels * (1 - OVERLAY_ALPHA) + colorize(label, spec) * OVERLAY_ALPHA
-            _write(
-                out_dir / OVERLAYS / name.with_name(f"{name.name}.jpg"),
-                Image.fromarray(mixed.astype(np.uint8)),
-                "JPEG",
-                quality=90,
-            )
+            target = out_dir / OVERLAYS / name.with_name(f"{name.name}.jpg")
+            _write(target, Image.fromarray(mixed.astype(np.uint8)), "JPEG", quality=90)
+
+    with counting("predict", len(files)) as one_more:
+        for path in files:
+            try:
+                pixels = read_image(path)
+            except DataError as error:
+                logger.warning("%s", error)
+                failed[str(path)] = str(error)
+            else:
+                write(path, pixels)
+            one_more()
     if len(failed) == len(files):
-        raise DataError(f"{images}: none of the {len(files)} images can be read; the first: {next(iter(failed.values()))}")
+        raise DataError(f"{images}: no image can be read, of {len(files)} in all; the first: {next(iter(failed.values()))}")
     return PredictReport(len(files) - len(failed), failed, str(out_dir))
 
 
@@ -120,7 +125,7 @@ def _find(folder: Path, suffixes: tuple[str, ...], out_dir: Path) -> list[Path]:
     return sorted(path for path in named if not any(path.parent.resolve().is_relative_to(each) for each in ours))
 
 
-def _save(path: Path, values: np.ndarray[Any, np.dtype[np.uint8]], palette: list[int] | None = None) -> None:
+def _save(path: Path, values: NDArray[np.uint8], palette: list[int] | None = None) -> None:
     image = Image.fromarray(values)
     if palette is not None:
         image.putpalette(palette)

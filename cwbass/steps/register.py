@@ -20,12 +20,12 @@ from cwbass.errors import DataError, GateError, ParamsError
 from cwbass.export import export_onnx, missing_packages
 from cwbass.files import file_sha256, write_whole
 from cwbass.gate import Champion, Check, check_gate, gate_page, reasons
+from cwbass.jsonfile import read_metrics
 from cwbass.model_card import model_card
 from cwbass.models.base import SegmentationNet
 from cwbass.provenance import dvc_md5, git_state, versions
 from cwbass.registry import CONFIG, WEIGHTS, Number, Version, find_same, find_version, read_file, register_version
 from cwbass.resolve import PARAMS, PROVENANCE
-from cwbass.steps.evaluate import read_metrics
 from cwbass.steps.report import FLIGHT, REPORT
 from cwbass.storage import ObjectStore, open_store
 from cwbass.telemetry.base import SILENT, Telemetry

@@ -52,7 +52,15 @@ def show(store: str, model: str) -> dict[str, Any]:
 def promote_model(store: str, model: str, *, alias: str, reason: str, dry_run: bool) -> dict[str, Any]:
     """Point an alias at ``name@version`` or at what another alias points to.
 
+    Args:
+        store: Folder or ``s3://`` URI of the registry.
+        model: ``name@1.4.0`` or ``name@candidate``.
+        alias: Lower-case letters, digits and hyphens.
+        reason: For the history.
+        dry_run: Say what would be written, and write nothing.
+
     Raises:
+        ParamsError: ``model`` says no version, or the alias has another form.
         DataError: There is no such version.
         ServiceError: A file of it is damaged, or the alias was moved meanwhile.
     """
@@ -65,7 +73,7 @@ def promote_model(store: str, model: str, *, alias: str, reason: str, dry_run: b
 
 
 def rollback_model(store: str, model: str, *, alias: str, reason: str, dry_run: bool) -> dict[str, Any]:
-    """Point an alias back at the version before.
+    """Point an alias back at the version before; ``model`` is a name alone, the other arguments are as above.
 
     Raises:
         DataError: There is none.

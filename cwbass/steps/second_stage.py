@@ -20,7 +20,7 @@ from cwbass.config import ModelConfig
 from cwbass.data.cache import ImageSource
 from cwbass.data.offline import OfflineStream, PseudoLabels
 from cwbass.data.streams import tag_table
-from cwbass.errors import ParamsError
+from cwbass.errors import ParamsError, counted
 from cwbass.evaluation.evaluate import evaluate
 from cwbass.methods.base import FIRST_STAGE_STEPS, MethodConfig, Retraining
 from cwbass.models.base import SegmentationNet
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_LAST, FIRST_BEST = "first_stage_last.pt", "first_stage_best.pt"
 RELIABLE_LAST, RELIABLE_BEST = "retrain_reliable_last.pt", "retrain_reliable_best.pt"
-SNAPSHOTS = ("snapshot_1.pt", "snapshot_2.pt")  # after a third and two thirds of the first stage
+FIRST_SNAPSHOTS = ("snapshot_1.pt", "snapshot_2.pt")  # after a third and two thirds of the first stage
 PSEUDO_LABELS, RELIABILITY = "pseudo_labels", "reliability.jsonl"
 
 
@@ -89,12 +89,12 @@ class SecondStage:
         length = first.stop - first.stage_start
         if length < FIRST_STAGE_STEPS:
             raise ParamsError(
-                f"{self.key} compares snapshots after a third and two thirds of the first stage, which has {length} steps "
+                f"{self.key} compares snapshots after a third and two thirds of the first stage, which has {counted(length, 'step')} "
                 f"after the warm-up. Raise train.steps, or {self.config.instead}."
             )
         if message := too_few_to_rank(run.manifest, config):
             raise ParamsError(message)
-        self.snapshots = {first.stage_start + third * length // 3: name for third, name in enumerate(SNAPSHOTS, start=1)}
+        self.snapshots = {first.stage_start + third * length // 3: name for third, name in enumerate(FIRST_SNAPSHOTS, start=1)}
         seed_everything(run.seed)  # as the warm-up did: the same weights
         self.initial = network_factory(model, run.manifest.spec.class_names, out_dir / "weights", run.world)()
         self.folder = out_dir / PSEUDO_LABELS
@@ -127,7 +127,7 @@ class SecondStage:
         earlier = [snapshot for snapshot in self._read_snapshots() if snapshot.step < last.step]
         if not earlier:
             raise ParamsError(
-                f"train.early_stop ended the first stage after {last.step} steps, before its first snapshot at "
+                f"train.early_stop ended the first stage after {counted(last.step, 'step')}, before its first snapshot at "
                 f"{min(self.snapshots)}: reliable images cannot be told. "
                 f"Raise train.early_stop, or {self.config.instead}."
             )
@@ -172,17 +172,15 @@ class SecondStage:
     def _label(self, checkpoint: str, source: ImageSource, chosen: Sequence[int]) -> Labelling:
         """Let a checkpoint's preferred network label the chosen images."""
         run = self.run
-        scales = run.eval.scales if self.config.scales is None else list(self.config.scales)
-        config = run.eval.model_copy(update={"flip": self.config.flip, "scales": scales})
         net = place(load_checkpoint(self.out_dir / checkpoint).network(), run.device)
         settings: dict[str, Any] = {
-            "config": config,
+            "config": self.config.prediction(run.eval),
             "device": run.device,
             "autocast_dtype": run.autocast_dtype,
             "world": run.world,
         }
         confidence = write_pseudo_labels(net, source, chosen, self._ids(chosen), self.folder, spec=run.manifest.spec, **settings)
-        logger.info("%s labelled %d images with a mean confidence of %.3f", checkpoint, len(chosen), confidence)
+        logger.info("%s labelled %s with a mean confidence of %.3f", checkpoint, counted(len(chosen), "image"), confidence)
         if not run.manifest.selection:
             return Labelling(tuple(chosen), None)
         scores = evaluate(net, run.manifest.selection, root=run.data_root, spec=run.manifest.spec, boundary=False, **settings)

@@ -70,11 +70,7 @@ def thresholds(
             )
     else:
         split = Manifest.read(manifest)
-        if split.hash != saved.split_hash:
-            raise CheckpointError(
-                f"{checkpoint} was trained on split {saved.split_hash[:12]}, {manifest} is {split.hash[:12]}: its selection slice "
-                "may have been trained on. Pass the manifest it was trained with."
-            )
+        saved.check_split(split.hash, checkpoint, manifest, "selection slice")
         if not split.selection:
             raise DataError(f"{manifest} has no selection slice to measure thresholds on. Raise split.selection and split again.")
         params = saved.run_params

@@ -252,7 +252,18 @@ def new_method(run: Run, config: MethodConfig, build: BuildModel, *, offline: bo
 
 
 def network_factory(config: ModelConfig, class_names: Sequence[str], cache: Path, world: World = ALONE) -> BuildModel:
-    """Builds the network of ``config`` with its starting weights, which one process of each machine fetches."""
+    """What builds the network of ``config`` with its starting weights, which one process of each machine fetches.
+
+    Args:
+        config: Architecture, encoder and weights; a call may change its keys.
+        class_names: Of the dataset. [C].
+        cache: Folder for weights from S3.
+        world: All processes; all must call what this gives.
+
+    Raises:
+        ParamsError: When called: the network cannot be built.
+        WeightsError: When called: the weights cannot be had, or do not fit; the message names the key.
+    """
 
     def build(*, key: str = "model", **other: Any) -> SegmentationNet:
         own = config.model_copy(update=other)

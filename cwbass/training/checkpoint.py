@@ -68,6 +68,24 @@ class Checkpoint:
         """The parameters of the run."""
         return load_params(parse_yaml(self.params, "the checkpoint's params"), Params)
 
+    def check_split(self, split_hash: str, path: Path | None, manifest: Path, images: str) -> None:
+        """Refuse to measure on images that may have been trained on.
+
+        Args:
+            split_hash: Of the split that they are of.
+            path: Of this checkpoint, for the error.
+            manifest: Of that split, likewise.
+            images: What is measured on: its test images, or its selection slice.
+
+        Raises:
+            CheckpointError: It was trained on another split.
+        """
+        if self.split_hash != split_hash:
+            raise CheckpointError(
+                f"{path} was trained on split {self.split_hash[:12]}, {manifest} is {split_hash[:12]}: its {images} may have been "
+                "trained on. Pass the manifest it was trained with."
+            )
+
     def network_name(self, wanted: str) -> str:
         """``student`` or ``teacher``; ``auto`` is the one the method prefers.
 

@@ -24,7 +24,9 @@ from typing import Any
 import torch
 
 from cwbass.config import GuardConfig
+from cwbass.errors import counted
 from cwbass.evaluation.student_t import errors_of_95_percent
+from cwbass.headline import percent
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ class CollapseGuard:
         lasting = {name: reason for name, reason in signs.items() if memory.streaks.get(name, 0) >= config.patience}
         back_to = memory.healthy_step if lasting else None
         if starved:
-            lasting["starved"] = f"no pseudo-label was kept for {config.starved_epochs} epochs of {', '.join(starved)}"
+            lasting["starved"] = f"no pseudo-label was kept for {counted(config.starved_epochs, 'epoch')} of {', '.join(starved)}"
         if not lasting:
             return None
         memory.unsup_scale *= config.factor
@@ -139,7 +141,7 @@ class CollapseGuard:
         if best is None or miou is None:
             return None
         if best - miou > max(self.config.miou_fall * best, self._luck(row)):  # never of a slice without a labelled pixel: NaN
-            return f"mIoU on the selection slice fell from {_percent(best)} to {_percent(miou)}"
+            return f"mIoU on the selection slice fell from {percent(best)}% to {percent(miou)}%"
         return None
 
     def _precision_fell(self, row: Mapping[str, Any]) -> str | None:
@@ -151,8 +153,8 @@ class CollapseGuard:
         if not fell or best - row["selection_miou"] <= self._luck(row):
             return None
         return (
-            f"precision of the pseudo-labels fell from {_percent(before)} to {_percent(precision)} while retention rose "
-            f"from {_percent(retention)} to {_percent(row['retention'])}"
+            f"precision of the pseudo-labels fell from {percent(before)}% to {percent(precision)}% while retention rose "
+            f"from {percent(retention)}% to {percent(row['retention'])}%"
         )
 
     def _within_one_error(self, row: Mapping[str, Any]) -> bool:
@@ -216,7 +218,3 @@ def effective_classes(counts: Sequence[float]) -> float | None:
 
 def _copy(value: Any) -> Any:
     return value.copy() if isinstance(value, list | dict) else value
-
-
-def _percent(value: float) -> str:
-    return f"{value * 100:.1f}%"

@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from cwbass.errors import ParamsError, one_line
+from cwbass.errors import ParamsError, counted, one_line
 
 M = TypeVar("M", bound=nn.Module)
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def resolve_device(name: str) -> torch.device:
             "train.device is cuda, but torch sees no GPU. Check the driver and the pod's nvidia.com/gpu limit, or use device: auto."
         )
     if name == "auto" and not seen:
-        logger.info("no CUDA device: running on the CPU with %d threads", torch.get_num_threads())
+        logger.info("no CUDA device: running on the CPU with %s", counted(torch.get_num_threads(), "thread"))
     return torch.device("cuda" if seen and name != "cpu" else "cpu")
 
 

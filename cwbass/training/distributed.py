@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous as meet
 
-from cwbass.errors import CwbassError, ParamsError, ServiceError
+from cwbass.errors import CwbassError, ParamsError, ServiceError, counted
 from cwbass.world import ALONE, World
 
 T = TypeVar("T")
@@ -64,9 +64,7 @@ def read_place(environ: Mapping[str, str]) -> Place | None:
 
 
 @contextmanager
-def joined(
-    device: str, environ: Mapping[str, str], *, rendezvous: timedelta = RENDEZVOUS, collective: timedelta = COLLECTIVE
-) -> Iterator[World]:
+def joined(device: str, environ: Mapping[str, str], *, rendezvous: timedelta = RENDEZVOUS) -> Iterator[World]:
     """Join the other processes, if there are any; inside, the world is theirs.
 
     After an error nobody is waited for: this process ends, and torchrun ends the others.
@@ -75,7 +73,6 @@ def joined(
         device: ``train.device``: auto, cpu or cuda.
         environ: The process's environment. The address to meet at is read by torch from ``os.environ``.
         rendezvous: How long to wait for the others to start.
-        collective: How long to wait for the others later on.
 
     Raises:
         ParamsError: The environment is wrong, or not every process has the GPU that is asked for. Every
@@ -100,7 +97,7 @@ def joined(
     # Plain values travel by gloo on GPUs too.
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     with _others_may_be_gone():
-        dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.size, timeout=collective)
+        dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.size, timeout=COLLECTIVE)
     yield ProcessGroup(place)
     dist.destroy_process_group()
 
@@ -184,7 +181,7 @@ def check_same(world: World, what: str, value: str) -> None:
 def _everybodys_gpus(store: Any, place: Place, device: str) -> list[str]:
     """A line of each process about its GPU; empty where it has one."""
     count = 0 if device == "cpu" else torch.cuda.device_count()
-    line = "" if place.local_rank < count else f"process {place.rank} on {socket.gethostname()} sees {count} GPUs"
+    line = "" if place.local_rank < count else f"process {place.rank} on {socket.gethostname()} sees {counted(count, 'GPU')}"
     if line and count:
         line += f" and is the one with local rank {place.local_rank}"
     store.set(f"cwbass/gpu/{place.rank}", line)

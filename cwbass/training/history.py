@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cwbass.files import write_whole
+from cwbass.jsonfile import finite_or_none
 from cwbass.training.loop import EpochRecord
 
 HISTORY, TIMINGS, SKIPPED = "history.jsonl", "timings.jsonl", "skipped.jsonl"
@@ -49,11 +49,6 @@ def timing_row(stage: str, record: EpochRecord) -> dict[str, Any]:
         "step_seconds": record.step_seconds,
         "data_wait": record.data_wait,
     }
-
-
-def finite_or_none(value: float) -> float | None:
-    """JSON has no NaN."""
-    return value if math.isfinite(value) else None
 
 
 def _finite(value: Any) -> Any:

@@ -92,6 +92,13 @@ class Meter:
         self.started = time.perf_counter()
 
     def add(self, means: dict[str, Tensor], sums: dict[str, Tensor], images: int) -> None:
+        """Take in what a batch reports.
+
+        Args:
+            means: Of :class:`cwbass.types.StepOutput`. [] each, but for a threshold of each class, [K].
+            sums: Likewise. [], [N] or [K, N] each.
+            images: In the batch, labelled and unlabelled, of this process.
+        """
         for own, new in ((self.means, means), (self.sums, sums)):
             for name, value in new.items():
                 own[name] = own[name] + value if name in own else _wide(value)
@@ -112,6 +119,14 @@ class Meter:
         self.started = time.perf_counter() - state["seconds"]
 
     def record(self, epoch: int, step: int, learning_rate: float, world: World) -> EpochRecord:
+        """The epoch, of all processes together; all must call it.
+
+        Args:
+            epoch: Of the stage, from 0.
+            step: Optimiser steps taken when it ended.
+            learning_rate: Of the last step, the highest of all groups.
+            world: The processes that train together.
+        """
         seconds = time.perf_counter() - self.started
         batches = max(1, self.batches) * world.size
         return EpochRecord(

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
+from cwbass.progress import new_bar
 from cwbass.training.loop import Schedule
 
 logger = logging.getLogger(__name__)
@@ -25,17 +22,8 @@ class ProgressLine:
 
     def __init__(self, stage: str, schedule: Schedule) -> None:
         self.stage, self.schedule = stage, schedule
-        self.bar: Progress | None = None
-        if sys.stderr.isatty():
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-            )
-            self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self.bar = new_bar()
+        if self.bar is not None:
             self.task = self.bar.add_task(
                 stage, total=schedule.stop - schedule.stage_start, completed=schedule.start - schedule.stage_start
             )

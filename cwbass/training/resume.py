@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from cwbass.errors import CheckpointError, Interrupted, ParamsError
+from cwbass.errors import CheckpointError, Interrupted, ParamsError, counted
 from cwbass.files import file_sha256, place_link, unlink_with_digest, write_digest, write_whole
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import Checkpoint, as_checkpoint, fields_of, load_plain, serialize
@@ -331,8 +331,8 @@ class Keeper:
         logger.info("going on with %s after step %d, saved in %s", state.checkpoint.stage, state.step, self.folder)
         if (before := commit["world_size"]) != self.world.size:
             logger.warning(
-                "%d processes now, %d before: going on from the beginning of an epoch, after step %d",
-                self.world.size,
+                "%s now, %d before: going on from the beginning of an epoch, after step %d",
+                counted(self.world.size, "process", "processes"),
                 before,
                 state.step,
             )

@@ -19,11 +19,12 @@ from torch import Tensor
 from cwbass.data.base import Sample
 from cwbass.data.offline import OfflineStream
 from cwbass.data.streams import loader_failures
-from cwbass.errors import DataError, ParamsError, one_line
+from cwbass.errors import DataError, ParamsError, counted, one_line
 from cwbass.evaluation.evaluate import evaluate
 from cwbass.evaluation.metrics import EvalResult
 from cwbass.evaluation.selection import ImageConfusions, LatestWithinOneError
 from cwbass.files import file_sha256, place_link, unlink_with_digest, write_digest, write_whole
+from cwbass.jsonfile import finite_or_none
 from cwbass.methods.base import Method
 from cwbass.models.norm import synchronize_norms_
 from cwbass.optimizers import rate_factor
@@ -33,7 +34,7 @@ from cwbass.training.collapse import CollapseGuard, Incident
 from cwbass.training.device import compile_networks_, gpu_memory
 from cwbass.training.enough import no_unlabeled
 from cwbass.training.flight import PROBES, Keep, ProbeRecorder, SliceRecord, unlabeled_row
-from cwbass.training.history import History, finite_or_none, timing_row
+from cwbass.training.history import History, timing_row
 from cwbass.training.loop import EpochRecord, Meter, Schedule, fit
 from cwbass.training.optim import load_moments_
 from cwbass.training.progress import ProgressLine
@@ -92,6 +93,13 @@ class Stage:
             best: File for the state that counts by the selection slice: the latest within one standard error of
                 the best; None keeps none.
             snapshots: Steps after which the networks are kept, and the file for each.
+
+        Raises:
+            DataError: The method learns from unlabelled images, and there are none; or a file of the dataset is wrong.
+            ParamsError: A saved state does not fit, or the GPU's memory does not suffice.
+            ServiceError: There is no room on the disk, or a loader process died.
+            Interrupted: A signal came; the state is saved.
+            CwbassError: Too many steps in a row were not finite, or another process is gone.
         """
         run, telemetry = self.run, self.run.telemetry
         if self.method.needs_unlabeled and (message := no_unlabeled(run.manifest, self.method_name)):
@@ -120,7 +128,7 @@ class Stage:
             telemetry.epoch_done(record, row, self._learning_rates(record.learning_rate))
             patience = run.train.early_stop
             if patience is not None and self.selection.epochs_without_gain >= patience:
-                logger.info("%s: no better mIoU on the selection slice for %d epochs; stopped", self.name, patience)
+                logger.info("%s: no better mIoU on the selection slice for %s; stopped", self.name, counted(patience, "epoch"))
                 self.stopped = True
             return not self.stopped
 

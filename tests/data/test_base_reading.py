@@ -100,7 +100,7 @@ def test_unknown_index_names_value_count_and_first_position(tmp_path: Path) -> N
 
 def test_unknown_colour_names_the_colour(tmp_path: Path) -> None:
     Image.fromarray(array([[[0, 0, 0], [1, 2, 3]]])).save(tmp_path / "m.png")
-    with pytest.raises(DataError, match=r"value \[1, 2, 3\] belongs to no class \(1 pixels, first at x=1, y=0\)"):
+    with pytest.raises(DataError, match=r"value \[1, 2, 3\] belongs to no class \(1 pixel, first at x=1, y=0\)"):
         read_mask(tmp_path / "m.png", COLORED)
 
 
@@ -210,7 +210,7 @@ def test_a_mask_is_what_mapping_each_pixel_gives_and_cannot_be_written_to(tmp_pa
     assert not mask.flags.writeable
     raw[3, 4] = 9
     Image.fromarray(raw).save(tmp_path / "m.png")
-    with pytest.raises(DataError, match=r"value 9 belongs to no class \(1 pixels, first at x=4, y=3\)"):
+    with pytest.raises(DataError, match=r"value 9 belongs to no class \(1 pixel, first at x=4, y=3\)"):
         read_mask(tmp_path / "m.png", spec)
 
 

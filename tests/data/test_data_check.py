@@ -12,7 +12,8 @@ from PIL import Image, ImageFile
 
 from cwbass.config import AugmentConfig, DataConfig, SplitConfig
 from cwbass.data import list_dataset
-from cwbass.data.check import CheckReport, Finding, check_dataset, inspect_masks
+from cwbass.data.check import CheckReport, check_dataset, inspect_masks
+from cwbass.data.findings import Finding
 from cwbass.data.manifest import Manifest
 from cwbass.data.splits import draw_split
 
@@ -290,7 +291,7 @@ def test_one_lost_mask_among_many_is_a_likely_mistake(root: Path) -> None:
     (root / "masks/a.png").unlink()
     finding = only(check(root, split=True))
     assert (finding.severity, finding.kind, finding.file) == ("warning", "no_mask", "images/a.png")
-    assert "1 of 8 images in images have no mask" in finding.message
+    assert "1 of 8 images in images without a mask, counted as unlabelled" in finding.message
 
 
 def test_masks_of_unlabelled_images_are_never_opened(root: Path) -> None:
@@ -329,9 +330,7 @@ def test_photographs_and_videos_that_nothing_reads_are_counted(root: Path) -> No
         (root / "unlabeled" / name).write_bytes(b"x")
     (finding,) = [found for found in check(root, split=True).warnings if found.kind == "unread_kind"]
     assert finding.file == "unlabeled/clip.mov"
-    assert (
-        "3 files are photographs or videos of kinds that are not read, and take no part: .heic (2), .mov (1)" in finding.message
-    )
+    assert "3 files are photographs or videos of kinds that are not read: .heic (2), .mov (1)" in finding.message
     assert finding.details == {
         "count": 3,
         "files": ["unlabeled/clip.mov", "unlabeled/day 1/IMG_1.HEIC", "unlabeled/day 1/IMG_2.heic"],

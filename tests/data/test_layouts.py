@@ -258,7 +258,7 @@ class TestPascalVoc:
 
     def test_overlap_of_training_and_test_is_refused(self, voc: Path) -> None:
         (voc / "all.txt").write_text("a\nb\n")
-        with pytest.raises(DataError, match="1 images are listed both for training and for testing, the first 'b'"):
+        with pytest.raises(DataError, match="1 image is listed both for training and for testing, the first 'b'"):
             listed(voc, SplitConfig(train_list="all.txt"), layout="pascal_voc", classes=["x"])
 
     def test_class_names_are_not_guessed(self, voc: Path) -> None:
@@ -370,6 +370,10 @@ class TestLists:
         (tmp_path / "l.txt").write_text("2007_000032\nJPEGImages/2007_000032.jpg x\n")
         with pytest.raises(DataError, match=r"line 2: '2007_000032' is named in line 1 already"):
             read_ids(tmp_path / "l.txt", self.IMAGES)
+
+    def test_list_that_is_gone_says_so(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"gone\.txt: no such file\. Mend the path, or write it\.$"):
+            read_ids(tmp_path / "gone.txt", {})
 
     def test_missing_list_says_where_it_was_looked_for(self, plain: Path) -> None:
         with pytest.raises(DataError, match=r"split\.test_list: no file gone\.txt, neither below"):

@@ -94,9 +94,13 @@ def test_counts_are_derived() -> None:
         ('"seed": 7,\n', "", "missing or foreign keys seed"),
         ('"seed": 7', '"seed": 7, "count": 2', "missing or foreign keys count"),
         ('"image": "images/b.jpg"', '"image": "images/b.jpg", "size": 3', "is no manifest"),
-        ('"images/b.jpg"', '"images/b.jpg", "mask": "masks/b.png"', r"m\.json: 'b' is unlabeled, but has a mask"),
+        (
+            '"images/b.jpg"',
+            '"images/b.jpg", "mask": "masks/b.png"',
+            r"m\.json: 'b' is unlabeled, but has a mask\. Run `cwbass split`",
+        ),
         ('"id": "b"', '"id": "d"', r"'d' is both unlabeled and test; an image has one role"),
-        (', "pixels": [2, 2]', "", "'c' is selection; exactly labelled images carry pixel counts"),
+        (', "pixels": [2, 2]', "", "'c' is selection; exactly labelled images carry pixel counts. Run `cwbass split` again"),
         ("]\n}\n", "", r"m\.json is no manifest"),
     ],
 )

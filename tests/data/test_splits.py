@@ -212,7 +212,7 @@ class TestLists:
         [
             ("v0_0\nv0_00\n", r"l\.txt, line 2: 'v0_00' is not among the .* Did you mean 'v0_0'\?"),
             ("v0_0\nv0_0\n", r"line 2: 'v0_0' is named in line 1 already"),
-            ("v0_0\nv1_0\n", r"1 ids are tested on, the first 'v1_0'\. Remove them from split\.labeled_list"),
+            ("v0_0\nv1_0\n", r"1 id is tested on, the first 'v1_0'\. Remove them from split\.labeled_list"),
             ("u0_0\n", r"split\.labeled_list names 'u0_0', which has no mask"),
             ("", r"the split has no labeled image"),
         ],
@@ -248,7 +248,7 @@ class TestGroups:
         tested = manifest.test[0].id.split("_")[0]
         other = "v1" if tested == "v0" else "v0"
         assert ids(manifest.unlabeled) == [f"{other}_x"]
-        assert "1 images without masks take no part: their groups are tested on." in manifest.notes
+        assert "1 image without a mask takes no part: its group is tested on." in manifest.notes
 
     def test_number_of_labelled_groups_is_noted(self, tmp_path: Path) -> None:
         config = SplitConfig(labeled=7, group_pattern="^(v[0-9]+)_")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cwbass.data.base import DatasetSpec
 from cwbass.evaluation.probes import ProbeBook, draw_frame, draw_probe
 from cwbass.evaluation.sweep import Sweep
-from cwbass.reporting.html import GalleryItem
+from cwbass.reporting.gallery import GalleryItem
 from cwbass.types import Reliability
 
 CLASSES = ("sky", "building", "road", "pavement", "tree", "car", "cyclist")

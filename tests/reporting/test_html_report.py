@@ -10,7 +10,8 @@ import pytest
 from html_page import Page
 
 from cwbass.data.base import DatasetSpec
-from cwbass.reporting.html import GalleryItem, write_report
+from cwbass.reporting.gallery import GalleryItem
+from cwbass.reporting.html import write_report
 
 SECTIONS = ["Scores", "Classes", "Gallery", "Training", "Checkpoints", "Mistakes and confidence", "Data"]
 

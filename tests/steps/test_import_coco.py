@@ -83,7 +83,7 @@ def test_a_list_may_lie_in_a_new_folder_and_names_by_path_what_would_read_as_a_c
 def test_images_that_are_not_there_are_counted_and_passed_over(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     report = import_coco(coco(root, names=("a.png", "gone.png")), root=root)
     assert (report.masks, report.not_found) == (1, 1)
-    assert "1 of 2 annotated images are not in" in caplog.text
+    assert "images: 1 of the 2 annotated images" in caplog.text
     assert not (root / "masks/gone.png").exists()
 
 

@@ -20,7 +20,7 @@ from tiny import smoke_params
 
 from cwbass.errors import CheckpointError, CwbassError, DataError, Interrupted, ParamsError, ServiceError
 from cwbass.params import dump_params, load_params, parse_yaml
-from cwbass.steps.launch import COMMAND, Cluster, launch, planned_job
+from cwbass.steps.launch import COMMAND, Cluster, TrainTask, launch, planned_job
 from cwbass.steps.train import TrainParams
 from cwbass.telemetry.session import TelemetrySettings
 
@@ -56,15 +56,11 @@ def start(server: FakeKubernetes | str, work: Path, params: TrainParams | None =
     configuration = client.Configuration(host=host)
     configuration.retries = False
     cluster = Cluster("registry/cwbass:1", work=work, poll=0.01, **places.pop("cluster", {}))
-    inputs = {"data_root": work / "data", "out_dir": work / "train", **places}
-    return launch(
-        params or train_params(nodes=2),
-        cluster=cluster,
-        manifest=work.parent / "manifest.json",
-        warmup=work.parent / "warmup.pt",
-        api=client.ApiClient(configuration),
-        **inputs,
+    files = {"manifest": work.parent / "manifest.json", "warmup": work.parent / "warmup.pt"}
+    task = TrainTask(
+        params=params or train_params(nodes=2), **files, **{"data_root": work / "data", "out_dir": work / "train", **places}
     )
+    return launch(task, cluster=cluster, api=client.ApiClient(configuration))
 
 
 def write_report(job: dict[str, Any]) -> None:
@@ -270,14 +266,14 @@ def test_the_example_is_what_is_launched(tmp_path: Path) -> None:
     for name in ("manifest.json", "warmup.pt"):
         (tmp_path / name).touch()
     cluster = Cluster(example["spec"]["trainer"]["image"], work=tmp_path)
-    job = planned_job(
-        train_params(nodes=2, processes=4, batch_labeled=8, batch_unlabeled=8),
-        cluster=cluster,
+    task = TrainTask(
+        params=train_params(nodes=2, processes=4, batch_labeled=8, batch_unlabeled=8),
         manifest=tmp_path / "manifest.json",
         warmup=tmp_path / "warmup.pt",
         data_root=tmp_path / "data",
         out_dir=tmp_path / "out",
     )
+    job = planned_job(task, cluster=cluster)
     assert not (tmp_path / "out").exists()
     names = [[argument.partition("=")[0] for argument in each["spec"]["trainer"]["args"]] for each in (example, job)]
     assert names[0] == names[1]

@@ -113,7 +113,7 @@ def test_another_number_of_processes_begins_the_epoch_again(
     for path in (tmp_path / "train" / "state").glob("*.json"):
         path.write_text(json.dumps({**json.loads(path.read_text()), "world_size": 2}))
     training(tiny_run, tmp_path / "train")
-    assert "1 processes now, 2 before: going on from the beginning of an epoch, after step 12" in caplog.text
+    assert "1 process now, 2 before: going on from the beginning of an epoch, after step 12" in caplog.text
     assert_equal(tiny_run, tmp_path / "train")
 
 

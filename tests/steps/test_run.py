@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 from dataclasses import replace
@@ -292,7 +293,7 @@ def test_masks_of_unlabelled_images_are_never_opened(tmp_path: Path) -> None:
 
 
 def test_predict_writes_a_mask_and_an_overlay_for_every_image(
-    tiny_run: TinyRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tiny_run: TinyRun, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "in" / "deep").mkdir(parents=True)
     Image.new("RGB", (50, 37), (200, 30, 30)).save(tmp_path / "in" / "deep" / "a.png")
@@ -300,7 +301,10 @@ def test_predict_writes_a_mask_and_an_overlay_for_every_image(
     (tmp_path / "in" / "deep" / "._a.png").write_bytes(b"what macOS knows of a.png")
     for name in ("IMG_1.HEIC", "._IMG_1.HEIC", "clip.mp4", "notes.txt"):
         (tmp_path / "in" / "deep" / name).write_bytes(b"x")
+    monkeypatch.setattr("cwbass.progress.LINE_SECONDS", 0.0)
+    caplog.set_level(logging.INFO)
     found = predict(checkpoint=tiny_run.train / "last.pt", images=tmp_path / "in", out_dir=tmp_path / "out")
+    assert any(message.startswith("predict: 1 of 2, ") for message in caplog.messages)
     unread = f"2 files of kinds that are not read are passed over, the first {tmp_path / 'in' / 'deep' / 'IMG_1.HEIC'}."
     assert unread in caplog.messages
     assert (found.images, list(found.failed)) == (1, [str(tmp_path / "in" / "broken.jpg")])

@@ -20,7 +20,7 @@ from tiny import TinyRun, sections, smoke_params
 
 from cwbass.errors import ParamsError, ServiceError
 from cwbass.params import dump_params, load_params
-from cwbass.steps.launch import warmup_where_asked
+from cwbass.steps.launch import WarmupTask, warmup_where_asked
 from cwbass.steps.split import SplitParams, split
 from cwbass.steps.training import WarmupParams, check_batches
 from cwbass.training.checkpoint import load_checkpoint
@@ -240,11 +240,11 @@ def test_where_processes_are_asked_for_a_component_warms_up_in_them(
     dumped["train"] |= {"processes": 2, "steps": 4, "warmup_steps": 2}
     params = load_params({name: dumped[name] for name in WarmupParams.model_fields}, WarmupParams)
     places = {"manifest": tiny_run.manifest, "data_root": tiny_run.data}
-    report = warmup_where_asked(params, **places, out_dir=tmp_path / "two", run_id="run-7")
+    report = warmup_where_asked(WarmupTask(params=params, **places, out_dir=tmp_path / "two", run_id="run-7"))
     assert capfd.readouterr().err.count("2 processes;") == 1
     assert 'run_id="run-7"' in (tmp_path / "two" / "metrics.prom").read_text()  # those processes tell of themselves
     one = params.model_copy(update={"train": params.train.model_copy(update={"processes": 1})})
-    alone = warmup_where_asked(one, **places, out_dir=tmp_path / "one")
+    alone = warmup_where_asked(WarmupTask(params=one, **places, out_dir=tmp_path / "one"))
     assert (report.stage, report.steps, report.split_hash) == (alone.stage, alone.steps, alone.split_hash)
     assert {name: Path(path).relative_to(tmp_path / "two") for name, path in report.checkpoints.items()} == {
         name: Path(path).relative_to(tmp_path / "one") for name, path in alone.checkpoints.items()
@@ -252,12 +252,9 @@ def test_where_processes_are_asked_for_a_component_warms_up_in_them(
     states = [load_checkpoint(tmp_path / name / "baseline_last.pt").method_state for name in ("two", "one")]
     for key, expected in states[1].items():
         torch.testing.assert_close(states[0][key], expected, rtol=1e-2, atol=2e-3)  # float32, a few steps
+    three = params.model_copy(update={"train": params.train.model_copy(update={"processes": 3})})
     with pytest.raises(ParamsError, match="warmup in 3 processes ended with exit code 3; see above"):
-        warmup_where_asked(
-            params.model_copy(update={"train": params.train.model_copy(update={"processes": 3})}),
-            **places,
-            out_dir=tmp_path / "x",
-        )
+        warmup_where_asked(WarmupTask(params=three, **places, out_dir=tmp_path / "x"))
 
 
 NO_GPU = """
