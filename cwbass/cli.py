@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 import typer
 
 from cwbass import __version__
+from cwbass.completion import models
 from cwbass.errors import CwbassError, ParamsError, counted, disk_failures
+from cwbass.json_lines import FORMAT, JsonLines, asks_for_json
 
 if TYPE_CHECKING:
     from cwbass.methods.base import MethodConfig
@@ -55,7 +57,12 @@ WarmupFile = Annotated[Path, typer.Option("--warmup", help="Checkpoint to start 
 ReportFile = Annotated[Optional[Path], typer.Option("--report", help="Also write what is printed to this file.", dir_okay=False)]
 CheckpointFolder = Annotated[Path, typer.Option("--out", help="Folder for checkpoints.")]
 Checkpoint = Annotated[
-    str, typer.Option("--checkpoint", help="Checkpoint, folder of a training, s3:// URI, name@1.4.0 or name@champion.")
+    str,
+    typer.Option(
+        "--checkpoint",
+        help="Checkpoint, folder of a training, s3:// URI, name@1.4.0 or name@champion.",
+        autocompletion=models,
+    ),
 ]
 DeviceName = Literal["auto", "cpu", "cuda"]
 Device = Annotated[DeviceName, typer.Option("--device", help="auto: a GPU where there is one.")]
@@ -110,12 +117,11 @@ def _main(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors alone.")] = False,
 ) -> None:
     level = logging.WARNING if quiet else logging.INFO
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.ERROR if _rank() else level,  # of many processes the first one talks
-        format="%(asctime)s %(levelname)s %(message)s",
-        datefmt="%H:%M:%S",
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        JsonLines() if asks_for_json() else logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
     )
+    logging.basicConfig(level=logging.ERROR if _rank() else level, handlers=[handler])  # of many processes the first one talks
     for noisy in ("httpx", "botocore", "PIL", "torch", "timm", "onnxscript", "onnx_ir"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
@@ -182,6 +188,7 @@ def _resolve(reference: str, store: str | None, params: Path | None = None) -> P
 def _print(values: Any, file: Path | None = None) -> None:
     typer.echo(json.dumps(values, indent=2))
     if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(values), encoding="utf-8")
 
 
@@ -396,7 +403,8 @@ def launch(
 def eval_(
     checkpoint: Checkpoint,
     baseline: Annotated[
-        Optional[str], typer.Option(help="What to compare with: the supervised baseline, or name@champion.")
+        Optional[str],
+        typer.Option(help="What to compare with: the supervised baseline, or name@champion.", autocompletion=models),
     ] = None,
     sweep: Annotated[
         Optional[Path],
@@ -743,7 +751,9 @@ def registry_list(params: ParamsFile = PARAMS, store: Store = None) -> None:
 
 @registry_app.command("show")
 def registry_show(
-    model: Annotated[str, typer.Argument(metavar="NAME[@VERSION|@ALIAS]", help="A model, or one version of it.")],
+    model: Annotated[
+        str, typer.Argument(metavar="NAME[@VERSION|@ALIAS]", help="A model, or one version of it.", autocompletion=models)
+    ],
     params: ParamsFile = PARAMS,
     store: Store = None,
 ) -> None:
@@ -755,7 +765,10 @@ def registry_show(
 
 @registry_app.command("promote")
 def registry_promote(
-    model: Annotated[str, typer.Argument(metavar="NAME@VERSION|@ALIAS", help="The version, by its number or another alias.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="NAME@VERSION|@ALIAS", help="The version, by its number or another alias.", autocompletion=models),
+    ],
     alias: Alias = "champion",
     reason: Reason = "by hand",
     dry_run: DryRun = False,
@@ -827,7 +840,11 @@ def main() -> None:
             app()
     except CwbassError as error:
         who = f" (process {_rank()} of {os.environ['WORLD_SIZE']})" if os.environ.get("WORLD_SIZE", "1") != "1" else ""
-        typer.echo(f"error{who}: {error}", err=True)
+        if os.environ.get(FORMAT) == "json":
+            said = {"levelname": "ERROR", "msg": f"{error}{who}", "exit_code": error.exit_code}
+            typer.echo(JsonLines().format(logging.makeLogRecord(said)), err=True)
+        else:
+            typer.echo(f"error{who}: {error}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of stdout has gone (`| head`); nothing is left to say.

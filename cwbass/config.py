@@ -16,6 +16,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+
+
+def in_order(numbers: tuple[float, float]) -> tuple[float, float]:
+    """Two numbers that are a range."""
+    if numbers[0] > numbers[1]:
+        raise ValueError(f"is [{numbers[0]:g}, {numbers[1]:g}]; the first number must not exceed the second")
+    return numbers
+
+
 Options = dict[str, bool | int | float | str | list[int]]
 RGB = tuple[Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]]
 

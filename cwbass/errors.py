@@ -22,7 +22,7 @@ from contextlib import contextmanager
 
 _PASSWORD = re.compile(r"//[^/\s]*@")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 WRITE_ELSEWHERE = "Name a place that can be written to, or give the right to it."
 
 
@@ -100,7 +100,9 @@ def disk_failures() -> Iterator[None]:
         if number in _FULL:
             raise ServiceError(f"{file or 'a file'}: {os.strerror(number)}. Make room, and run the command again.") from error
         if number in NOT_WRITABLE:
-            raise ParamsError(f"{file or 'a file'}: {os.strerror(number)}. {WRITE_ELSEWHERE}") from error
+            unread = number == errno.EACCES and file is not None and os.path.exists(file) and not os.access(file, os.R_OK)
+            mend = "Give the right to read it." if unread else WRITE_ELSEWHERE
+            raise ParamsError(f"{file or 'a file'}: {os.strerror(number)}. {mend}") from error
         raise
 
 

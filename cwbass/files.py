@@ -10,7 +10,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cwbass.errors import NOT_WRITABLE, WRITE_ELSEWHERE, ServiceError
+from cwbass.errors import NOT_WRITABLE, WRITE_ELSEWHERE, CwbassError, ParamsError, ServiceError
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Inside, an error of the system that names no file names this one: of a full disk, for one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
 
 
 @contextmanager
@@ -20,10 +31,12 @@ def partial_file(path: Path) -> Iterator[Path]:
     Args:
         path: The file's place; folders are made.
     """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    shown = os.fsdecode(os.fsencode(path.name)[:200])  # a name has 255 bytes at most
+    partial = path.with_name(f".{shown}.{secrets.token_hex(8)}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        yield partial
+        with naming(path):
+            yield partial
     finally:
         partial.unlink(missing_ok=True)
 
@@ -41,6 +54,7 @@ def write_whole(path: Path, data: bytes | memoryview, *, before: Callable[[], No
 
     Raises:
         ServiceError: The disk is full or refuses; what was there before is whole.
+        ParamsError: It may not be written there.
     """
     try:
         with partial_file(path) as partial:
@@ -56,11 +70,26 @@ def write_whole(path: Path, data: bytes | memoryview, *, before: Callable[[], No
     return hashlib.sha256(data).hexdigest()
 
 
+def spare_params(folder: Path, first: str) -> None:
+    """See that a step that writes ``params.yaml`` into a folder writes over none but its own.
+
+    Args:
+        folder: Where it writes.
+        first: The file that it writes there before.
+
+    Raises:
+        ParamsError: There is a ``params.yaml``, without that file: somebody else's.
+    """
+    if (folder / "params.yaml").exists() and not (folder / first).exists():
+        raise ParamsError(f"{folder / 'params.yaml'} is there, and would be written over. Give another folder with --out.")
+
+
 def place_link(source: Path, target: Path, *, replace: bool = False) -> None:
     """Give a file a second name; a copy, where the two are on different disks.
 
     Raises:
         ServiceError: There is no room.
+        ParamsError: It may not be written there.
     """
     if target.exists() and not replace:
         return
@@ -106,9 +135,9 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _no_room(path: Path, size: int, error: OSError) -> ServiceError:
+def _no_room(path: Path, size: int, error: OSError) -> CwbassError:
     if error.errno in NOT_WRITABLE:
-        return ServiceError(f"{path} cannot be written: {error.strerror}. What was saved before is whole. {WRITE_ELSEWHERE}")
+        return ParamsError(f"{path} cannot be written: {error.strerror}. What was saved before is whole. {WRITE_ELSEWHERE}")
     try:
         free = f"{shutil.disk_usage(path.parent).free / 1e6:.0f} MB are free there"
     except OSError:

@@ -297,7 +297,7 @@ def _explain(item: dict[str, Any], kind: type[Section], values: Any) -> str:
     place: tuple[Any, ...] = tuple(part for part in item["loc"] if not _is_tag(part))
     name = _dotted(place)
     if item["type"] == "extra_forbidden":
-        return _unknown(place, kind)
+        return _unknown(place, kind, values["method"]["name"] if place[0] == "method" and len(place) > 1 else None)
     message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "value_error":
         return f"{name or 'params'}: {message}"
@@ -310,10 +310,14 @@ def _explain(item: dict[str, Any], kind: type[Section], values: Any) -> str:
     return f"{name}: is {_short(item['input'])}, {message.removeprefix('Input ')}{_text_hint(item['input'], message)}"
 
 
-def _unknown(place: tuple[Any, ...], kind: type[Section]) -> str:
+def _unknown(place: tuple[Any, ...], kind: type[Section], method: str | None = None) -> str:
+    """What to say of a key that does not exist; ``method``: of the section ``method`` that it stands in."""
     *parents, last = place
-    near = difflib.get_close_matches(str(last), _fields_at(kind, parents), 1, cutoff=0.5)
+    names = _fields_at(kind, parents, method)
+    near = difflib.get_close_matches(str(last), names, 1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
+    if not hint and parents == ["method"]:
+        hint = f"; {method} takes {', '.join(names)}"
     return f"{_dotted(place)}: unknown key{hint}"
 
 
@@ -340,15 +344,16 @@ def _foreign_options(params: Section) -> list[str]:
     return lines
 
 
-def _fields_at(kind: type[BaseModel], place: Sequence[Any]) -> list[str]:
-    """Names of the fields below a dotted place; a method's are those of every method."""
+def _fields_at(kind: type[BaseModel], place: Sequence[Any], method: str | None) -> list[str]:
+    """Names of the fields below a dotted place; in the section ``method`` those of this one."""
     kinds: list[type[BaseModel]] = [kind]
     for part in place:
         found: list[type[BaseModel]] = []
         for parent in kinds:
             if (field := parent.model_fields.get(part)) is not None:
-                of_methods = [kind for each in field.metadata if isinstance(each, _Registered) for kind in each.kinds().values()]
-                found += of_methods or _sections(field.annotation)
+                of_methods = [each.kinds() for each in field.metadata if isinstance(each, _Registered)]
+                named = [kind for kinds in of_methods for name, kind in kinds.items() if method is None or name == method]
+                found += named or _sections(field.annotation)
         kinds = found
     return sorted({name for each in kinds for name in each.model_fields})
 
@@ -360,8 +365,8 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _is_tag(part: Any) -> bool:
-    """Pydantic puts the branch it tried into the place: a method's name, or the type of a union."""
-    return isinstance(part, str) and (part in METHODS or part.startswith(("constrained-", "list[")) or part in _SCALARS)
+    """Pydantic puts the branch of a union that it tried into the place."""
+    return isinstance(part, str) and (part.startswith(("constrained-", "list[")) or part in _SCALARS)
 
 
 def _dotted(place: Sequence[Any]) -> str:

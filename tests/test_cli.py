@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import typer
 import yaml
 from commands import TOP, call
 from tiny import TinyRun
 
 import cwbass
-from cwbass.cli import app
+from cwbass.cli import _print, app
 from cwbass.data.synthetic import write_shapes
 
 
@@ -180,6 +181,11 @@ def test_a_report_that_is_asked_for_and_not_there_is_named(tmp_path: Path) -> No
     assert "gone.html" in done.output and "does not exist" in done.output
 
 
+def test_a_report_may_go_to_a_folder_that_is_not_there_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _print({"steps": 3}, tmp_path / "new" / "report.json")
+    assert json.loads((tmp_path / "new" / "report.json").read_text()) == json.loads(capsys.readouterr().out) == {"steps": 3}
+
+
 def test_every_verb_and_every_option_has_help() -> None:
     def walk(command: Any, name: str) -> None:
         assert command.help, name
@@ -202,6 +208,26 @@ def test_doctor_says_what_is_there() -> None:
     done = call("doctor", "--json")
     assert done.returncode in (0, 3)
     assert any(item["name"] == "torch" for item in json.loads(done.stdout)["checks"])
+
+
+def test_log_lines_and_the_error_may_be_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CWBASS_LOG_FORMAT", "json")
+    monkeypatch.setenv("CWBASS_RUN_ID", "r7")
+    write_shapes(tmp_path / "data", seed=0, labeled=4, unlabeled=1, test=2, size=(32, 32))
+    asked = ["split", "--params", TOP / "configs/smoke.yaml", "--out", tmp_path / "out"]
+    command = [sys.executable, "-m", "cwbass", *map(str, asked), "--data", str(tmp_path / "data")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    lines = [json.loads(line) for line in told.splitlines()]
+    assert lines[0]["message"].startswith("split ") and lines[0]["level"] == "INFO"
+    assert {line["run_id"] for line in lines} == {"r7"}
+    (line,) = map(json.loads, call(*asked, "--data", tmp_path / "gone").stderr.splitlines())
+    assert (line["level"], line["exit_code"], "gone/images: no such folder" in line["message"]) == ("ERROR", 4, True)
+    monkeypatch.setenv("CWBASS_LOG_FORMAT", "xml")
+    done = call(*asked)
+    assert (done.returncode, done.stderr) == (
+        3,
+        "error: CWBASS_LOG_FORMAT is 'xml'; set it to text or json, or not at all.\n",
+    )
 
 
 def test_sigterm_ends_a_verb_with_143(tmp_path: Path) -> None:

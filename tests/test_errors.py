@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shutil
 from pathlib import Path
@@ -69,6 +70,12 @@ def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
         disk_failures(),
     ):
         (tmp_path / "file" / "out").mkdir()
+
+
+def test_a_folder_that_may_not_be_read_is_not_one_to_write_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read everything
+    with pytest.raises(ParamsError, match=r": Permission denied\. Give the right to read it\.$"), disk_failures():
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path))
 
 
 def test_a_copied_tree_tells_of_its_first_file_that_found_no_room(tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
-from cwbass.errors import ServiceError
+from cwbass.errors import ParamsError
 from cwbass.files import partial_file, place_link, unlink_with_digest, write_digest, write_whole
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # SHA-256 of "abc", of FIPS 180-2
@@ -36,9 +37,25 @@ def test_what_fails_half_way_leaves_the_old_file_alone(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_to_is_not_mended_by_making_room(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ServiceError, match=r"new\.pt cannot be written: Not a directory\..* Name a place that can") as raised:
+    with pytest.raises(ParamsError, match=r"new\.pt cannot be written: Not a directory\..* Name a place that can") as raised:
         write_whole(tmp_path / "file" / "folder" / "new.pt", b"abc")
     assert "room" not in str(raised.value)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), OSError(errno.ENOSPC, "full", "other")])
+def test_an_error_that_names_no_file_names_the_one_that_was_written(tmp_path: Path, error: OSError) -> None:
+    named = error.filename or str(tmp_path / "file")
+    with pytest.raises(OSError, match="full") as raised, partial_file(tmp_path / "file"):
+        raise error
+    assert raised.value.filename == named
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_longest_name_that_a_file_may_have_can_be_written(tmp_path: Path) -> None:
+    write_whole(tmp_path / f"{'ü' * 125}x.png", b"abc")  # 255 bytes
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"abc"]
+    with pytest.raises(ParamsError, match="File name too long"):
+        write_whole(tmp_path / f"{'ü' * 126}.png", b"abc")
 
 
 def test_a_link_takes_a_place_only_where_it_may(tmp_path: Path) -> None:

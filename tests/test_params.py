@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "params.yaml", *sorted((ROOT / "configs").glob("*.yaml"))]
 CW_BASS = "method: {name: cw_bass, "
 NAMES = ", ".join(map(repr, METHODS))
+OF_MEAN_TEACHER = "ema_decay, name, unsup_weight, views"
 
 
 def load(text: str) -> Params:
@@ -77,6 +78,12 @@ def test_block_of_a_recipe_may_set_one_term_alone() -> None:
         (CW_BASS + "cwbass: {gama: 1}}", "method.cwbass.gama: unknown key; did you mean 'gamma'?"),
         (CW_BASS + "cwbass: {threshold: {rul: strict}}}", "method.cwbass.threshold.rul: unknown key; did you mean 'rule'?"),
         (CW_BASS + "paper: {boundary: {wieght: 0}}}", "method.paper.boundary.wieght: unknown key; did you mean 'weight'?"),
+        ("method: {name: mean_teacher, recipe: paper}", "method.recipe: unknown key; mean_teacher takes " + OF_MEAN_TEACHER),
+        (
+            "method: {name: mean_teacher, cw_bass: {gamma: 1}}",
+            "method.cw_bass: unknown key; mean_teacher takes " + OF_MEAN_TEACHER,
+        ),
+        ("method: {name: fixmatch, threshold: {floor: 1}}", "method.threshold.floor: unknown key"),
         ("qqq: 1", "qqq: unknown key"),
         ("1: 2", "1: unknown key"),
     ],
@@ -117,6 +124,12 @@ def test_every_wrong_key_has_its_line() -> None:
         ("method: {name: fixmach}", f"method.name is 'fixmach'; choose one of {NAMES}"),
         (CW_BASS + "cwbass: {gamma: -1}}", "method.cwbass.gamma: is -1, should be greater than or equal to 0"),
         (CW_BASS + "cwbass: {threshold: {rule: fixed}}}", "method.cwbass.threshold.rule: is 'fixed', should be "),
+        (
+            CW_BASS + "cwbass: {threshold: {low: 0.96}}}",
+            "method.cwbass.threshold: low is 0.96 and high is 0.95; the first must not exceed the second",
+        ),
+        ("method: {name: cps, area: [0.5, 0.25]}", "method.area: is [0.5, 0.25]; the first number must not exceed the second"),
+        ("method: {name: mgd, area: [0.5, 0.25]}", "method.area: is [0.5, 0.25]; the first number must not exceed the second"),
         ("warmup: {name: cw_bass}", "warmup.name is 'cw_bass'; choose one of 'supervised'"),
         ("split: {labeled: 0}", "split.labeled: is 0, should be greater than or equal to 1"),
         ("data: {layout: coco}", "data.layout: is 'coco', should be one of folder, pascal_voc, cityscapes"),

@@ -34,7 +34,7 @@ from cwbass.training.run import SNAPSHOTS
 
 logger = logging.getLogger(__name__)
 
-REPORTS, RESOURCES, LOCK, PARAMS = "reports", "resources.json", "lock", "params.yaml"
+REPORTS, RESOURCES, LOCK, PARAMS, GIVEN = "reports", "resources.json", "lock", "params.yaml", "given.yaml"
 UNFINISHED = "unfinished"  # states of trainings: DVC, which deletes a stage's outputs before it runs it, knows nothing of them
 
 
@@ -204,7 +204,7 @@ def cell_jobs(plan: Plan, cell: Cell) -> Iterator[Job]:
 
 
 def _split_job(params: Params, folder: Path) -> Job:
-    file = _write_params(folder / PARAMS, dump_params(params))
+    file = _write_params(folder / GIVEN, dump_params(params))  # beside the step's own params.yaml, which it writes over nobody's
     return Job("split", folder, folder / "manifest.json", ["split", "--params", file, "--out", str(folder)])
 
 

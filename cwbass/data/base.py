@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from cwbass.errors import DataError, counted
 
@@ -153,11 +154,19 @@ def upright_size(path: Path) -> tuple[int, int]:
     """
     try:
         with Image.open(path) as file:
-            turned = file.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
-            return (file.width, file.height) if turned else (file.height, file.width)
+            width, height = size_when_upright(file)
+            return height, width
     except Exception:  # as in read_image, which says what is wrong with the file
         height, width, _ = read_image(path).shape
         return height, width
+
+
+def size_when_upright(file: Image.Image) -> tuple[int, int]:
+    """Width and height of an opened image after :func:`upright`, in pixels; nothing is decoded."""
+    stored = file.size
+    if isinstance(file, TiffImageFile):  # Pillow turns TIFF by itself, and some of its versions say the turned size beforehand
+        stored = file.tag_v2[IMAGEWIDTH], file.tag_v2[IMAGELENGTH]
+    return stored[::-1] if file.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS else stored
 
 
 def upright(image: Image.Image) -> Image.Image:

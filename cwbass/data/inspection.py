@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from cwbass.data.base import (
-    SIDEWAYS,
     UNKNOWN,
     DatasetSpec,
     check_kind,
@@ -20,6 +19,7 @@ from cwbass.data.base import (
     eight_bit_rgb,
     map_mask,
     read_raw_mask_and_palette,
+    size_when_upright,
     upright,
 )
 from cwbass.data.near_duplicates import Hash, difference_hash
@@ -82,7 +82,7 @@ def inspect_image(path: Path) -> ImageFacts:
     try:
         with Image.open(path) as file:
             turn = file.getexif().get(ExifTags.Base.Orientation, 1)
-            size = (file.height, file.width) if turn in SIDEWAYS else file.size
+            size = size_when_upright(file)
             file.draft("L", None)  # nothing happens where the format knows no such thing
             image = upright(file)
             wide = image.mode.startswith("I")

@@ -42,39 +42,61 @@ def scan(root: Path, folder: str) -> Iterator[str]:
     Hidden files and folders are passed over. The order is the file system's.
 
     Raises:
-        DataError: The folder does not exist.
+        DataError: The folder does not exist, or a link in it leads back to a folder that it lies in.
     """
     top = root / folder
     if not top.is_dir():
         raise DataError(f"{top}: no such folder. {_what_is_there(root)}")
-    open_folders = [("", top)]
+    open_folders: list[tuple[str, Path, tuple[Path, ...]]] = [("", top, ())]
     while open_folders:
-        prefix, path = open_folders.pop()
+        prefix, path, linked_from = open_folders.pop()
         with os.scandir(path) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir():
-                    open_folders.append((f"{prefix}{entry.name}/", Path(entry.path)))
-                else:
+                if not _is_folder(entry):
                     yield prefix + entry.name
+                    continue
+                above = (*linked_from, path.resolve()) if entry.is_symlink() else linked_from
+                if entry.is_symlink() and any(each.is_relative_to(Path(entry.path).resolve()) for each in above):
+                    raise DataError(f"{entry.path}: a link to a folder that it lies in itself. Remove the link.")
+                open_folders.append((f"{prefix}{entry.name}/", Path(entry.path), above))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself; whoever opens it says so
+        return False
 
 
 def scan_images(root: Path, folder: str) -> dict[str, str]:
     """Images below ``root/folder``: id (the path below the folder, without suffix) -> path.
 
     Raises:
-        DataError: The folder does not exist, or two files have the same id.
+        DataError: The folder does not exist, two files have the same id, or a name cannot stand in a text file.
     """
     found: dict[str, str] = {}
     for name in scan(root, folder):
         stem, dot, suffix = name.rpartition(".")
         if f"{dot}{suffix}".lower() not in IMAGE_SUFFIXES:
             continue
+        check_name(root / folder, name)
         if stem in found:
             raise DataError(f"{root}: {found[stem]} and {folder}/{name} have the same id {stem!r}. Rename or remove one of them.")
         found[stem] = f"{folder}/{name}"
     return found
+
+
+def check_name(folder: Path, name: str) -> None:
+    """Raise a DataError where a file's name is not UTF-8 or has a line break: manifest and lists are text, a line an image."""
+    if not name.isascii() and name.encode(errors="replace").decode() != name:
+        problem = "is not UTF-8"
+    elif len(name.splitlines()) > 1:
+        problem = "has a line break"
+    else:
+        return
+    raise DataError(f"{folder}: the name of the file {os.fsencode(name)!r} {problem}. Rename the file.")
 
 
 def guess_layout(root: Path) -> str | None:

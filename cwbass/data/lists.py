@@ -52,6 +52,11 @@ def read_ids(path: Path, images: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def line_of(id: str, image: str) -> str:
+    """The line that :func:`read_ids` takes for an image: its id, or its path where the id would be taken for something else."""
+    return id if id == id.strip() and not id.startswith("#") else image
+
+
 def read_tags(path: Path, images: Mapping[str, str], class_names: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """Classes of whole images, from lines ``id, class, class``: all that the image shows. Blank lines and # as in lists of ids.
 

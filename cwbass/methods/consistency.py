@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor
 
+from cwbass.config import Fraction, in_order
 from cwbass.data.cutmix import Box, draw_boxes, mix_, partner
 from cwbass.losses.confidence import pixel_cross_entropy
 from cwbass.pseudo_labels import confidence_and_label, confidence_counts, count_by_class, sum_by_class
@@ -20,6 +23,7 @@ from cwbass.types import Progress, StepOutput, sent
 from cwbass.world import World
 
 BOX_AREA = (0.02, 0.4)  # of the image; FixMatch and UniMatch as published for segmentation
+Area = Annotated[tuple[Fraction, Fraction], AfterValidator(in_order)]
 NO_LABEL = -100  # a network gives no such label, so that none is ignored
 
 

@@ -9,9 +9,9 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from cwbass.config import Fraction, NonNegative
+from cwbass.config import NonNegative
 from cwbass.methods.base import BuildModel, Method, MethodConfig
-from cwbass.methods.consistency import cross_supervision, draw_odd_boxes, exchange, keep_all, report
+from cwbass.methods.consistency import Area, cross_supervision, draw_odd_boxes, exchange, keep_all, report
 from cwbass.models.base import SegmentationNet
 from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
 
@@ -24,7 +24,7 @@ class CpsConfig(MethodConfig):
     name: Literal["cps"] = "cps"
     cutmix: bool = Field(default=True, description="Whether unlabelled images are mixed with each other.")
     boxes: Annotated[int, Field(ge=1)] = Field(default=3, description="Boxes of an image's mix; where two overlap, neither is.")
-    area: tuple[Fraction, Fraction] = Field(default=(0.25, 0.5), description="Range of the boxes' area together.")
+    area: Area = Field(default=(0.25, 0.5), description="Range of the boxes' area together.")
     unsup_weight: NonNegative | None = Field(
         default=None, description="Weight of the cross supervision; null: 1 with CutMix, 1.5 without."
     )

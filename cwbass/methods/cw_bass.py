@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -61,6 +61,12 @@ class ThresholdConfig(Section):
     momentum: Fraction = Field(default=0.99, description="per_class and floor: of the running confidences.")
     target: Fraction = Field(default=0.9, description="auto: precision asked of retained labels.")
     prior: NonNegative = Field(default=500.0, description="auto: pixels by which a class's precision is shrunk to that of all.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low is {self.low:g} and high is {self.high:g}; the first must not exceed the second")
+        return self
 
 
 class BoundaryConfig(Section):

@@ -13,9 +13,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cwbass.config import Fraction, NonNegative, Section
+from cwbass.config import NonNegative, Section
 from cwbass.methods.base import BuildModel, Method, MethodConfig
-from cwbass.methods.consistency import cross_supervision, draw_odd_boxes, exchange, keep_all, report
+from cwbass.methods.consistency import Area, cross_supervision, draw_odd_boxes, exchange, keep_all, report
 from cwbass.models.base import SegmentationNet
 from cwbass.models.features import deepest
 from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
@@ -38,7 +38,7 @@ class MgdConfig(MethodConfig):
     deep: HeavyConfig = HeavyConfig(encoder="resnet101")
     wide: HeavyConfig = HeavyConfig(encoder="tu-wide_resnet50_2")
     boxes: Annotated[int, Field(ge=1)] = Field(default=3, description="Boxes of an image's mix; where two overlap, neither is.")
-    area: tuple[Fraction, Fraction] = Field(default=(0.25, 0.5), description="Range of the boxes' area together.")
+    area: Area = Field(default=(0.25, 0.5), description="Range of the boxes' area together.")
     unsup_weight: NonNegative = Field(default=1.0, description="Weight of the cross supervision of the student and each teacher.")
     image_weight: NonNegative = Field(
         default=0.001, description="Weight of the distance to the deep teacher's logits of whole images."

@@ -16,12 +16,14 @@ from cwbass.data.splits import draw_split, find_candidates
 from cwbass.errors import CwbassError, DataError, ParamsError, counted
 from cwbass.memory import collector_paused
 from cwbass.methods import METHODS
+from cwbass.methods.base import MethodConfig
 from cwbass.models import build_model
 from cwbass.models.base import SegmentationNet
 from cwbass.models.weights import load_encoder_weights_
 from cwbass.params import Params, SplitSections
 from cwbass.s3 import find_object
-from cwbass.steps.training import check_network
+from cwbass.steps.training import check_batches, check_network
+from cwbass.training.enough import no_unlabeled, too_few_classes, too_few_to_rank
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +36,13 @@ def check(params: Params, *, data_root: Path) -> CheckReport:
 
     Raises:
         DataError: The files cannot even be listed: a folder, the class list or a list file is wrong.
-        ParamsError: The parameters do not fit the dataset, or a network cannot be built, or not be trained; the message names the keys.
+        ParamsError: The parameters do not fit the dataset or the processes, or a network cannot be built, or not be trained; the
+            message names the keys.
     """
+    check_batches(params.train, params.train.processes * params.train.nodes)
     listing = list_dataset(params.data, params.split, data_root)
     weights = check_model(params, listing.spec.class_names)
-    report = check_data(params, listing, data_root=data_root, views=params.augment)
+    report = check_data(params, listing, data_root=data_root, views=params.augment, method=params.method)
     return replace(report, findings=weights + report.findings)
 
 
@@ -112,7 +116,14 @@ def _check_weights(key: str, config: ModelConfig, net: SegmentationNet) -> Itera
         yield Finding("error", WEIGHTS, None, f"{key}.weights: {error}")
 
 
-def check_data(params: SplitSections, listing: Listing, *, data_root: Path, views: AugmentConfig | None = None) -> CheckReport:
+def check_data(
+    params: SplitSections,
+    listing: Listing,
+    *,
+    data_root: Path,
+    views: AugmentConfig | None = None,
+    method: MethodConfig | None = None,
+) -> CheckReport:
     """Draw the split in memory and check the files it would use.
 
     If the split cannot be drawn, the report says why, and all masks that it might have used are
@@ -123,6 +134,7 @@ def check_data(params: SplitSections, listing: Listing, *, data_root: Path, view
         listing: What ``list_dataset`` found.
         data_root: Folder of the dataset.
         views: How crops are drawn of the images; None: whether they fit is not looked at.
+        method: What will learn from them; None: whether there are enough for it is not looked at.
 
     Raises:
         DataError: A list file is wrong.
@@ -137,5 +149,18 @@ def check_data(params: SplitSections, listing: Listing, *, data_root: Path, view
     except DataError as error:
         failure = (Finding("error", "no_split", None, f"the split cannot be drawn: {error}"),)
         listing = replace(listing, train=candidates.named + candidates.masked + candidates.bare)
+    else:
+        failure = () if method is None else tuple(_too_few(manifest, method))
     report = check_dataset(listing, manifest, data_root, seen, views=views)
     return replace(report, findings=failure + report.findings)
+
+
+def _too_few(manifest: Manifest, method: MethodConfig) -> Iterator[Finding]:
+    """What a run would refuse, in part after the warm-up."""
+    if message := too_few_classes(manifest):
+        yield Finding("error", "one_class", None, message)
+    message = no_unlabeled(manifest, method.name) if METHODS[method.name].needs_unlabeled else None
+    if message is None and method.retraining is not None:
+        message = too_few_to_rank(manifest, method.retraining)
+    if message is not None:
+        yield Finding("error", "no_unlabeled", None, message)

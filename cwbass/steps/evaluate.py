@@ -23,7 +23,7 @@ from cwbass.data import list_dataset
 from cwbass.data.base import DatasetSpec, Sample
 from cwbass.data.manifest import Manifest
 from cwbass.data.remote import local_dataset
-from cwbass.errors import DataError, counted
+from cwbass.errors import DataError, ParamsError, counted
 from cwbass.evaluation.evaluate import OnImage
 from cwbass.evaluation.evaluate import evaluate as score
 from cwbass.evaluation.metrics import EvalResult
@@ -31,19 +31,22 @@ from cwbass.evaluation.per_image import CONFUSIONS, PerImage
 from cwbass.evaluation.probes import ProbeBook
 from cwbass.evaluation.selection import ImageConfusions
 from cwbass.evaluation.sweep import SWEEP, read_sweep
-from cwbass.files import write_whole
+from cwbass.files import spare_params, write_whole
 from cwbass.jsonfile import read_rows
 from cwbass.progress import counting
 from cwbass.pseudo_labels import threshold_map
 from cwbass.reporting.gallery import GalleryItem
 from cwbass.resolve import describe
 from cwbass.steps.checkpoints import find_checkpoints, open_checkpoints, open_snapshots
-from cwbass.steps.report import RunFiles, write_run_files
+from cwbass.steps.report import METRICS, RunFiles, write_run_files
+from cwbass.steps.train import LAST
+from cwbass.steps.warmup import WARMUP
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import Checkpoint
 from cwbass.training.device import place, scoring_device
 from cwbass.training.flight import PROBES
 from cwbass.training.history import TIMINGS
+from cwbass.training.resume import RUN
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +112,12 @@ def evaluate(
     Raises:
         CheckpointError: A checkpoint is broken, or belongs to another split than the manifest.
         DataError: The data or the sweep cannot be read, or the data has other classes than the checkpoint.
+        ParamsError: ``out_dir`` holds files of others that would be written over.
     """
+    if out_dir is not None:
+        spare_params(out_dir, METRICS)
+        if any((out_dir / name).exists() for name in (RUN, LAST, WARMUP)):
+            raise ParamsError(f"{out_dir} holds a training, whose history would be written over. Give another folder with --out.")
     ours = open_checkpoints(checkpoint)
     theirs = {} if baseline is None else open_checkpoints(baseline)
     chosen_name, chosen = next(iter(ours.items()))

@@ -12,6 +12,7 @@ from PIL import Image
 from cwbass.data.base import default_palette, upright_size
 from cwbass.data.classes import read_class_list
 from cwbass.data.coco import CocoImage, class_values, mask_name, paint, read_coco
+from cwbass.data.lists import line_of
 from cwbass.errors import DataError
 from cwbass.files import partial_file, write_whole
 
@@ -92,8 +93,8 @@ def import_coco(
             mask.save(partial, "PNG")
             partial.replace(root / "masks" / masks[image.name])
     if list_file:
-        ids = sorted(masks[image.name].removesuffix(".png") for image in found)
-        (root / list_file).write_text("".join(f"{id}\n" for id in ids), encoding="utf-8")
+        lines = sorted(line_of(masks[image.name].removesuffix(".png"), f"images/{image.name}") for image in found)
+        write_whole(root / list_file, "".join(f"{line}\n" for line in lines).encode())
     if len(found) < len(drawn):
         logger.warning("not in %s: %d of the %d annotated images", root / "images", len(drawn) - len(found), len(drawn))
     return ImportReport(str(root), classes, len(found), sum(not image.objects for image in file.images), len(drawn) - len(found))

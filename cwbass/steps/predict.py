@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 from cwbass.data.base import IMAGE_SUFFIXES, UNREAD_SUFFIXES, read_image
 from cwbass.errors import DataError, counted
 from cwbass.evaluation.inference import predict_image
+from cwbass.files import partial_file
 from cwbass.progress import counting
 from cwbass.reporting.images import colorize
 from cwbass.resolve import open_checkpoint
@@ -23,6 +25,7 @@ from cwbass.training.device import place, scoring_device
 logger = logging.getLogger(__name__)
 
 OVERLAY_ALPHA = 0.55
+MASKS, OVERLAYS, CONFIDENCE = "masks", "overlays", "confidence"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ def predict(
 
     Args:
         checkpoint: A file, a training's folder, whose checkpoint that counts is taken, or the folder of a registered version.
-        images: An image, or a folder that is searched at any depth.
+        images: An image, or a folder that is searched at any depth; results of an earlier run in it are passed over.
         out_dir: Where results go.
         overlays: Whether to draw overlays.
         confidence: Whether to write how sure the network is of each pixel.
@@ -73,8 +76,8 @@ def predict(
     net = place(loaded.network(config.weights), on)
     spec = loaded.dataset
     palette = [value for rgb in spec.palette for value in rgb]
-    files = [images] if images.is_file() else _find(images, IMAGE_SUFFIXES)
-    if unread := [] if images.is_file() else _find(images, UNREAD_SUFFIXES):
+    files = [images] if images.is_file() else _find(images, IMAGE_SUFFIXES, out_dir)
+    if unread := [] if images.is_file() else _find(images, UNREAD_SUFFIXES, out_dir):
         one, many = "file of a kind that is not read is", "files of kinds that are not read are"
         logger.warning("%s passed over, the first %s.", counted(len(unread), one, many), unread[0])
     if not files:
@@ -88,15 +91,14 @@ def predict(
         label = best.cpu().numpy().astype(np.uint8)
         # The suffix stays in the name: a.jpg and a.png of one folder are two images.
         name = path.relative_to(base)
-        _save(out_dir / "masks" / name.with_name(f"{name.name}.png"), label, palette)
+        _save(out_dir / MASKS / name.with_name(f"{name.name}.png"), label, palette)
         if confidence:
             sure = (top.float() * 255).round().byte().cpu().numpy()
-            _save(out_dir / "confidence" / name.with_name(f"{name.name}.png"), sure)
+            _save(out_dir / CONFIDENCE / name.with_name(f"{name.name}.png"), sure)
         if overlays:
             mixed = pixels * (1 - OVERLAY_ALPHA) + colorize(label, spec) * OVERLAY_ALPHA
-            target = out_dir / "overlays" / name.with_name(f"{name.name}.jpg")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(mixed.astype(np.uint8)).save(target, quality=90)
+            target = out_dir / OVERLAYS / name.with_name(f"{name.name}.jpg")
+            _write(target, Image.fromarray(mixed.astype(np.uint8)), "JPEG", quality=90)
 
     with counting("predict", len(files)) as one_more:
         for path in files:
@@ -113,14 +115,25 @@ def predict(
     return PredictReport(len(files) - len(failed), failed, str(out_dir))
 
 
-def _find(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+def _find(folder: Path, suffixes: tuple[str, ...], out_dir: Path) -> list[Path]:
+    """Files below a folder, but for what is written there."""
+    place = out_dir.resolve()
+    ours = [place / kind for kind in (MASKS, OVERLAYS, CONFIDENCE)] if place.is_relative_to(folder.resolve()) else []
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.is_dir())
     # macOS lays ._a.jpg beside a.jpg
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith("."))
+    named = (path for path in found if not path.name.startswith("."))
+    return sorted(path for path in named if not any(path.parent.resolve().is_relative_to(each) for each in ours))
 
 
 def _save(path: Path, values: NDArray[np.uint8], palette: list[int] | None = None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(values)
     if palette is not None:
         image.putpalette(palette)
-    image.save(path)
+    _write(path, image, "PNG")
+
+
+def _write(path: Path, image: Image.Image, kind: str, **options: Any) -> None:
+    """Whole or not at all: whoever reads a folder while it is filled, or after a killed run, finds no half of a mask."""
+    with partial_file(path) as partial:
+        image.save(partial, kind, **options)
+        os.replace(partial, path)

@@ -17,6 +17,7 @@ from cwbass.data.base import DatasetSpec
 from cwbass.errors import DataError
 from cwbass.evaluation.probes import ProbeBook
 from cwbass.evaluation.sweep import SWEEP, Sweep
+from cwbass.files import naming
 from cwbass.params import parse_yaml
 from cwbass.reporting import scores
 from cwbass.reporting.flight import write_flight
@@ -37,7 +38,7 @@ CURVES = (
     "mean_confidence",
     "data_wait",
 )
-REPORT, FLIGHT = "report.html", "flight.html"
+METRICS, REPORT, FLIGHT = "metrics.json", "report.html", "flight.html"
 CONFUSION_ROWS = 20_000  # DVC counts rows: pixels are scaled down to about this many
 
 
@@ -69,15 +70,16 @@ def write_run_files(files: RunFiles, out_dir: Path) -> Path:
         Path of the report.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
-    _write_json(out_dir / "metrics.json", files.metrics)
-    _write_json(out_dir / "spec.json", files.spec.to_dict())
-    (out_dir / "params.yaml").write_text(files.params_text, encoding="utf-8")
-    write_rows(out_dir / HISTORY, files.history)
-    _write_gallery(out_dir / "gallery.npz", files.gallery)
-    (out_dir / PROBES).write_bytes((files.probes or ProbeBook()).serialize())
-    _write_json(out_dir / SWEEP, {} if files.sweep is None else files.sweep.to_dict(), indent=None)
-    _write_plots(out_dir / "plots", files)
-    return draw(files, out_dir)
+    with naming(out_dir):
+        _write_json(out_dir / METRICS, files.metrics)
+        _write_json(out_dir / "spec.json", files.spec.to_dict())
+        (out_dir / "params.yaml").write_text(files.params_text, encoding="utf-8")
+        write_rows(out_dir / HISTORY, files.history)
+        _write_gallery(out_dir / "gallery.npz", files.gallery)
+        (out_dir / PROBES).write_bytes((files.probes or ProbeBook()).serialize())
+        _write_json(out_dir / SWEEP, {} if files.sweep is None else files.sweep.to_dict(), indent=None)
+        _write_plots(out_dir / "plots", files)
+        return draw(files, out_dir)
 
 
 def report(out_dir: Path) -> Path:
@@ -102,7 +104,7 @@ def report_alone(out_dir: Path, path: Path) -> None:
 
 def _read(out_dir: Path) -> RunFiles:
     """Inverse of :func:`write_run_files`."""
-    metrics = json.loads((out_dir / "metrics.json").read_text(encoding="utf-8"))
+    metrics = json.loads((out_dir / METRICS).read_text(encoding="utf-8"))
     spec = DatasetSpec.from_dict(json.loads((out_dir / "spec.json").read_text(encoding="utf-8")))
     lines = (out_dir / HISTORY).read_text(encoding="utf-8").splitlines()
     history = [json.loads(line) for line in lines]

@@ -27,6 +27,7 @@ from cwbass.models.base import SegmentationNet
 from cwbass.steps.training import network_factory, new_method
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint
 from cwbass.training.device import place
+from cwbass.training.enough import too_few_to_rank
 from cwbass.training.history import write_rows
 from cwbass.training.loop import Schedule
 from cwbass.training.optim import build_optimizer
@@ -85,17 +86,14 @@ class SecondStage:
         self.steps = config.steps or steps
         self.first = first
         self.key = config.key
-        length, images = first.stop - first.stage_start, len(run.manifest.unlabeled)
+        length = first.stop - first.stage_start
         if length < FIRST_STAGE_STEPS:
             raise ParamsError(
                 f"{self.key} compares snapshots after a third and two thirds of the first stage, which has {counted(length, 'step')} "
                 f"after the warm-up. Raise train.steps, or {self.config.instead}."
             )
-        if images < 2:
-            raise ParamsError(
-                f"{self.key} labels some unlabelled images first and the rest later; the split has {images}. "
-                f"Add images without masks, or {self.config.instead}."
-            )
+        if message := too_few_to_rank(run.manifest, config):
+            raise ParamsError(message)
         self.snapshots = {first.stage_start + third * length // 3: name for third, name in enumerate(FIRST_SNAPSHOTS, start=1)}
         seed_everything(run.seed)  # as the warm-up did: the same weights
         self.initial = network_factory(model, run.manifest.spec.class_names, out_dir / "weights", run.world)()

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from cwbass.data import list_dataset
+from cwbass.data.lists import line_of
 from cwbass.data.manifest import ROLES
 from cwbass.data.splits import draw_roles
+from cwbass.files import spare_params, write_whole
 from cwbass.memory import collector_paused
 from cwbass.params import SplitSections, dump_params, flatten, read_params
 from cwbass.training.identity import differences
 
-PARAMS = "params.yaml"
+MANIFEST, PARAMS = "manifest.json", "params.yaml"
 _FREE = ("seed", "data.root")  # may be others after the split than they were for it
 
 logger = logging.getLogger(__name__)
@@ -49,16 +51,17 @@ def split(params: SplitParams, *, data_root: Path, out_dir: Path) -> SplitReport
 
     Raises:
         DataError: The dataset or a list is wrong; the message names the file.
-        ParamsError: The parameters do not fit the dataset.
+        ParamsError: The parameters do not fit the dataset, or the folder holds somebody else's ``params.yaml``.
     """
+    spare_params(out_dir, MANIFEST)
     listing = list_dataset(params.data, params.split, data_root)
     draw = draw_roles(listing, params.split, root=data_root, seed=params.seed)
     manifest = draw.manifest
-    manifest.write(out_dir / "manifest.json")
-    (out_dir / PARAMS).write_text(dump_params(params), encoding="utf-8", newline="\n")
+    manifest.write(out_dir / MANIFEST)
+    write_whole(out_dir / PARAMS, dump_params(params).encode())
     for role in ROLES:
-        lines = "".join([f"{sample.id}\n" for sample in manifest.samples(role)])
-        (out_dir / f"{role}.txt").write_text(lines, encoding="utf-8", newline="\n")
+        lines = "".join([f"{line_of(sample.id, sample.image)}\n" for sample in manifest.samples(role)])
+        write_whole(out_dir / f"{role}.txt", lines.encode())
     logger.info("split %s: %s", manifest.hash[:12], manifest.counts)
     for note in manifest.notes:
         logger.warning("%s", note)

@@ -28,6 +28,7 @@ from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint
 from cwbass.training.device import place
 from cwbass.training.distributed import check_same
+from cwbass.training.flight import PROBES
 from cwbass.training.identity import differences
 from cwbass.training.optim import build_optimizer, load_moments_
 from cwbass.training.resume import Resume
@@ -92,6 +93,7 @@ def train(
         out_dir=out_dir,
         work_dir=work_dir,
         resume=resume,
+        results=(LAST, BEST, PROBES),
         inputs={"warmup_sha256": start_sha256},
         telemetry=telemetry,
         world=world,

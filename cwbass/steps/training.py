@@ -29,6 +29,7 @@ from cwbass.steps.split import warn_of_changes
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.device import resolve_device, resolve_precision
 from cwbass.training.distributed import check_same
+from cwbass.training.enough import too_few_classes
 from cwbass.training.identity import run_identity
 from cwbass.training.loss_scale import LossScale
 from cwbass.training.mirror import open_mirror
@@ -70,6 +71,7 @@ def start_run(
     out_dir: Path,
     work_dir: Path | None,
     resume: Resume,
+    results: Sequence[str] = (),
     inputs: Mapping[str, str] = MappingProxyType({}),
     telemetry: Telemetry = SILENT,
     world: World = ALONE,
@@ -84,6 +86,7 @@ def start_run(
         out_dir: Where results go.
         work_dir: Where states go; None is a folder in ``out_dir``.
         resume: What the caller wants of an earlier run's files.
+        results: Names of the files in ``out_dir`` that later steps look for.
         inputs: Name and SHA-256 of what else the step starts from.
         telemetry: Told what happens.
         world: The processes that train together.
@@ -118,6 +121,7 @@ def start_run(
         identity,
         save_minutes=train.save_minutes,
         resume=resume,
+        results=results,
         mirror=mirror,
         telemetry=telemetry,
         world=world,
@@ -192,13 +196,8 @@ def _check_labels(split: Manifest, batch: int) -> None:
     Raises:
         DataError: The labelled images show fewer than two classes.
     """
-    names = split.spec.class_names
-    seen = {names[index] for sample in split.labeled for index, count in enumerate(sample.pixels or ()) if count}
-    if len(seen) < 2:
-        raise DataError(
-            f"the {len(split.labeled)} labelled images show {f'one class only, {next(iter(seen))}' if seen else 'no class'}: there is "
-            "nothing to tell apart. Label images of at least two classes, or check data.classes, data.merge and data.ignore_classes."
-        )
+    if (message := too_few_classes(split)) is not None:
+        raise DataError(message)
     if len(split.labeled) < batch:
         logger.info(
             "%d labelled images are fewer than train.batch_labeled (%d): a batch holds some of them more than once, in other views",

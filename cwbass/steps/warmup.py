@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cwbass.evaluation.sweep import SWEEP
 from cwbass.steps.thresholds import write_sweep
 from cwbass.steps.training import (
     TrainReport,
@@ -72,6 +73,7 @@ def warmup(
         out_dir=out_dir,
         work_dir=work_dir,
         resume=resume,
+        results=(WARMUP, BASELINE_LAST, BASELINE_BEST, SWEEP),
         telemetry=telemetry,
         world=world,
     )

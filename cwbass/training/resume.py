@@ -17,7 +17,7 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -87,6 +87,7 @@ class Keeper:
         identity: From :func:`cwbass.training.identity.run_identity`.
         save_minutes: Between two saves; there is one after every epoch, too.
         resume: What the caller wants of an earlier run's files.
+        results: Names of what a run leaves in ``out_dir``; a restart deletes them, for this run may not write them all.
         mirror: A second place for the states; None has none.
         telemetry: Told of damaged states, and that training goes on or is stopped.
         world: The processes that train together: the main one reads and writes, the others follow it.
@@ -104,13 +105,14 @@ class Keeper:
         *,
         save_minutes: float,
         resume: Resume = Resume(),
+        results: Sequence[str] = (),
         mirror: Mirror | None = None,
         telemetry: Telemetry = SILENT,
         world: World = ALONE,
     ) -> None:
         self.out_dir, self.folder, self.identity = out_dir, folder or out_dir / WORK, dict(identity)
         self.save_seconds, self.resume, self.mirror, self.telemetry = 60 * save_minutes, resume, mirror, telemetry
-        self.world = world
+        self.world, self._results = world, results
         self.counts: Counter[str] = Counter()  # saved, fallbacks; the mirror has its own
         self.report: dict[str, Any] | None = None  # of the finished run, where there is nothing left to do
         self.state: State | None = None  # to go on from
@@ -249,6 +251,8 @@ class Keeper:
     def _forget(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         (self.out_dir / RUN).unlink(missing_ok=True)
+        for name in self._results:
+            unlink_with_digest(self.out_dir / name)
         if self.mirror is not None:
             self.mirror.clear()
 

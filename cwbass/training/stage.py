@@ -32,6 +32,7 @@ from cwbass.training.batches import images_of, open_loaders
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cwbass.training.collapse import CollapseGuard, Incident
 from cwbass.training.device import compile_networks_, gpu_memory
+from cwbass.training.enough import no_unlabeled
 from cwbass.training.flight import PROBES, Keep, ProbeRecorder, SliceRecord, unlabeled_row
 from cwbass.training.history import History, timing_row
 from cwbass.training.loop import EpochRecord, Meter, Schedule, fit
@@ -101,11 +102,8 @@ class Stage:
             CwbassError: Too many steps in a row were not finite, or another process is gone.
         """
         run, telemetry = self.run, self.run.telemetry
-        if self.method.needs_unlabeled and not run.manifest.unlabeled:
-            raise DataError(
-                f"method {self.method_name} learns from unlabelled images and the split has none. "
-                "Lower split.labeled, add images without masks, or use method.name: supervised."
-            )
+        if self.method.needs_unlabeled and (message := no_unlabeled(run.manifest, self.method_name)):
+            raise DataError(message)
         world, keeper = run.world, run.keeper
         if self.name in keeper.finished:
             self.best = dict(keeper.finished[self.name])

@@ -21,7 +21,9 @@ from cwbass.data.base import (
     read_image,
     read_mask,
     read_raw_mask,
+    upright_size,
 )
+from cwbass.data.inspection import inspect_image
 from cwbass.errors import DataError
 
 TWO = DatasetSpec(class_names=("ground", "tree"), palette=((0, 0, 0), (0, 128, 0)), ids={0: 0, 1: 1, 255: 255})
@@ -118,6 +120,19 @@ def test_image_is_turned_upright_by_exif_and_mask_is_not(tmp_path: Path) -> None
     assert upright[0, 1].tolist() == [255, 255, 255]
     Image.fromarray(array(INDICES)).save(tmp_path / "m.png", exif=exif)
     assert read_raw_mask(tmp_path / "m.png").shape == (2, 3)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_the_size_in_the_header_is_that_of_the_upright_image(tmp_path: Path, kind: str, turn: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    path = tmp_path / f"i.{kind}"
+    Image.fromarray(np.zeros((2, 5, 3), dtype=np.uint8)).save(path, exif=exif)  # two rows of five pixels
+    expected = (5, 2) if turn >= 5 else (2, 5)
+    assert read_image(path).shape == (*expected, 3)
+    assert upright_size(path) == expected
+    assert inspect_image(path).size == expected[::-1]  # width first
 
 
 def test_sixteen_bit_image_is_scaled_not_clipped(tmp_path: Path) -> None:

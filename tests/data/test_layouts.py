@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,28 @@ class TestFolder:
         listing = listed(plain)
         assert [s.id for s in listing.train] == ["b", "day/c", "u"]
         assert [s.id for s in listing.test] == ["a"]
+
+    @pytest.mark.parametrize("links", [{"images/day/up": ".."}, {"images/day/to": "../night", "images/night/to": "../day"}])
+    def test_a_link_that_leads_back_is_named(self, plain: Path, links: dict[str, str]) -> None:
+        (plain / "images/night").mkdir()
+        for name, target in links.items():
+            (plain / name).symlink_to(target)
+        with pytest.raises(
+            DataError, match=r"images/(day|night)/.*: a link to a folder that it lies in itself\. Remove the link"
+        ):
+            listed(plain)
+
+    def test_a_link_to_another_folder_is_followed(self, plain: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+        other = tmp_path_factory.mktemp("other")
+        touch(other, "n.jpg", "deep/m.jpg")
+        (plain / "images/more").symlink_to(other)
+        assert [s.id for s in listed(plain).train] == ["a", "b", "day/c", "more/deep/m", "more/n", "u"]
+
+    @pytest.mark.parametrize(("name", "problem"), [(b"caf\xe9.png", "is not UTF-8"), (b"a\nb.png", "has a line break")])
+    def test_a_name_that_no_list_could_hold_is_refused_by_its_bytes(self, plain: Path, name: bytes, problem: str) -> None:
+        (Path(os.fsdecode(os.fsencode(plain) + b"/unlabeled/" + name))).touch()
+        with pytest.raises(DataError, match=re.escape(f"unlabeled: the name of the file {name!r} {problem}. Rename the file.")):
+            listed(plain)
 
     def test_train_list_does_not_shut_out_the_unlabeled_folder(self, plain: Path) -> None:
         (plain / "train.txt").write_text("day/c\n")

@@ -74,6 +74,12 @@ def test_a_second_file_lists_the_test_images(root: Path) -> None:
     assert [sample.id for sample in listing.test] == ["site/c"] and [sample.id for sample in listing.train] == ["a", "b"]
 
 
+def test_a_list_may_lie_in_a_new_folder_and_names_by_path_what_would_read_as_a_comment(root: Path) -> None:
+    (root / "images/a.png").rename(root / "images/#a.png")
+    import_coco(coco(root, names=("#a.png", "b.jpg"), annotated=2), root=root, list_file="lists/test.txt")
+    assert (root / "lists/test.txt").read_text() == "b\nimages/#a.png\n"
+
+
 def test_images_that_are_not_there_are_counted_and_passed_over(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     report = import_coco(coco(root, names=("a.png", "gone.png")), root=root)
     assert (report.masks, report.not_found) == (1, 1)

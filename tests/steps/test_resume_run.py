@@ -248,8 +248,8 @@ def ids_at(manifest: Manifest, stream: Any, step: int, batch: int) -> list[str]:
     return [samples[index_at(position, len(samples), seed=0, stream=stream)].id for position in positions]
 
 
-def warm(params: Params, manifest: Path, data: Path, out: Path) -> TrainReport:
-    return warmup(sections(params, WarmupParams), manifest=manifest, data_root=data, out_dir=out)  # type: ignore[arg-type]
+def warm(params: Params, manifest: Path, data: Path, out: Path, **settings: Any) -> TrainReport:
+    return warmup(sections(params, WarmupParams), manifest=manifest, data_root=data, out_dir=out, **settings)  # type: ignore[arg-type]
 
 
 def test_labels_of_one_class_are_refused_before_anything_is_trained(tiny_run: TinyRun, tmp_path: Path) -> None:
@@ -286,6 +286,19 @@ def test_fewer_labels_than_a_batch_and_images_smaller_than_the_crop_are_trained_
     (row,) = [json.loads(line) for line in (tmp_path / "train" / "history.jsonl").read_text().splitlines()]
     assert (row["nonfinite"], row["step"]) == (0, 10)
     assert 0 < row["loss_sup"] < 10
+
+
+def test_restart_leaves_no_result_of_the_earlier_run_that_the_new_one_does_not_write(tiny_run: TinyRun, tmp_path: Path) -> None:
+    run = TinyRun(tmp_path, tiny_run.data, changed(tiny_run.params, steps=2, warmup_steps=1, baseline=False, probes=0))
+    shutil.copytree(tiny_run.train, run.train)
+    shutil.copytree(tiny_run.warmup, run.warmup)
+    chosen = SplitParams(data=run.params.data, split=run.params.split.model_copy(update={"selection": 0.0}))
+    split(chosen, data_root=run.data, out_dir=run.manifest.parent)
+    warm(run.params, run.manifest, run.data, run.warmup, resume=Resume(restart=True))
+    training(run, run.train, resume=Resume(restart=True))
+    left = {path.name for folder in (run.train, run.warmup) for path in folder.iterdir() if path.suffix in (".pt", ".zip")}
+    assert left == {"last.pt", "warmup.pt"}
+    assert not (run.warmup / "sweep.json").exists()
 
 
 def test_a_method_that_needs_unlabelled_images_says_so_where_there_are_none(tiny_run: TinyRun, tmp_path: Path) -> None:

@@ -313,6 +313,30 @@ def test_predict_writes_a_mask_and_an_overlay_for_every_image(
     assert (tmp_path / "out" / "overlays" / "deep" / "a.png.jpg").is_file()
 
 
+def test_scores_are_not_written_over_a_training_or_over_parameters(tiny_run: TinyRun, tmp_path: Path) -> None:
+    held = {path: file_sha256(path) for path in tiny_run.train.iterdir()}
+    (tmp_path / "params.yaml").write_text("seed: 1")
+    for out, said in (
+        (tiny_run.train, "holds a training"),
+        (tiny_run.warmup, "holds a training"),
+        (tmp_path, "params.yaml is there"),
+    ):
+        with pytest.raises(ParamsError, match=rf"{said}.* Give another folder with --out"):
+            evaluate(None, checkpoint=tiny_run.train, manifest=tiny_run.manifest, data_root=tiny_run.data, out_dir=out)
+    assert {path: file_sha256(path) for path in tiny_run.train.iterdir()} == held
+    assert (tmp_path / "params.yaml").read_text() == "seed: 1"
+
+
+@pytest.mark.parametrize("out", ["predictions", "."])
+def test_predict_passes_over_what_it_wrote_into_the_folder_of_the_images(tiny_run: TinyRun, tmp_path: Path, out: str) -> None:
+    (tmp_path / "b.jpg").mkdir()  # a folder is no image, whatever its name
+    Image.new("RGB", (50, 37), (200, 30, 30)).save(tmp_path / "b.jpg" / "a.png")
+    for _ in range(2):
+        found = predict(checkpoint=tiny_run.train / "last.pt", images=tmp_path, out_dir=tmp_path / out, confidence=True)
+        assert (found.images, found.failed) == (1, {})
+    assert (tmp_path / out / "masks" / "b.jpg" / "a.png.png").is_file()
+
+
 def test_predict_says_what_was_scored(tiny_run: TinyRun, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     right = known = 0

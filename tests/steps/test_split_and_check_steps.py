@@ -12,14 +12,16 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from cwbass.config import DataConfig, ModelConfig, SplitConfig
+from cwbass.config import DataConfig, ModelConfig, SplitConfig, TrainConfig
 from cwbass.data import list_dataset
 from cwbass.data.check import CheckReport
 from cwbass.data.manifest import Manifest
 from cwbass.errors import DataError, ParamsError, WeightsError
+from cwbass.methods.base import MethodConfig
+from cwbass.methods.supervised import SupervisedConfig
 from cwbass.models.smp_net import SmpNet
-from cwbass.params import Params, load_params
-from cwbass.steps.check import check_data, check_model
+from cwbass.params import Params, load_params, parse_yaml
+from cwbass.steps.check import check, check_data, check_model
 from cwbass.steps.split import SplitParams, split, warn_of_changes
 from cwbass.steps.training import network_factory
 
@@ -87,6 +89,24 @@ def test_written_list_draws_the_same_roles_again(root: Path, tmp_path: Path) -> 
     assert split(SplitParams(split=again), data_root=root, out_dir=tmp_path / "two").hash == first.hash
 
 
+@pytest.mark.parametrize("id", ["#1", "a ", " a"])
+def test_a_written_list_names_images_whose_ids_would_be_taken_for_something_else(root: Path, tmp_path: Path, id: str) -> None:
+    for folder in ("images", "masks"):
+        (root / folder / "a.png").rename(root / folder / f"{id}.png")
+    first = split(SplitParams(), data_root=root, out_dir=tmp_path / "one")
+    again = SplitConfig(labeled_list=str(tmp_path / "one" / "labeled.txt"))
+    assert first.counts["labeled"] == 3
+    assert split(SplitParams(split=again), data_root=root, out_dir=tmp_path / "two").hash == first.hash
+
+
+def test_a_split_is_not_written_over_parameters_that_are_not_its_own(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("seed: 1")
+    with pytest.raises(ParamsError, match=r"params\.yaml is there, and would be written over\. Give another folder with --out"):
+        split(SplitParams(), data_root=root, out_dir=tmp_path)
+    assert (tmp_path / "params.yaml").read_text() == "seed: 1"
+    assert not (tmp_path / "manifest.json").exists()
+
+
 def test_same_parameters_give_the_same_bytes(root: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         split(SplitParams(), data_root=root, out_dir=tmp_path / name)
@@ -94,9 +114,9 @@ def test_same_parameters_give_the_same_bytes(root: Path, tmp_path: Path) -> None
     assert one == two
 
 
-def checked(root: Path, **split: Any) -> CheckReport:
+def checked(root: Path, method: MethodConfig | None = None, **split: Any) -> CheckReport:
     params = SplitParams(split=SplitConfig(**split))
-    return check_data(params, list_dataset(params.data, params.split, root), data_root=root)
+    return check_data(params, list_dataset(params.data, params.split, root), data_root=root, method=method)
 
 
 def test_check_reports_what_stops_the_split_and_every_other_error(root: Path) -> None:
@@ -115,6 +135,45 @@ def test_check_opens_no_mask_of_an_unlabelled_image_even_if_the_split_fails(root
     assert [finding.file for finding in report.errors if finding.kind == "unreadable"] == ["masks/b.png"]
 
 
+def told(report: CheckReport) -> list[str]:
+    return [f"{finding.kind}: {finding.message}" for finding in report.errors]
+
+
+@pytest.mark.parametrize(
+    ("method", "unlabeled", "said"),
+    [
+        ("{name: fixmatch}", 0, "method fixmatch learns from unlabelled images and the split has none. "),
+        ("{name: cw_bass, cwbass: {second_stage: {enabled: true}}}", 1, "the split has 1. Add images without masks, or "),
+        (
+            "{name: st_plus_plus}",
+            0,
+            "method.name: st_plus_plus labels some unlabelled images first and the rest later; the split has 0",
+        ),
+        ("{name: fixmatch}", 1, None),
+        ("{name: st_plus_plus}", 2, None),
+        ("{name: supervised}", 0, None),
+    ],
+)
+def test_check_tells_before_the_warm_up_that_a_method_will_lack_unlabelled_images(
+    root: Path, method: str, unlabeled: int, said: str | None
+) -> None:
+    (root / "unlabeled/u.png").unlink()
+    for number in range(unlabeled):
+        Image.new("RGB", (4, 2), (60 * number, 0, 0)).save(root / f"unlabeled/{number}.png")
+    config = load_params(parse_yaml(f"method: {method}", "params.yaml"), Params).method
+    found = told(checked(root, config))
+    assert len(found) == (said is not None)
+    assert said is None or (found[0].startswith("no_unlabeled: ") and said in found[0])
+
+
+def test_check_tells_that_labels_of_one_class_teach_nothing(root: Path) -> None:
+    for id in "abc":
+        Image.fromarray(np.zeros((2, 4), dtype=np.uint8)).save(root / f"masks/{id}.png")
+    assert [text[:69] for text in told(checked(root, SupervisedConfig()))] == [
+        "one_class: the 3 labelled images show one class only, ground: there is"[:69]
+    ]
+
+
 def test_check_writes_nothing(root: Path) -> None:
     before = sorted(root.rglob("*"))
     assert checked(root).errors == ()
@@ -125,6 +184,12 @@ def test_unlistable_data_is_an_error_of_its_own(root: Path) -> None:
     (root / "labeled.txt").write_text("gone\n")
     with pytest.raises(DataError, match=r"labeled\.txt, line 1: 'gone' is not among"):
         checked(root, labeled_list="labeled.txt")
+
+
+def test_check_tells_of_batches_that_the_processes_cannot_share(root: Path) -> None:
+    train = TrainConfig(steps=2, processes=2, nodes=2, batch_labeled=4, batch_unlabeled=6)
+    with pytest.raises(ParamsError, match=r"train\.batch_unlabeled is 6, .* cannot be divided evenly among 4 processes"):
+        check(Params(train=train), data_root=root)
 
 
 ENCODER = "mobilenet_v2"
