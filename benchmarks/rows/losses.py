@@ -12,7 +12,7 @@ from benchmarks.cases import R50, Case, lite0, student_logits
 from benchmarks.harness import Pair, Row, Samples, at_least, at_most
 from benchmarks.peak import peak_of_call
 from benchmarks.plain import one_hot_sobel
-from cwbass import layout
+from cwbass import memory_format
 from cwbass.losses.boundary import boundary_mask
 from cwbass.losses.confidence import soft_cross_entropy
 from cwbass.pseudo_labels import probabilities
@@ -102,11 +102,11 @@ def _side_by_side(classes: int) -> Callable[[int], Pair]:
         student.requires_grad_()
 
         def read_from(many: int) -> None:
-            before, layout.MANY = layout.MANY, many
+            before, memory_format.MANY = memory_format.MANY, many
             try:
                 soft_cross_entropy(student, probabilities(teacher)).sum().backward()
             finally:
-                layout.MANY = before
+                memory_format.MANY = before
             assert student.grad is not None
             student.grad = None
 
@@ -135,7 +135,7 @@ ROWS: tuple[Row, ...] = (
             f"losses.side_by_side.{classes}",
             f"probabilities, cross-entropy and its gradient, {classes} classes read side by side",
             "the same, read plane by plane",
-            at_least(1) if classes >= layout.MANY else None,
+            at_least(1) if classes >= memory_format.MANY else None,
             _side_by_side(classes),
         )
         for classes in (11, 21, 32, 150)

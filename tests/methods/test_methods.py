@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from cwbass import layout
+from cwbass import memory_format
 from cwbass.methods import METHODS, build_method
 from cwbass.methods.base import Method
 from cwbass.models.base import SegmentationNet
@@ -130,8 +130,8 @@ def test_many_classes_give_the_same_step_read_side_by_side_and_plane_by_plane(
     name: str, norm_net: Callable[..., SegmentationNet], batches: Batches, progress: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = []
-    for many in (layout.MANY, 1000):
-        monkeypatch.setattr(layout, "MANY", many)
+    for many in (memory_format.MANY, 1000):
+        monkeypatch.setattr(memory_format, "MANY", many)
         method = build(name, partial(norm_net, classes=40), classes=40).to(memory_format=torch.channels_last)
         labeled, unlabeled = batches()
         labeled = replace(labeled, image=labeled.image.contiguous(memory_format=torch.channels_last))
