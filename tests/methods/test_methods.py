@@ -135,7 +135,7 @@ def test_many_classes_give_the_same_step_read_side_by_side_and_plane_by_plane(
         method = build(name, partial(norm_net, classes=40), classes=40).to(memory_format=torch.channels_last)
         labeled, unlabeled = batches()
         labeled = replace(labeled, image=labeled.image.contiguous(memory_format=torch.channels_last))
-        assert layout.classes_together(method.student(labeled.image)) == (many < 40)
+        assert memory_format.classes_together(method.student(labeled.image)) == (many < 40)
         views = {view: getattr(unlabeled, view).contiguous(memory_format=torch.channels_last) for view in ("weak", "strong")}
         output = step(method, (labeled, replace(unlabeled, **views)), progress())
         output.loss.backward()
