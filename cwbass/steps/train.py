@@ -112,6 +112,10 @@ def train(
         return network_factory(params.model, class_names, out_dir / "weights", world)(key=key, **other)
 
     method = new_method(run, params.method, build)
+    if (wanted := params.eval.weights) not in ("auto", *method.networks()):
+        raise ParamsError(
+            f"eval.weights is {wanted}, but {params.method.name} has no {wanted}: set {' or '.join(method.networks())}, or auto."
+        )
     method.start_from({name: start.network(name) for name in start.networks})
     check_network(method.student, params, class_names, unlabeled=method.needs_unlabeled)
     place(method, run.device)

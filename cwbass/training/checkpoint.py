@@ -95,7 +95,9 @@ class Checkpoint:
         if wanted == "auto":
             return self.networks[-1]
         if wanted not in self.networks:
-            raise CheckpointError(f"the checkpoint has no {wanted}; eval.weights can be {', '.join(self.networks)} or auto.")
+            raise CheckpointError(
+                f"the checkpoint has no {wanted}; its networks are {', '.join(self.networks)}, or auto, the one that its method prefers."
+            )
         return wanted
 
     def network(self, wanted: str = "auto") -> SegmentationNet:

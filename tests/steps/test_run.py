@@ -20,6 +20,7 @@ from cwbass.errors import CheckpointError, DataError, ParamsError
 from cwbass.evaluation.metrics import Scores
 from cwbass.files import file_sha256
 from cwbass.methods.cw_bass import CwBass
+from cwbass.methods.fixmatch import FixMatchConfig
 from cwbass.reporting.summary import scores_page
 from cwbass.steps.evaluate import evaluate
 from cwbass.steps.predict import predict
@@ -228,6 +229,15 @@ def test_data_of_other_classes_is_refused(tiny_run: TinyRun, tmp_path: Path) -> 
     (tmp_path / "data" / "classes.txt").write_text(names)
     with pytest.raises(DataError, match="starfish"):
         evaluate(None, checkpoint=tiny_run.train / "last.pt", data_root=tmp_path / "data")
+
+
+def test_training_refuses_to_be_scored_by_a_network_that_its_method_has_not(tiny_run: TinyRun, tmp_path: Path) -> None:
+    changed = tiny_run.params.model_copy(
+        update={"method": FixMatchConfig(), "eval": tiny_run.params.eval.model_copy(update={"weights": "teacher"})}
+    )
+    places = {"manifest": tiny_run.manifest, "warmup": tiny_run.warmup / "warmup.pt", "data_root": tiny_run.data}
+    with pytest.raises(ParamsError, match=r"eval\.weights is teacher, but fixmatch has no teacher: set student, or auto\."):
+        train(sections(changed, TrainParams), out_dir=tmp_path, **places)
 
 
 def test_training_refuses_a_warmup_of_another_network(tiny_run: TinyRun, tmp_path: Path) -> None:

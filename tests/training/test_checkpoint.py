@@ -334,11 +334,11 @@ def test_student_and_teacher_differ_here(whole: Checkpoint) -> None:
 
 
 def test_unknown_network_is_answered_with_those_there_are(whole: Checkpoint) -> None:
-    with pytest.raises(CheckpointError, match=r"has no ema; eval\.weights can be student, teacher or auto"):
+    with pytest.raises(CheckpointError, match=r"has no ema; its networks are student, teacher, or auto"):
         whole.network("ema")
     alone = dataclasses.replace(whole, networks=("student",))
     assert alone.network_name("auto") == "student"
-    with pytest.raises(CheckpointError, match=r"has no teacher; eval\.weights can be student or auto"):
+    with pytest.raises(CheckpointError, match=r"has no teacher; its networks are student, or auto"):
         alone.network("teacher")
 
 
