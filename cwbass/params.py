@@ -324,7 +324,7 @@ def _unknown(place: tuple[Any, ...], kind: type[Section], method: str | None = N
 def _unregistered(values: Mapping[str, Any]) -> list[str]:
     given = flatten(values)
     return [
-        f"{key}: is {_short(given[key])}, should be one of {', '.join(names)}"
+        f"{key}: is {_short(given[key])}, should be one of {', '.join(names) or 'those that a plugin adds, and there is none'}"
         for key, names in _REGISTRIES.items()
         if given.get(key) is not None and given[key] not in names
     ]

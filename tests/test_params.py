@@ -135,6 +135,7 @@ def test_every_wrong_key_has_its_line() -> None:
         ("data: {layout: coco}", "data.layout: is 'coco', should be one of folder, pascal_voc, cityscapes"),
         ("train: {steps: 1, optimizer: {name: SGD}}", "train.optimizer.name: is 'SGD', should be one of sgd, adamw"),
         ("train: {steps: 1, optimizer: {schedule: cos}}", "train.optimizer.schedule: is 'cos', should be one of poly"),
+        ("eval: {postprocess: crf}", "eval.postprocess: is 'crf', should be one of those that a plugin adds, and there is none"),
         (
             "train: {steps: 1, optimizer: {options: {momentum: 0.5}}}",
             "train.optimizer.options.momentum: neither adamw nor poly takes it",
