@@ -90,7 +90,7 @@ Work = Annotated[
     Optional[Path],
     typer.Option("--work", help="Folder for the state of the run until it is done; default: OUT/state.", file_okay=False),
 ]
-Restart = Annotated[bool, typer.Option("--restart", help="Begin anew, whatever the folders hold.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Begin anew: what an earlier run left in the folders is deleted.")]
 ResumeForce = Annotated[
     Optional[list[str]],
     typer.Option("--resume-force", metavar="KEY", help="Go on with a run although this parameter, or section, differs."),
@@ -386,7 +386,9 @@ def launch(
         "nvidia.com/gpu"
     ),
     timeout: Annotated[Optional[float], typer.Option(min=1, help="Seconds that the job may take.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the TrainJob, and start none.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the TrainJob, and start none. A dataset of a URL is copied.")
+    ] = False,
 ) -> None:
     """Train on train.nodes machines: start a Kubeflow TrainJob on a cluster, and follow it to its end."""
     from cwbass.steps.launch import Cluster, TrainTask, launch, planned_job

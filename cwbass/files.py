@@ -70,17 +70,17 @@ def write_whole(path: Path, data: bytes | memoryview, *, before: Callable[[], No
     return hashlib.sha256(data).hexdigest()
 
 
-def spare_params(folder: Path, first: str) -> None:
+def spare_params(folder: Path, *own: str) -> None:
     """See that a step that writes ``params.yaml`` into a folder writes over none but its own.
 
     Args:
         folder: Where it writes.
-        first: The file that it writes there before.
+        own: Files of its own that it writes there before; some may be gone, for not all are in every cache.
 
     Raises:
-        ParamsError: There is a ``params.yaml``, without that file: somebody else's.
+        ParamsError: There is a ``params.yaml`` without any of these files: somebody else's.
     """
-    if (folder / "params.yaml").exists() and not (folder / first).exists():
+    if (folder / "params.yaml").exists() and not any((folder / name).exists() for name in own):
         raise ParamsError(f"{folder / 'params.yaml'} is there, and would be written over. Give another folder with --out.")
 
 

@@ -60,7 +60,9 @@ def scored_on(metrics: Mapping[str, Any]) -> str:
 
 def has_supervised_baseline(metrics: Mapping[str, Any]) -> bool:
     """Whether what a metrics.json compares with learned from labels alone. It may be a champion; earlier versions do not say."""
-    return metrics.get("baseline_miou") is not None and metrics.get("baseline_method") in (None, "supervised")
+    return metrics.get("baseline_miou") is not None and (
+        metrics.get("baseline_method") in (None, "supervised") or metrics.get("baseline_supervised") is True
+    )
 
 
 def points(difference: float) -> str:

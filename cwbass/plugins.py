@@ -60,8 +60,9 @@ def _named() -> dict[str, str]:
 
 def _load(name: str, origin: str) -> Plugin:
     try:
-        importlib.import_module(name)
-        path = _place(importlib.import_module(name.partition(".")[0]))
+        module = importlib.import_module(name)
+        top = importlib.import_module(name.partition(".")[0])
+        path = _place(module if top.__file__ is None else top)  # the folders of a namespace are of many owners
         plugin = Plugin(name, path, source_sha256(path))
     except Exception as error:  # whatever a module does when it is imported
         raise ParamsError(

@@ -76,6 +76,13 @@ def test_good_data_passes_the_check(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_nothing_is_generated_at_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = call("synthesize", "--params", TOP / "params.yaml", "--set", "data.root=s3://bucket/shapes")
+    assert (done.returncode, "data.root is s3://bucket/shapes, where nothing can be generated" in done.stderr) == (3, True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_check_names_the_sections_without_which_dvc_stops_half_way(tmp_path: Path) -> None:
     params = tmp_path / "params.yaml"
     whole = yaml.safe_load((TOP / "configs/smoke.yaml").read_text())

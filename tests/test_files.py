@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cwbass.errors import ParamsError
-from cwbass.files import partial_file, place_link, unlink_with_digest, write_digest, write_whole
+from cwbass.files import partial_file, place_link, spare_params, unlink_with_digest, write_digest, write_whole
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # SHA-256 of "abc", of FIPS 180-2
 
@@ -68,3 +68,12 @@ def test_a_link_takes_a_place_only_where_it_may(tmp_path: Path) -> None:
         place_link(source, target, replace=True)
         assert target.samefile(source)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["source", "target"]
+
+
+def test_parameters_are_spared_unless_the_step_itself_has_written_them(tmp_path: Path) -> None:
+    spare_params(tmp_path, "metrics.json", "spec.json")  # there is nothing to write over
+    (tmp_path / "params.yaml").write_text("seed: 1")
+    with pytest.raises(ParamsError, match=r"params\.yaml is there, and would be written over"):
+        spare_params(tmp_path, "metrics.json", "spec.json")
+    (tmp_path / "spec.json").write_text("{}")  # a cache brings back some of a step's files
+    spare_params(tmp_path, "metrics.json", "spec.json")

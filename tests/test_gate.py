@@ -57,6 +57,8 @@ def test_a_gain_over_another_model_than_the_supervised_baseline_is_none_that_is_
     )
     (reason,) = reasons(check_gate({**metrics, "baseline_method": "supervised"}, RegistryConfig(min_gain=0.0)))
     assert reason == "miou_gain is -0.1000, below registry.min_gain 0.0000"
+    own = {**metrics, "baseline_method": "mine", "baseline_supervised": True}  # a supervised method of somebody's own
+    assert reasons(check_gate(own, RegistryConfig(min_gain=-0.5))) == ()
 
 
 SPLIT = {"split_hash": "ab" * 32, "protocol": "whole scale:1"}

@@ -204,6 +204,8 @@ def cell_jobs(plan: Plan, cell: Cell) -> Iterator[Job]:
 
 
 def _split_job(params: Params, folder: Path) -> Job:
+    if not (folder / "manifest.json").exists():
+        (folder / PARAMS).unlink(missing_ok=True)  # earlier versions wrote theirs here, before the step
     file = _write_params(folder / GIVEN, dump_params(params))  # beside the step's own params.yaml, which it writes over nobody's
     return Job("split", folder, folder / "manifest.json", ["split", "--params", file, "--out", str(folder)])
 

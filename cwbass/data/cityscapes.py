@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cwbass.config import DataConfig
 from cwbass.data.classes import RawClasses, build_spec
-from cwbass.data.listing import DatasetFiles, scan
+from cwbass.data.listing import DatasetFiles, check_name, scan
 from cwbass.errors import DataError, ParamsError, counted
 
 # name, colour, and value in labelIds; the place in the list is the value in labelTrainIds.
@@ -73,7 +73,10 @@ def cityscapes(root: Path, config: DataConfig) -> DatasetFiles:
 
 
 def _by_frame(root: Path, folder: str, ending: str) -> dict[str, str]:
-    return {name.removesuffix(ending): f"{folder}/{name}" for name in scan(root, folder) if name.endswith(ending)}
+    found = {name.removesuffix(ending): f"{folder}/{name}" for name in scan(root, folder) if name.endswith(ending)}
+    for name in found:
+        check_name(root / folder, name)
+    return found
 
 
 def _label_ids() -> dict[int, int | None]:

@@ -64,7 +64,7 @@ class HardPixels:
             [B, H, W] bool, a part of ``known``. Pixels as hard as the last that counts do, too.
         """
         hardest = world.gather(loss.detach().where(known, -1.0)).flatten().sort(descending=True).values
-        least = (world.total(known.sum()) * self.min_share).ceil().long().clamp(min=1)
+        least = (world.total(known.sum()) * self.min_share).ceil().long().clamp(min=1, max=hardest.numel())
         limit = hardest.index_select(0, least.view(1) - 1).clamp(max=-math.log(self.threshold))
         return known & (loss.detach() >= limit)
 

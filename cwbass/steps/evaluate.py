@@ -115,7 +115,7 @@ def evaluate(
         ParamsError: ``out_dir`` holds files of others that would be written over.
     """
     if out_dir is not None:
-        spare_params(out_dir, METRICS)
+        spare_params(out_dir, METRICS, "spec.json", "gallery.npz")
         if any((out_dir / name).exists() for name in (RUN, LAST, WARMUP)):
             raise ParamsError(f"{out_dir} holds a training, whose history would be written over. Give another folder with --out.")
     ours = open_checkpoints(checkpoint)
@@ -161,6 +161,8 @@ def evaluate(
         table[f"baseline {base_weights} {base_name}"] = _headline(base_result)
         _add_baseline(metrics, base_result, data.spec.class_names)
         metrics["baseline_method"] = base.method
+        if base.method == base.run_params.warmup.name != "supervised":  # a supervised method of somebody's own
+            metrics["baseline_supervised"] = True
     if out_dir is not None:
         _score_others(scorer, table, {"": ours, "baseline ": theirs})
         metrics["snapshots"] = [

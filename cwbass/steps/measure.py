@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cwbass.comparison.budget import Cost, MethodCost
 from cwbass.config import EvalConfig
 from cwbass.data.offline import OfflineStream, PseudoLabels
+from cwbass.data.streams import tag_table
 from cwbass.methods.base import Method, Retraining
 from cwbass.models.base import SegmentationNet
 from cwbass.steps.train import TrainParams
@@ -75,8 +76,8 @@ def _measure(run: Run, params: TrainParams, folder: Path, timed: bool) -> Method
     step = _step_cost(run, params, method, folder, timed)
     if (retraining := params.method.retraining) is None:
         return MethodCost(step)
-    labelling, offline = _label(run, retraining, method.student, folder)
     retrained = place(new_method(run, params.method, build, offline=True), run.device)
+    labelling, offline = _label(run, retraining, method.student, folder, places=retrained.wants_places)
     return MethodCost(step, _step_cost(run, params, retrained, folder, timed, offline), labelling)
 
 
@@ -110,7 +111,7 @@ def _step_cost(
     )
 
 
-def _label(run: Run, config: Retraining, net: SegmentationNet, folder: Path) -> tuple[Cost, OfflineStream]:
+def _label(run: Run, config: Retraining, net: SegmentationNet, folder: Path, *, places: bool) -> tuple[Cost, OfflineStream]:
     """What it takes to rank and label all unlabelled images, and some that are labelled.
 
     Ranking predicts every image with three networks, as ``eval`` says; labelling, once, as the second stage says.
@@ -135,8 +136,15 @@ def _label(run: Run, config: Retraining, net: SegmentationNet, folder: Path) -> 
     share = len(unlabeled) / len(chosen)
     seconds, passes = (share * (3 * rank + once) for rank, once in zip(ranking, labelling, strict=True))
     everything = Cost(seconds, passes=0, passes_no_grad=passes)
+    spec = run.manifest.spec
+    tags = tag_table(unlabeled, spec.num_classes)
     stream = OfflineStream(
-        PseudoLabels(source, chosen, ids, labels), run.augment, ignore_index=run.manifest.spec.ignore_index, seed=run.seed
+        PseudoLabels(source, chosen, ids, labels),
+        run.augment,
+        ignore_index=spec.ignore_index,
+        seed=run.seed,
+        tags=None if tags is None else tags[: len(chosen)],
+        places=places,
     )
     return everything, stream
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from cwbass.config import DataConfig, Section, SynthesizeConfig
 from cwbass.data.synthetic import MARKER, write_shapes
+from cwbass.errors import ParamsError
 
 logger = logging.getLogger(__name__)
 
@@ -24,11 +25,16 @@ def synthesize(params: SynthesizeParams) -> dict[str, Any]:
 
     Raises:
         DataError: The folder holds something else.
+        ParamsError: ``data.root`` is a URL.
     """
     root, config = Path(params.data.root), params.synthesize
     if config is None:
-        logger.info("no synthesize section: data.root %s is taken as it is", root)
-        return {"root": str(root), "generated": False}
+        logger.info("no synthesize section: data.root %s is taken as it is", params.data.root)
+        return {"root": params.data.root, "generated": False}
+    if "://" in params.data.root:
+        raise ParamsError(
+            f"data.root is {params.data.root}, where nothing can be generated. Name a folder, or remove the section synthesize."
+        )
     existed = (root / MARKER).exists()
     write_shapes(
         root,

@@ -98,7 +98,7 @@ def _measure(
         split.selection,
         root=root,
         spec=split.spec,
-        config=config,
+        config=config.network_alone,
         device=device,
         autocast_dtype=autocast_dtype,
         boundary=False,

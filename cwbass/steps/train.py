@@ -32,7 +32,7 @@ from cwbass.training.flight import PROBES
 from cwbass.training.identity import differences
 from cwbass.training.optim import build_optimizer, load_moments_
 from cwbass.training.resume import Resume
-from cwbass.training.run import Run, plan_steps
+from cwbass.training.run import SNAPSHOTS, Run, plan_steps
 from cwbass.training.stage import Stage
 from cwbass.world import ALONE, World
 
@@ -77,7 +77,7 @@ def train(
 
     Raises:
         ParamsError: A parameter or the device is wrong, the folders hold another run, or the warm-up was trained with
-            another optimiser, class balance or augmentation.
+            another optimiser, class balance, choice of hard pixels or augmentation.
         CheckpointError: The warm-up is not done, or of another split or another model.
         DataError: The manifest or a file of the dataset is wrong.
         ServiceError: There is no room on the disk, or a loader process died.
@@ -93,7 +93,7 @@ def train(
         out_dir=out_dir,
         work_dir=work_dir,
         resume=resume,
-        results=(LAST, BEST, PROBES),
+        results=(LAST, BEST, PROBES, SNAPSHOTS, FIRST_LAST, FIRST_BEST),
         inputs={"warmup_sha256": start_sha256},
         telemetry=telemetry,
         world=world,
@@ -128,10 +128,16 @@ def train(
     out_dir.mkdir(parents=True, exist_ok=True)
     stage = Stage(run, "train", method, params.method.name, optimizer, out_dir=out_dir)
     schedule = plan.schedule(start.step, plan.total)
-    if (retraining := params.method.retraining) is None:
+    retraining = params.method.retraining
+    second = (
+        None
+        if retraining is None
+        else SecondStage(run, params.model, params.method, retraining, schedule, steps=plan.total, out_dir=out_dir)
+    )
+    run.keeper.begin()
+    if second is None:
         stage.train(schedule, checkpoint=LAST, best=BEST, snapshots=plan.snapshots(schedule))
         return finish_run(run, _report(run, [stage], plan.total, out_dir))
-    second = SecondStage(run, params.model, params.method, retraining, schedule, steps=plan.total, out_dir=out_dir)
     stage.train(schedule, checkpoint=FIRST_LAST, best=FIRST_BEST, snapshots=second.snapshots)
     stages = [stage, *second.retrain(stage, last=LAST, best=BEST)]
     return finish_run(run, _report(run, stages, plan.total + 2 * second.steps, out_dir))

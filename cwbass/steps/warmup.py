@@ -27,7 +27,7 @@ from cwbass.training.device import place
 from cwbass.training.history import HISTORY, write_rows
 from cwbass.training.optim import build_optimizer
 from cwbass.training.resume import Resume
-from cwbass.training.run import plan_steps
+from cwbass.training.run import SNAPSHOTS, plan_steps
 from cwbass.training.stage import Stage
 from cwbass.world import ALONE, World
 
@@ -73,7 +73,7 @@ def warmup(
         out_dir=out_dir,
         work_dir=work_dir,
         resume=resume,
-        results=(WARMUP, BASELINE_LAST, BASELINE_BEST, SWEEP),
+        results=(WARMUP, BASELINE_LAST, BASELINE_BEST, SWEEP, SNAPSHOTS),
         telemetry=telemetry,
         world=world,
     )
@@ -90,6 +90,7 @@ def warmup(
     out_dir.mkdir(parents=True, exist_ok=True)
     steps = params.train.warmup_steps
     first = Stage(run, "warmup", method, params.warmup.name, optimizer, out_dir=out_dir)
+    run.keeper.begin()
     if steps:
         schedule = plan.schedule(0, steps)
         first.train(schedule, checkpoint=WARMUP, best=None, snapshots=plan.snapshots(schedule))

@@ -87,7 +87,7 @@ class Keeper:
         identity: From :func:`cwbass.training.identity.run_identity`.
         save_minutes: Between two saves; there is one after every epoch, too.
         resume: What the caller wants of an earlier run's files.
-        results: Names of what a run leaves in ``out_dir``; a restart deletes them, for this run may not write them all.
+        results: Names, or patterns of them, of what a run leaves in ``out_dir``; see :meth:`begin`.
         mirror: A second place for the states; None has none.
         telemetry: Told of damaged states, and that training goes on or is stopped.
         world: The processes that train together: the main one reads and writes, the others follow it.
@@ -124,6 +124,20 @@ class Keeper:
         self._saved_at = time.monotonic()
         self._signals = StopSignals()
         self._open()
+
+    def begin(self) -> None:
+        """Where all begins anew, delete what the earlier run left, results too: this one may not write them all.
+
+        Call it when nothing can be refused any more.
+        """
+        if not self.resume.restart or not self.world.main:
+            return
+        shutil.rmtree(self.folder, ignore_errors=True)
+        (self.out_dir / RUN).unlink(missing_ok=True)
+        for path in [path for name in self._results for path in self.out_dir.glob(name)]:
+            unlink_with_digest(path)
+        if self.mirror is not None:
+            self.mirror.clear()
 
     def enter(self, stage: str) -> State | None:
         """The state that a stage goes on from; None where it begins."""
@@ -227,7 +241,7 @@ class Keeper:
         """Finds the report of a finished run, or loads a state; returns the state's name."""
         _delete_partial_files(self.out_dir, self.folder)
         if self.resume.restart:
-            self._forget()
+            return None
         marker = self.out_dir / RUN
         if (done := _read_json(marker)) is not None and _is_report(done):
             missing = [name for name in done["report"]["checkpoints"].values() if not (self.out_dir / name).is_file()]
@@ -247,14 +261,6 @@ class Keeper:
             return None
         self._compare(run, f"{self.folder} holds an unfinished run")
         return self._load_newest()
-
-    def _forget(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        (self.out_dir / RUN).unlink(missing_ok=True)
-        for name in self._results:
-            unlink_with_digest(self.out_dir / name)
-        if self.mirror is not None:
-            self.mirror.clear()
 
     def _newest_run(self) -> Mapping[str, Any] | None:
         """Which run the newest readable state belongs to."""

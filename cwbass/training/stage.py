@@ -290,7 +290,7 @@ class Stage:
                 run.manifest.selection,
                 root=run.data_root,
                 spec=spec,
-                config=run.eval,
+                config=run.eval.network_alone,
                 device=run.device,
                 autocast_dtype=run.autocast_dtype,
                 boundary=False,
@@ -409,7 +409,9 @@ class Stage:
         if not run.world.main or not run.train.probes or not self.method.needs_unlabeled or self.offline is not None:
             return None
         chosen = run.manifest.unlabeled, run.manifest.selection, run.train.probes
-        return ProbeRecorder(*chosen, root=run.data_root, spec=run.manifest.spec, config=run.eval, schedule=schedule)
+        return ProbeRecorder(
+            *chosen, root=run.data_root, spec=run.manifest.spec, config=run.eval.network_alone, schedule=schedule
+        )
 
     def _draw_probes(self, keep: Keep, record: EpochRecord) -> None:
         """Let ``probes.zip`` have a frame of this epoch, and the states from now on hold it."""

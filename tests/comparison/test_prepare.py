@@ -14,6 +14,7 @@ import pytest
 from tiny import smoke_params
 
 from cwbass.comparison.plan import Plan
+from cwbass.comparison.run import _split_job
 from cwbass.comparison.variants import method_variants
 from cwbass.errors import CwbassError, DataError
 from cwbass.params import Params
@@ -133,3 +134,14 @@ def test_a_plan_that_another_process_writes_is_waited_for_and_joined(
     assert "another process is at work" in caplog.text
     planned = json.loads((tmp_path / "out" / "plan.json").read_text())
     assert list(planned["variants"]) == ["supervised", "unimatch", "fixmatch"]
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_a_split_that_an_earlier_version_did_not_finish_is_drawn(tmp_path: Path, split: bool) -> None:
+    # Which wrote its parameters where the step writes its own, and the step writes over nobody else's.
+    (tmp_path / "params.yaml").write_text("seed: 1")
+    if split:
+        (tmp_path / "manifest.json").write_text("{}")
+    job = _split_job(Params(), tmp_path)
+    assert (tmp_path / "params.yaml").exists() == split
+    assert job.arguments[:3] == ["split", "--params", str(tmp_path / "given.yaml")]

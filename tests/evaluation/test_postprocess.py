@@ -13,11 +13,13 @@ from tiny import TinyRun
 from torch import Tensor, nn
 
 from cwbass.config import EvalConfig
+from cwbass.data.manifest import Manifest
 from cwbass.errors import ParamsError
 from cwbass.evaluation import POSTPROCESS
 from cwbass.evaluation.inference import predict_image, predict_probs
 from cwbass.params import Params, json_schema, load_params
 from cwbass.steps.evaluate import EvaluateParams, describe_protocol, evaluate
+from cwbass.steps.thresholds import _measure
 from cwbass.training.identity import decisive
 
 
@@ -59,6 +61,21 @@ def test_scores_are_of_what_it_gives_and_say_so(tiny_run: TinyRun, tmp_path: Pat
     assert metrics["protocol"] == "whole scale:1 first_where_red(red=0)"
     plain = json.loads((tiny_run.reports / "metrics.json").read_text())
     assert plain["protocol"] == "whole scale:1"
+
+
+def test_thresholds_are_measured_of_the_network_alone_as_pseudo_labels_are_made(tiny_run: TinyRun) -> None:
+    checkpoint = tiny_run.warmup / "warmup.pt"
+    split, own = Manifest.read(tiny_run.manifest), tiny_run.params.eval
+    places = {"device": torch.device("cpu"), "autocast_dtype": None}
+    plain = _measure(checkpoint, split, tiny_run.data, config=own, **places)
+    after = own.model_copy(update={"postprocess": "first_where_red", "postprocess_options": {"red": 0}})
+    assert torch.equal(
+        _measure(checkpoint, split, tiny_run.data, config=after, **places).reliability.total, plain.reliability.total
+    )
+    scored = evaluate(  # whose scores are those of the step
+        EvaluateParams(eval=after), checkpoint=checkpoint, manifest=tiny_run.manifest, data_root=tiny_run.data
+    )
+    assert sum(each["iou"] > 0 for each in scored.metrics["per_class"].values() if each["iou"] is not None) == 1
 
 
 def test_names_and_options_are_checked_where_parameters_are_loaded() -> None:

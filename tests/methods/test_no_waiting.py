@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cwbass.losses.supervised import HardPixels
 from cwbass.methods import METHODS, build_method
 from cwbass.methods.cw_bass import CwBass, CwBassConfig
 from cwbass.models.base import SegmentationNet
@@ -68,7 +69,8 @@ def test_no_method_asks_for_a_value(
     batches: Callable[..., tuple[LabeledBatch, UnlabeledBatch]],
     progress: Callable[..., Progress],
 ) -> None:
-    method = build_method(METHODS[name].config_cls.model_validate({"name": name}), norm_net, num_classes=4, ignore_index=255)
+    config = METHODS[name].config_cls.model_validate({"name": name})
+    method = build_method(config, norm_net, num_classes=4, ignore_index=255, hard=HardPixels(0.7, 0.1))
     method.trainable().train()
     batch = batches()
     with Questions() as questions:

@@ -151,6 +151,8 @@ def test_forced_keys_may_differ(force: tuple[str, ...], saved: Path, caplog: pyt
 def test_restart_deletes_what_there_is(saved: Path) -> None:
     found = keeper(saved, {**IDENTITY, "seed": 1}, resume=Resume(restart=True))
     assert found.state is None
+    assert (saved / "work").exists()  # the run may still be refused
+    found.begin()
     assert not (saved / "work").exists()
 
 
@@ -221,7 +223,9 @@ def test_a_finished_run_is_reported_and_leaves_no_state(tmp_path: Path) -> None:
     assert found.report == {"steps": 9, "checkpoints": {"last": "last.pt"}}
     with pytest.raises(ParamsError, match="holds a finished run that differs from this one:\n  seed: 0 there, 1 now"):
         keeper(tmp_path, {**IDENTITY, "seed": 1})
-    assert keeper(tmp_path, {**IDENTITY, "seed": 1}, resume=Resume(restart=True)).report is None
+    found = keeper(tmp_path, {**IDENTITY, "seed": 1}, resume=Resume(restart=True))
+    assert found.report is None
+    found.begin()
     assert not (tmp_path / "out" / RUN).exists()
 
 
