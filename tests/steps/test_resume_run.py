@@ -304,12 +304,12 @@ def test_restart_leaves_no_result_of_the_earlier_run_that_the_new_one_does_not_w
 def test_a_restart_that_is_refused_deletes_nothing(tiny_run: TinyRun, tmp_path: Path) -> None:
     run = TinyRun(tmp_path, tiny_run.data, changed(tiny_run.params, optimizer={"lr": 0.5}))
     shutil.copytree(tiny_run.train, run.train)
-    there = sorted(path.name for path in run.train.iterdir())
+    there = {path.name: path.read_bytes() for path in run.train.iterdir() if path.is_file()}
     arguments = ("--manifest", tiny_run.manifest, "--warmup", tiny_run.warmup / "warmup.pt", "--out", run.train, "--restart")
     (tmp_path / "params.yaml").write_text(dump_params(run.params))
     code, _, err = call("train", "--params", tmp_path / "params.yaml", *arguments)
     assert (code, "was trained otherwise than this run trains" in err) == (3, True)
-    assert sorted(path.name for path in run.train.iterdir()) == there
+    assert {name: (run.train / name).read_bytes() for name in there} == there
 
 
 def test_a_method_that_needs_unlabelled_images_says_so_where_there_are_none(tiny_run: TinyRun, tmp_path: Path) -> None:
