@@ -196,6 +196,18 @@ def test_the_digest_of_a_package_is_of_all_its_files(fresh: Path, monkeypatch: p
     assert source_sha256(fresh / "pack_plugin") != found.sha256
 
 
+def test_the_digest_of_a_module_in_a_namespace_is_of_the_module(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (fresh / "first" / "lab_space").mkdir(parents=True)  # no __init__.py: a namespace, of two folders
+    (fresh / "second" / "lab_space").mkdir(parents=True)
+    own = fresh / "second" / "lab_space" / "own_plugin.py"
+    own.write_text("# mine")
+    for folder in ("second", "first"):
+        monkeypatch.syspath_prepend(str(fresh / folder))
+    monkeypatch.setenv(VARIABLE, "lab_space.own_plugin")
+    (found,) = load_plugins()
+    assert (found.path, found.sha256) == (own, source_sha256(own))
+
+
 def test_without_plugins_a_run_is_what_it_was(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     assert load_plugins() == ()

@@ -38,7 +38,7 @@ from cwbass.pseudo_labels import threshold_map
 from cwbass.reporting.gallery import GalleryItem
 from cwbass.resolve import describe
 from cwbass.steps.checkpoints import find_checkpoints, open_checkpoints, open_snapshots
-from cwbass.steps.report import METRICS, RunFiles, write_run_files
+from cwbass.steps.report import GALLERY, METRICS, SPEC, RunFiles, write_run_files
 from cwbass.steps.train import LAST
 from cwbass.steps.warmup import WARMUP
 from cwbass.telemetry.base import SILENT, Telemetry
@@ -115,7 +115,7 @@ def evaluate(
         ParamsError: ``out_dir`` holds files of others that would be written over.
     """
     if out_dir is not None:
-        spare_params(out_dir, METRICS, "spec.json", "gallery.npz")
+        spare_params(out_dir, METRICS, SPEC, GALLERY)
         if any((out_dir / name).exists() for name in (RUN, LAST, WARMUP)):
             raise ParamsError(f"{out_dir} holds a training, whose history would be written over. Give another folder with --out.")
     ours = open_checkpoints(checkpoint)

@@ -39,6 +39,7 @@ CURVES = (
     "data_wait",
 )
 METRICS, REPORT, FLIGHT = "metrics.json", "report.html", "flight.html"
+SPEC, GALLERY = "spec.json", "gallery.npz"
 CONFUSION_ROWS = 20_000  # DVC counts rows: pixels are scaled down to about this many
 
 
@@ -72,10 +73,10 @@ def write_run_files(files: RunFiles, out_dir: Path) -> Path:
     out_dir.mkdir(parents=True, exist_ok=True)
     with naming(out_dir):
         _write_json(out_dir / METRICS, files.metrics)
-        _write_json(out_dir / "spec.json", files.spec.to_dict())
+        _write_json(out_dir / SPEC, files.spec.to_dict())
         (out_dir / "params.yaml").write_text(files.params_text, encoding="utf-8")
         write_rows(out_dir / HISTORY, files.history)
-        _write_gallery(out_dir / "gallery.npz", files.gallery)
+        _write_gallery(out_dir / GALLERY, files.gallery)
         (out_dir / PROBES).write_bytes((files.probes or ProbeBook()).serialize())
         _write_json(out_dir / SWEEP, {} if files.sweep is None else files.sweep.to_dict(), indent=None)
         _write_plots(out_dir / "plots", files)
@@ -105,11 +106,11 @@ def report_alone(out_dir: Path, path: Path) -> None:
 def _read(out_dir: Path) -> RunFiles:
     """Inverse of :func:`write_run_files`."""
     metrics = json.loads((out_dir / METRICS).read_text(encoding="utf-8"))
-    spec = DatasetSpec.from_dict(json.loads((out_dir / "spec.json").read_text(encoding="utf-8")))
+    spec = DatasetSpec.from_dict(json.loads((out_dir / SPEC).read_text(encoding="utf-8")))
     lines = (out_dir / HISTORY).read_text(encoding="utf-8").splitlines()
     history = [json.loads(line) for line in lines]
     params_text = (out_dir / "params.yaml").read_text(encoding="utf-8")
-    gallery = _read_gallery(out_dir / "gallery.npz")
+    gallery = _read_gallery(out_dir / GALLERY)
     swept = json.loads((out_dir / SWEEP).read_text(encoding="utf-8"))
     sweep = Sweep.from_dict(swept) if swept else None
     probes = ProbeBook.read(out_dir / PROBES)
