@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cwbass.highest import highest
 from cwbass.memory_format import new_maps_like, read_by_class
 from cwbass.types import Reliability
 
@@ -25,7 +26,7 @@ def confidence_and_label(logits: Tensor) -> tuple[Tensor, Tensor]:
         Confidence in [1/C, 1], [B, H, W] float32; label, [B, H, W] int64.
     """
     images, dim = read_by_class(logits)
-    each = [image.softmax(dim, dtype=torch.float32).max(dim=dim) for image in images]
+    each = [highest(image.softmax(dim, dtype=torch.float32).movedim(dim, 0)) for image in images]
     return torch.stack([confidence for confidence, _ in each]), torch.stack([label for _, label in each])
 
 

@@ -20,6 +20,7 @@ from cwbass.data.base import DatasetSpec, default_palette, read_image
 from cwbass.evaluation.evaluate import evaluate
 from cwbass.evaluation.inference import predict_probs
 from cwbass.evaluation.metrics import Scores
+from cwbass.highest import highest
 from cwbass.memory import keep_freed_memory
 from cwbass.models import build_model
 from cwbass.pseudo_labels import probabilities
@@ -118,6 +119,13 @@ def measure_many_classes(num_classes: int, repeats: int) -> Pair:
     )
 
 
+def measure_highest(num_classes: int, plain: Callable[[Tensor, int], object], repeats: int) -> Pair:
+    """Highest class and its probability of one image, against what torch has for it."""
+    keep_freed_memory()  # as every command does
+    _, probs = score_map(VOC, num_classes, 0.05)
+    return Pair(_one_thread(lambda: highest(probs)), _one_thread(lambda: plain(probs, 0)), calls=4, clock=time.process_time)
+
+
 def _one_thread(call: Callable[[], object]) -> Callable[[], object]:
     def wrapped() -> None:
         threads = torch.get_num_threads()
@@ -149,6 +157,11 @@ def _metric_rows() -> tuple[Row, ...]:
         what = f"all scores, from logits side by side, 500 x 375, {num_classes} classes"
         run = partial(measure_many_classes, num_classes)
         rows.append(Row(f"metrics.side_by_side.{num_classes}", what, "the same by planes", at_least(1), run, 7))
+    for num_classes in (11, 21):
+        for name, plain in (("max", torch.max), ("argmax", torch.argmax)):
+            what = f"highest class of each pixel and its probability, 500 x 375, {num_classes} classes"
+            run = partial(measure_highest, num_classes, plain)
+            rows.append(Row(f"metrics.highest.{num_classes}.{name}", what, f"torch.{name}", at_least(1), run, 15))
     return tuple(rows)
 
 

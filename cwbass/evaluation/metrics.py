@@ -18,6 +18,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from cwbass.errors import DataError, ParamsError, WeightsError
 from cwbass.evaluation.boundary import band_width, boundary_f1, confusion_and_bands, contour_counts, count_pairs
+from cwbass.highest import highest
 from cwbass.jsonfile import finite_or_none
 from cwbass.types import Reliability
 from cwbass.world import World
@@ -141,11 +142,11 @@ class Scores:
         if probs.shape[1:] != mask.shape:
             raise DataError(f"the mask is {_size(mask)} and the probabilities are {_size(probs)}; resize one to the other.")
         truth = self._code_map(mask)
-        confidence, highest = probs.max(dim=0)
+        confidence, label = highest(probs)
         if not bool(torch.isfinite(confidence.sum())):
             raise WeightsError("the network's probabilities are not finite; its weights are damaged, use another checkpoint.")
         valid = truth.clamp(max=1)  # [H, W] uint8, 0 or 1
-        pred = (highest.to(torch.uint8) + 1) * valid
+        pred = (label.to(torch.uint8) + 1) * valid
         self._count_confidence(confidence * valid, pred, truth)
         self.count_labels(pred, truth)
         self.images += 1

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cwbass.highest import highest
 from cwbass.world import World
 
 RESAMPLES = 200
@@ -32,7 +33,7 @@ class ImageConfusions:
 
     def add(self, probs: Tensor, mask: NDArray[np.uint8]) -> None:
         """Count an image. probs [C, H, W], mask [H, W]."""
-        label = probs.argmax(0).cpu().numpy()
+        label = highest(probs)[1].cpu().numpy()
         known = mask != self.ignore_index
         pairs = mask[known].astype(np.int64) * self.num_classes + label[known]
         counts = np.bincount(pairs, minlength=self.num_classes**2)

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from cwbass.config import NonNegative
+from cwbass.highest import highest
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.methods.consistency import Area, cross_supervision, draw_odd_boxes, exchange, keep_all, report
 from cwbass.models.base import SegmentationNet
@@ -54,13 +55,13 @@ class Cps(Method):
         if self.config.cutmix:
             with torch.no_grad():
                 logits_w = [net(unlabeled.weak) for net in pair]
-                labels = [each.argmax(1) for each in logits_w]
+                labels = [highest(each)[1] for each in logits_w]
             boxes = draw_odd_boxes(unlabeled.weak, count=self.config.boxes, area=self.config.area, progress=progress)
             image, valid, *labels = exchange([unlabeled.weak, unlabeled.valid, *labels], boxes, world)
             logits = [net(image) for net in pair]
         else:
             logits = [torch.cat((own, net(unlabeled.weak))) for own, net in zip(logits_x, pair, strict=True)]
-            labels = [each.detach().argmax(1) for each in logits]
+            labels = [highest(each)[1] for each in logits]
             logits_w = [each.detach()[len(labeled.image) :] for each in logits]
             valid = torch.cat((labeled.mask != self.ignore_index, unlabeled.valid))
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cwbass.config import Fraction, NonNegative, Section
 from cwbass.data.cutmix import draw_classes, mix_, pixels_of
+from cwbass.highest import highest
 from cwbass.losses.boundary import Frame, boundary_mask, boundary_mean
 from cwbass.losses.confidence import confidence_weighted_mean, pixel_cross_entropy, soft_cross_entropy
 from cwbass.methods.base import BuildModel, Method, MethodConfig, Retraining
@@ -327,7 +328,7 @@ class CwBass(Method):
         if self.terms.labels == "hard":
             return *confidence_and_label(logits), None
         probs = probabilities(logits)
-        return *probs.max(dim=1), probs
+        return *highest(probs), probs
 
     def after_optimizer_step(self, progress: Progress) -> None:
         ema = self.terms.ema

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cwbass.config import NonNegative, Section
+from cwbass.highest import highest
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.methods.consistency import Area, cross_supervision, draw_odd_boxes, exchange, keep_all, report
 from cwbass.models.base import SegmentationNet
@@ -68,7 +69,7 @@ class Mgd(Method):
         with torch.no_grad():
             logits_w = [net(unlabeled.weak) for net in nets]
             targets = keep_all(logits_w[0], unlabeled.valid)  # by the network that is measured on the selection slice
-            labels_w = [each.argmax(1) for each in logits_w]
+            labels_w = [highest(each)[1] for each in logits_w]
         boxes = draw_odd_boxes(unlabeled.weak, count=config.boxes, area=config.area, progress=progress)
         mixed, shown, *labels_u = exchange([unlabeled.weak, unlabeled.valid, *labels_w], boxes, world)
         valid = torch.cat((labeled.mask != self.ignore_index, shown))
@@ -79,7 +80,7 @@ class Mgd(Method):
             logits_x, logits_u = (net.decode(each) for each in features)
             logits.append(torch.cat((logits_x, logits_u)))
             maps.append(torch.cat([deepest(each) for each in features]))
-            labels.append(torch.cat((logits_x.detach().argmax(1), label_u)))
+            labels.append(torch.cat((highest(logits_x)[1], label_u)))
 
         sup = [self.supervised_loss(each[: len(labeled.image)], labeled.mask, world) for each in logits]
         pixel = [cross_supervision([logits[0], logits[k]], [labels[0], labels[k]], valid, world=world) for k in (1, 2)]

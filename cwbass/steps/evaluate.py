@@ -32,6 +32,7 @@ from cwbass.evaluation.probes import ProbeBook
 from cwbass.evaluation.selection import ImageConfusions
 from cwbass.evaluation.sweep import SWEEP, read_sweep
 from cwbass.files import spare_params, write_whole
+from cwbass.highest import highest
 from cwbass.jsonfile import read_rows
 from cwbass.progress import counting
 from cwbass.pseudo_labels import threshold_map
@@ -248,13 +249,13 @@ class _Gallery:
 
     def take_baseline(self, sample: Sample, image: NDArray[np.uint8], mask: NDArray[np.uint8], probs: Tensor) -> None:
         if sample.id in self.ids:
-            self.baseline[sample.id] = probs.argmax(0).cpu().numpy().astype(np.uint8)
+            self.baseline[sample.id] = highest(probs)[1].cpu().numpy().astype(np.uint8)
 
     def items(self, threshold: Tensor | None) -> list[GalleryItem]:
         """With a threshold, what the network would have kept as pseudo-labels is shown too."""
         items = []
         for name, (image, mask, probs) in self.seen.items():
-            confidence, label = probs.max(0)
+            confidence, label = highest(probs)
             pseudo = None
             if threshold is not None:
                 kept = confidence > threshold_map(threshold, label)

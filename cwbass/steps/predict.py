@@ -16,6 +16,7 @@ from cwbass.data.base import IMAGE_SUFFIXES, UNREAD_SUFFIXES, read_image
 from cwbass.errors import DataError, counted
 from cwbass.evaluation.inference import predict_image
 from cwbass.files import partial_file
+from cwbass.highest import highest
 from cwbass.progress import counting
 from cwbass.reporting.images import colorize
 from cwbass.resolve import open_checkpoint
@@ -87,7 +88,7 @@ def predict(
 
     def write(path: Path, pixels: NDArray[np.uint8]) -> None:
         probs = predict_image(net, pixels, config, device=on, autocast_dtype=dtype)
-        top, best = probs.max(0)
+        top, best = highest(probs)
         label = best.cpu().numpy().astype(np.uint8)
         # The suffix stays in the name: a.jpg and a.png of one folder are two images.
         name = path.relative_to(base)

@@ -21,6 +21,7 @@ from cwbass.evaluation.code_maps import near_boundaries
 from cwbass.evaluation.evaluate import eval_mode
 from cwbass.evaluation.inference import predict_image
 from cwbass.evaluation.probes import ProbeBook, choose_probes, draw_frame, draw_probe, frame_epochs
+from cwbass.highest import highest
 from cwbass.training.loop import Schedule
 from cwbass.world import World
 
@@ -68,11 +69,11 @@ class SliceRecord:
 
     def student(self, sample: Sample, mask: Tensor, probs: Tensor) -> None:
         """Remember what the student says of an image, for :meth:`teacher`. mask [H, W] uint8, probs [C, H, W]."""
-        self._labels[sample.id] = probs.argmax(0).to(torch.uint8)
+        self._labels[sample.id] = highest(probs)[1].to(torch.uint8)
 
     def teacher(self, sample: Sample, mask: Tensor, probs: Tensor) -> None:
         """Count what the network says whose labels teach; where it is the student itself, nothing differs. As above."""
-        confidence, label = probs.max(0)
+        confidence, label = highest(probs)
         known = mask != self.spec.ignore_index
         if (other := self._labels.pop(sample.id, None)) is not None:
             self.differing += self._by_class(label, (other != label).long(), known, 2)
@@ -174,7 +175,7 @@ class ProbeRecorder:
         with eval_mode(net):
             for image, truth in pairs:
                 probs = predict_image(net, image, self.config, device=device, autocast_dtype=autocast_dtype)
-                confidence, label = probs.max(0)
+                confidence, label = highest(probs)
                 codes = label.to(torch.uint8)
                 near = near_boundaries(codes, NEAR, ignore) != ignore
                 maps = [each.cpu().numpy() for each in (codes, confidence, keep(confidence[None], label[None])[0], near)]

@@ -20,6 +20,7 @@ from cwbass.data.base import DatasetSpec
 from cwbass.data.cache import ImageSource
 from cwbass.data.offline import write_pseudo_label
 from cwbass.evaluation.inference import predict_image
+from cwbass.highest import highest
 from cwbass.world import ALONE, World
 
 
@@ -82,7 +83,7 @@ def measure_reliability(
     for index in range(world.rank, len(source), world.size):
         image = source.image(index)
         probs = (predict_image(net, image, config, device=device, autocast_dtype=autocast_dtype) for net in (*earlier, last))
-        *before, after = (each.argmax(0) for each in probs)
+        *before, after = (highest(each)[1] for each in probs)
         found.append(reliability(before, after, num_classes))
     parts = world.collect(found)
     return [parts[index % world.size][index // world.size] for index in range(len(source))]
@@ -126,7 +127,7 @@ def write_pseudo_labels(
     total = 0.0
     for index, sample_id in list(zip(chosen, ids, strict=True))[world.rank :: world.size]:
         probs = predict_image(net, source.image(index), config, device=device, autocast_dtype=autocast_dtype)
-        confidence, label = probs.max(0)  # [H, W] each
+        confidence, label = highest(probs)  # [H, W] each
         total += confidence.mean().item()
         scaled = (confidence * 255).round().clamp(max=255)  # a mean of probabilities can exceed 1 by a hair
         write_pseudo_label(out_dir, sample_id, _bytes(label), _bytes(scaled), spec)

@@ -1,0 +1,45 @@
+"""A pixel's highest class, and how high it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def highest(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """``max`` over the classes; on a CPU in half of torch's time or less (benchmarks: metrics.highest).
+
+    torch compares the classes of one pixel after the other there, and takes several times as long again for ``argmax``.
+
+    Args:
+        maps: Logits or probabilities of one image or of several. [C, H, W] or [B, C, H, W] float.
+
+    Returns:
+        Values and classes, the latter int64, without a gradient. [H, W] or [B, H, W] each. Of equal values the first class
+        counts. Where one is NaN, so is the value, and the class is any.
+    """
+    maps = maps.detach()
+    if maps.dim() == 4 and maps.device.type == "cpu":
+        each = [highest(image) for image in maps]
+        return torch.stack([value for value, _ in each]), torch.stack([label for _, label in each])
+    if maps.device.type != "cpu" or not maps[0].is_contiguous() or len(maps) > 255:
+        value, label = maps.max(-3)
+        return value, label
+    planes = maps.float()  # numpy knows no bfloat16
+    value = planes.amax(0)
+    return value.to(maps.dtype), torch.from_numpy(_first_equal(planes.numpy(), value.numpy()))
+
+
+def _first_equal(planes: NDArray[np.float32], value: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The first plane that has the value; the last one where none has. planes [C, H, W], value [H, W] -> [H, W]."""
+    count = len(planes)
+    behind = np.ones(value.shape, np.uint8)  # how many planes are left from the one that was found on, itself included
+    found = np.empty(value.shape, np.bool_)
+    left = found.view(np.uint8)
+    for index in range(count - 1):
+        np.equal(planes[index], value, out=found)
+        np.multiply(left, np.uint8(count - index), out=left)
+        np.maximum(behind, left, out=behind)
+    return np.subtract(count, behind, dtype=np.int64)
