@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cwbass.highest import highest
 from cwbass.memory_format import new_maps_like, read_by_class
+from cwbass.pixels import highest, look_up
 from cwbass.types import Reliability
 
 CONFIDENCE_BINS = 100  # of confidence_counts
@@ -248,7 +248,7 @@ def thresholds_for_precision(reliability: Reliability, *, target: float, low: fl
 
 def threshold_map(threshold: Tensor, label: Tensor) -> Tensor:
     """tau of each pixel: the same for all, or that of its label. [] or [K] -> [] or label's shape."""
-    return threshold[label] if threshold.dim() else threshold
+    return look_up(threshold, label) if threshold.dim() else threshold
 
 
 def retained(reliability: Reliability, threshold: Tensor) -> tuple[Tensor, Tensor]:

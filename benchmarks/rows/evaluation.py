@@ -20,9 +20,9 @@ from cwbass.data.base import DatasetSpec, default_palette, read_image
 from cwbass.evaluation.evaluate import evaluate
 from cwbass.evaluation.inference import predict_probs
 from cwbass.evaluation.metrics import Scores
-from cwbass.highest import highest
 from cwbass.memory import keep_freed_memory
 from cwbass.models import build_model
+from cwbass.pixels import highest
 from cwbass.pseudo_labels import probabilities
 from cwbass.training.device import place
 

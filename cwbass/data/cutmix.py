@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from cwbass.pixels import look_up
 from cwbass.world import ALONE, World
 
 Box = tuple[slice, slice]  # rows and columns
@@ -91,10 +92,9 @@ def draw_classes(batch: int, chance: Tensor, *, probability: float, generator: t
     return (draws[:, :1] < probability) & (draws[:, 1:] < chance)
 
 
-def pixels_of(classes: Tensor, mask: Tensor, ignore_index: int) -> Tensor:
-    """Where a mask holds any of some classes. [K] bool, [H, W] integer -> [H, W] bool."""
-    known = mask != ignore_index
-    return classes[mask.where(known, 0).long()] & known
+def pixels_of(classes: Tensor, label: Tensor, known: Tensor) -> Tensor:
+    """Where a label is any of some classes, and known. [K] bool, [H, W] int64 (any class where unknown), [H, W] bool -> [H, W] bool."""
+    return look_up(classes, label) & known
 
 
 def partner(rows: Tensor, world: World = ALONE) -> Tensor:

@@ -18,8 +18,8 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from cwbass.errors import DataError, ParamsError, WeightsError
 from cwbass.evaluation.boundary import band_width, boundary_f1, confusion_and_bands, contour_counts, count_pairs
-from cwbass.highest import highest
 from cwbass.jsonfile import finite_or_none
+from cwbass.pixels import highest
 from cwbass.types import Reliability
 from cwbass.world import World
 

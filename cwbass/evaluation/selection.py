@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cwbass.highest import highest
+from cwbass.pixels import highest
 from cwbass.world import World
 
 RESAMPLES = 200

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cwbass.losses.confidence import pixel_cross_entropy
+from cwbass.pixels import look_up
 from cwbass.world import ALONE, World
 
 
@@ -98,5 +99,5 @@ def supervised_cross_entropy(
         loss = loss * known
     if class_weight is None:
         return loss.sum() / world.share(known.sum())
-    weight = class_weight[mask.where(known, 0)] * known  # [B, H, W]
+    weight = look_up(class_weight, mask.where(known, 0)) * known  # [B, H, W]
     return (loss * weight).sum() / world.share(weight.sum())

@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import nn
 
 from cwbass.config import NonNegative
-from cwbass.highest import highest
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.methods.consistency import Area, cross_supervision, draw_odd_boxes, exchange, keep_all, report
 from cwbass.models.base import SegmentationNet
+from cwbass.pixels import highest
 from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
 
 WEIGHTS = {True: 1.0, False: 1.5}  # with CutMix and without, as published for PASCAL VOC

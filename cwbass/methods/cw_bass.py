@@ -18,7 +18,6 @@ from torch import Tensor
 
 from cwbass.config import Fraction, NonNegative, Section
 from cwbass.data.cutmix import draw_classes, mix_, pixels_of
-from cwbass.highest import highest
 from cwbass.losses.boundary import Frame, boundary_mask, boundary_mean
 from cwbass.losses.confidence import confidence_weighted_mean, pixel_cross_entropy, soft_cross_entropy
 from cwbass.methods.base import BuildModel, Method, MethodConfig, Retraining
@@ -27,6 +26,7 @@ from cwbass.models.base import SegmentationNet
 from cwbass.models.ema import Buffers, ema_decay_at, make_ema_teacher, update_ema_
 from cwbass.models.features import drop_channels, join_features, rows_of
 from cwbass.models.norm import frozen_statistics
+from cwbass.pixels import highest
 from cwbass.pseudo_labels import (
     adaptive_floor,
     confidence_and_label,
@@ -232,10 +232,14 @@ class _Pseudo:
     probs: Tensor | None  # [B, C, H, W] float32; None where labels are hard
 
     @property
+    def maps(self) -> list[Tensor]:
+        """One value a pixel each: all but the probabilities."""
+        return [self.label, self.confidence, self.kept, self.valid]
+
+    @property
     def parts(self) -> list[Tensor]:
         """All there is, the classes' probabilities last."""
-        given = [self.label, self.confidence, self.kept, self.valid]
-        return given if self.probs is None else [*given, self.probs]
+        return self.maps if self.probs is None else [*self.maps, self.probs]
 
 
 class CwBass(Method):
@@ -383,7 +387,11 @@ class CwBass(Method):
             for row, box in enumerate(boxes):
                 if use[row] and box is not None:
                     pick = (own.start + row) % images.shape[0]
-                    known[row] = [images[pick][..., *box], *self._truth(masks[pick][box], pseudo).parts]
+                    truth = self._truth(masks[pick][box])
+                    if pseudo.probs is not None:
+                        probs = pseudo.probs.new_zeros(self.num_classes, *truth.label.shape)
+                        truth = replace(truth, probs=probs.scatter_(0, truth.label[None], 1.0))
+                    known[row] = [images[pick][..., *box], *truth.parts]
         mix_([strong, *pseudo.parts], boxes, known, world)
 
     def _classmix_(self, labeled: LabeledBatch, strong: Tensor, pseudo: _Pseudo, progress: Progress) -> None:
@@ -397,19 +405,18 @@ class CwBass(Method):
         images, masks = world.gather(labeled.image), world.gather(labeled.mask)
         for row, classes in enumerate(sent(drawn[own], strong)):
             pick = (own.start + row + 1) % images.shape[0]  # not the one of its box, where there are more
-            where = pixels_of(classes, masks[pick], self.ignore_index)
-            pieces = [images[pick], *self._truth(masks[pick], pseudo).parts]
-            for rows, piece in zip([strong, *pseudo.parts], pieces, strict=True):
+            truth = self._truth(masks[pick])
+            where = pixels_of(classes, truth.label, truth.valid)
+            for rows, piece in zip([strong, *pseudo.maps], [images[pick], *truth.maps], strict=True):
                 rows[row] = torch.where(where, piece, rows[row])
+            if pseudo.probs is not None:
+                probs = pseudo.probs[row].mul_(~where)
+                probs.scatter_add_(0, truth.label[None], where.to(probs.dtype)[None])
 
-    def _truth(self, mask: Tensor, like: _Pseudo) -> _Pseudo:
-        """Ground truth as a label that is sure of itself. [H, W] uint8 -> the same of one image."""
+    def _truth(self, mask: Tensor) -> _Pseudo:
+        """Ground truth as a label that is sure of itself. [H, W] integer -> the same of one image."""
         known = mask != self.ignore_index
-        label = mask.where(known, 0).long()
-        probs = None
-        if like.probs is not None:
-            probs = like.probs.new_zeros((self.num_classes, *mask.shape)).scatter_(0, label[None], 1.0)
-        return _Pseudo(label, known.to(like.confidence.dtype), known, known, probs)
+        return _Pseudo(mask.where(known, 0).long(), known.float(), known, known, None)
 
     def _pixel_loss(self, logits: Tensor, pseudo: _Pseudo) -> Tensor:
         """Cross-entropy of each pixel with its label or with the teacher's probabilities. [B, H, W] float."""

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cwbass.config import NonNegative, Section
-from cwbass.highest import highest
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.methods.consistency import Area, cross_supervision, draw_odd_boxes, exchange, keep_all, report
 from cwbass.models.base import SegmentationNet
 from cwbass.models.features import deepest
+from cwbass.pixels import highest
 from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
 from cwbass.world import World
 

@@ -32,8 +32,8 @@ from cwbass.evaluation.probes import ProbeBook
 from cwbass.evaluation.selection import ImageConfusions
 from cwbass.evaluation.sweep import SWEEP, read_sweep
 from cwbass.files import spare_params, write_whole
-from cwbass.highest import highest
 from cwbass.jsonfile import read_rows
+from cwbass.pixels import highest
 from cwbass.progress import counting
 from cwbass.pseudo_labels import threshold_map
 from cwbass.reporting.gallery import GalleryItem

@@ -16,7 +16,7 @@ from cwbass.data.base import IMAGE_SUFFIXES, UNREAD_SUFFIXES, read_image
 from cwbass.errors import DataError, counted
 from cwbass.evaluation.inference import predict_image
 from cwbass.files import partial_file
-from cwbass.highest import highest
+from cwbass.pixels import highest
 from cwbass.progress import counting
 from cwbass.reporting.images import colorize
 from cwbass.resolve import open_checkpoint

@@ -21,7 +21,7 @@ from cwbass.evaluation.code_maps import near_boundaries
 from cwbass.evaluation.evaluate import eval_mode
 from cwbass.evaluation.inference import predict_image
 from cwbass.evaluation.probes import ProbeBook, choose_probes, draw_frame, draw_probe, frame_epochs
-from cwbass.highest import highest
+from cwbass.pixels import highest
 from cwbass.training.loop import Schedule
 from cwbass.world import World
 

@@ -20,7 +20,7 @@ from cwbass.data.base import DatasetSpec
 from cwbass.data.cache import ImageSource
 from cwbass.data.offline import write_pseudo_label
 from cwbass.evaluation.inference import predict_image
-from cwbass.highest import highest
+from cwbass.pixels import highest
 from cwbass.world import ALONE, World
 
 

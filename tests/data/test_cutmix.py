@@ -130,7 +130,8 @@ def test_a_class_is_taken_as_often_as_its_chance_says() -> None:
 
 
 def test_pixels_of_classes_leave_out_what_is_not_labelled() -> None:
-    mask = torch.tensor([[0, 1, 2], [255, 2, 1]], dtype=torch.uint8)
-    taken = pixels_of(torch.tensor([False, True, False]), mask, 255)
+    label = torch.tensor([[0, 1, 2], [0, 2, 1]])
+    known = torch.tensor([[True, True, True], [False, True, True]])
+    taken = pixels_of(torch.tensor([False, True, False]), label, known)
     assert taken.tolist() == [[False, True, False], [False, False, True]]
-    assert pixels_of(torch.tensor([True, True, True]), mask, 255).tolist() == [[True, True, True], [False, True, True]]
+    assert pixels_of(torch.tensor([True, True, True]), label, known).tolist() == [[True, True, True], [False, True, True]]

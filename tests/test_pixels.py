@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cwbass.highest import highest
+from cwbass.pixels import highest, look_up
 
 
 def _maps(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -62,3 +62,11 @@ def test_values_that_are_not_numbers_show_and_their_class_is_in_range() -> None:
     value, label = highest(maps)
     assert torch.isnan(value).nonzero().tolist() == [[2, 2]]
     assert 0 <= int(label.min()) <= int(label.max()) < 3
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (2, 3), (2, 3, 4)])
+def test_look_up_is_an_index(shape: tuple[int, ...]) -> None:
+    table = torch.tensor([0.5, 1.5, 2.5])
+    index = torch.randint(0, 3, shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(look_up(table, index), table[index])
+    assert torch.equal(look_up(table > 1, index), (table > 1)[index])

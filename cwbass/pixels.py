@@ -1,4 +1,4 @@
-"""A pixel's highest class, and how high it is."""
+"""What is asked of every pixel, in forms that are fast on a CPU."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ def highest(maps: Tensor) -> tuple[Tensor, Tensor]:
     planes = maps.float()  # numpy knows no bfloat16
     value = planes.amax(0)
     return value.to(maps.dtype), torch.from_numpy(_first_equal(planes.numpy(), value.numpy()))
+
+
+def look_up(table: Tensor, index: Tensor) -> Tensor:
+    """``table[index]``, in a third of its time. [K], [...] int64 -> [...] of the table's type."""
+    return table.index_select(0, index.flatten()).view(index.shape)
 
 
 def _first_equal(planes: NDArray[np.float32], value: NDArray[np.float32]) -> NDArray[np.int64]:
