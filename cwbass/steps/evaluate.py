@@ -26,6 +26,7 @@ from cwbass.data.remote import local_dataset
 from cwbass.errors import DataError, ParamsError, counted
 from cwbass.evaluation.evaluate import OnImage
 from cwbass.evaluation.evaluate import evaluate as score
+from cwbass.evaluation.inference import Predictor
 from cwbass.evaluation.metrics import EvalResult
 from cwbass.evaluation.per_image import CONFUSIONS, PerImage
 from cwbass.evaluation.probes import ProbeBook
@@ -127,8 +128,7 @@ def evaluate(
         for path, each in ((checkpoint, chosen), *((baseline, each) for each in theirs.values())):
             each.check_split(data.split_hash, path, manifest, "test images")
     notes = data.notes + _other_length(ours, theirs)
-    on, dtype = scoring_device(device, chosen.run_params.train.precision)
-    scorer = _Scorer(data, config, on, dtype)
+    scorer = _Scorer(data, Predictor(config, *scoring_device(device, chosen.run_params.train.precision)))
 
     gallery = _Gallery(data, config.gallery)
     weights = chosen.network_name(config.weights)
@@ -205,13 +205,13 @@ def describe_protocol(config: EvalConfig) -> str:
 
 
 class _Scorer:
-    def __init__(self, data: TestSet, config: EvalConfig, device: torch.device, dtype: torch.dtype | None) -> None:
-        self.data, self.config, self.device, self.dtype = data, config, device, dtype
+    def __init__(self, data: TestSet, predictor: Predictor) -> None:
+        self.data, self.predictor = data, predictor
 
     def score(
         self, checkpoint: Checkpoint, network: str, on_image: OnImage | None = None, *, boundary: bool = True
     ) -> EvalResult:
-        net = place(checkpoint.network(network), self.device)
+        net = place(checkpoint.network(network), self.predictor.device)
         with counting(f"{network} of {checkpoint.stage} at step {checkpoint.step}", len(self.data.samples)) as one_more:
 
             def seen(sample: Sample, image: NDArray[np.uint8], mask: NDArray[np.uint8], probs: Tensor) -> None:
@@ -224,9 +224,7 @@ class _Scorer:
                 self.data.samples,
                 root=self.data.root,
                 spec=self.data.spec,
-                config=self.config,
-                device=self.device,
-                autocast_dtype=self.dtype,
+                predictor=self.predictor,
                 boundary=boundary,
                 on_image=seen,
             )

@@ -290,9 +290,7 @@ class Stage:
                 run.manifest.selection,
                 root=run.data_root,
                 spec=spec,
-                config=run.eval.network_alone,
-                device=run.device,
-                autocast_dtype=run.autocast_dtype,
+                predictor=run.predictor.network_alone,
                 boundary=False,
                 on_image=on_image,
                 world=run.world,
@@ -409,9 +407,8 @@ class Stage:
         if not run.world.main or not run.train.probes or not self.method.needs_unlabeled or self.offline is not None:
             return None
         chosen = run.manifest.unlabeled, run.manifest.selection, run.train.probes
-        return ProbeRecorder(
-            *chosen, root=run.data_root, spec=run.manifest.spec, config=run.eval.network_alone, schedule=schedule
-        )
+        predictor = run.predictor.network_alone
+        return ProbeRecorder(*chosen, root=run.data_root, spec=run.manifest.spec, predictor=predictor, schedule=schedule)
 
     def _draw_probes(self, keep: Keep, record: EpochRecord) -> None:
         """Let ``probes.zip`` have a frame of this epoch, and the states from now on hold it."""
@@ -419,7 +416,7 @@ class Stage:
             return
         run, net = self.run, list(self.method.networks().values())[-1]
         with self._whole_images():
-            drawn = self.probes.draw(net, keep, record.epoch, record.step, device=run.device, autocast_dtype=run.autocast_dtype)
+            drawn = self.probes.draw(net, keep, record.epoch, record.step)
         if drawn is not None:
             digest = write_whole(self.out_dir / PROBES, drawn)
             write_digest(self.out_dir / PROBES, digest)
