@@ -283,11 +283,6 @@ class EvalConfig(Section):
     )
     postprocess_options: Options = Field(default_factory=dict, description="Arguments of that, where it has some.")
 
-    @property
-    def network_alone(self) -> Self:
-        """The same without a step after the probabilities: pseudo-labels have none, nor may what measures them."""
-        return self.model_copy(update={"postprocess": None, "postprocess_options": {}})
-
     @model_validator(mode="after")
     def _windows_overlap(self) -> Self:
         if self.protocol == "slide" and self.stride > self.window:

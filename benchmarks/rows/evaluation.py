@@ -18,7 +18,7 @@ from benchmarks.photos import CITY, VOC, write_photos
 from cwbass.config import EvalConfig
 from cwbass.data.base import DatasetSpec, default_palette, read_image
 from cwbass.evaluation.evaluate import evaluate
-from cwbass.evaluation.inference import predict_probs
+from cwbass.evaluation.inference import Predictor, predict_probs
 from cwbass.evaluation.metrics import Scores
 from cwbass.memory import keep_freed_memory
 from cwbass.models import build_model
@@ -55,7 +55,7 @@ def measure(case: Case, protocol: EvalConfig, images: int, repeats: int) -> Pair
         predict_probs(record, torch.tensor(read_image(root / sample.image))[None].permute(0, 3, 1, 2), protocol)  # type: ignore[arg-type]
 
     def ours() -> None:
-        evaluate(net, samples, root=root, spec=spec, config=protocol, device=CPU, autocast_dtype=case.dtype)
+        evaluate(net, samples, root=root, spec=spec, predictor=Predictor(protocol, CPU, case.dtype))
 
     @torch.inference_mode()
     def against() -> None:

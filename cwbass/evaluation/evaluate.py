@@ -13,10 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cwbass.config import EvalConfig
 from cwbass.data.base import DatasetSpec, Sample, check_same_size, read_image, read_mask
 from cwbass.errors import DataError
-from cwbass.evaluation.inference import predict_image
+from cwbass.evaluation.inference import Predictor
 from cwbass.evaluation.metrics import EvalResult, Scores
 from cwbass.world import ALONE, World
 
@@ -44,9 +43,7 @@ def evaluate(
     *,
     root: Path,
     spec: DatasetSpec,
-    config: EvalConfig,
-    device: torch.device,
-    autocast_dtype: torch.dtype | None,
+    predictor: Predictor,
     boundary: bool = True,
     on_image: OnImage | None = None,
     read: Callable[[Sample, Path, DatasetSpec], Pair] = read_pair,
@@ -55,15 +52,13 @@ def evaluate(
     """Score a network on every sample, each exactly once.
 
     Args:
-        net: Images in [0, 255] to logits, on ``device``; run in eval mode and left as it was found.
+        net: Images in [0, 255] to logits, on the predictor's device; run in eval mode and left as it was found.
         samples: What to score, in this order.
         root: Folder the samples' paths are relative to.
         spec: Classes, and what mask values mean.
-        config: How to predict.
-        device: Where the network is and counts are made.
-        autocast_dtype: Lower precision of the network's matrix products; None is float32.
+        predictor: How to predict, and where counts are made.
         boundary: Whether to count boundary scores.
-        on_image: Called with sample, image [H, W, 3], mask [H, W] and probabilities [C, H, W] on ``device``.
+        on_image: Called with sample, image [H, W, 3], mask [H, W] and probabilities [C, H, W] on that device.
         read: Decodes a sample; called from other threads, ahead of the network.
         world: Processes that score together: each takes every n-th sample, and all get the same result.
 
@@ -72,12 +67,12 @@ def evaluate(
     """
     if not samples:
         raise DataError("there are no images to score; check the split, or the list it was made from.")
-    scores = Scores(spec.num_classes, spec.ignore_index, boundary=boundary, device=device)
+    scores = Scores(spec.num_classes, spec.ignore_index, boundary=boundary, device=predictor.device)
     with eval_mode(net):
         for sample, (image, mask) in _read_ahead(samples[world.rank :: world.size], lambda sample: read(sample, root, spec)):
             check_same_size(sample, image.shape[:2], mask)
-            probs = predict_image(net, image, config, device=device, autocast_dtype=autocast_dtype)
-            scores.update(probs, torch.tensor(mask, device=device))
+            probs = predictor.probs(net, image)
+            scores.update(probs, torch.tensor(mask, device=predictor.device))
             if on_image is not None:
                 on_image(sample, image, mask, probs)
     scores.add_up(world)

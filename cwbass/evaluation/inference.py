@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,37 +20,51 @@ _WINDOWS_AT_ONCE = 4
 _FLOOR = 0.01  # least weight of a window's pixel, so that the frame of the image is covered too
 
 
-def predict_image(
-    net: nn.Module, image: NDArray[np.uint8], config: EvalConfig, *, device: torch.device, autocast_dtype: torch.dtype | None
-) -> Tensor:
-    """:func:`predict_probs` of a decoded image, and what ``config.postprocess`` makes of them.
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """How images are predicted, where and in which precision, by any network.
 
     Args:
-        net: On ``device``, in eval mode.
-        image: RGB. [H, W, 3] uint8.
-        config: How to predict.
-        device: Where the network is.
-        autocast_dtype: Lower precision of the network's matrix products; None is float32.
-
-    Returns:
-        [C, H, W] float32 on ``device``.
-
-    Raises:
-        ParamsError: The GPU's memory does not suffice for the image.
+        config: Protocol, scales, flip, and the step after the probabilities.
+        device: Where the networks are.
+        autocast_dtype: Lower precision of their matrix products; None is float32.
     """
-    try:
-        # A permuted [1, H, W, 3] tensor already lies in memory as channels_last.
-        batch = torch.tensor(image, device=device)[None].permute(0, 3, 1, 2)
-        with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
-            probs = predict_probs(net, batch, config)[0]
-        with torch.inference_mode():
-            return postprocessed(probs, batch[0], config)
-    except torch.OutOfMemoryError as error:
-        height, width = image.shape[:2]
-        raise ParamsError(
-            f"the GPU's memory does not suffice for an image of {width}x{height} ({one_line(error, 200)}). Set eval.protocol: slide, with "
-            "an eval.window that fits, lower eval.scales, or use the CPU."
-        ) from error
+
+    config: EvalConfig
+    device: torch.device
+    autocast_dtype: torch.dtype | None
+
+    @property
+    def network_alone(self) -> Predictor:
+        """The same without a step after the probabilities: pseudo-labels have none, nor may what measures them."""
+        return replace(self, config=self.config.model_copy(update={"postprocess": None, "postprocess_options": {}}))
+
+    def probs(self, net: nn.Module, image: NDArray[np.uint8]) -> Tensor:
+        """:func:`predict_probs` of a decoded image, and what ``config.postprocess`` makes of them.
+
+        Args:
+            net: On ``device``, in eval mode.
+            image: RGB. [H, W, 3] uint8.
+
+        Returns:
+            [C, H, W] float32 on ``device``.
+
+        Raises:
+            ParamsError: The GPU's memory does not suffice for the image.
+        """
+        try:
+            # A permuted [1, H, W, 3] tensor already lies in memory as channels_last.
+            batch = torch.tensor(image, device=self.device)[None].permute(0, 3, 1, 2)
+            with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
+                probs = predict_probs(net, batch, self.config)[0]
+            with torch.inference_mode():
+                return postprocessed(probs, batch[0], self.config)
+        except torch.OutOfMemoryError as error:
+            height, width = image.shape[:2]
+            raise ParamsError(
+                f"the GPU's memory does not suffice for an image of {width}x{height} ({one_line(error, 200)}). Set eval.protocol: "
+                "slide, with an eval.window that fits, lower eval.scales, or use the CPU."
+            ) from error
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from cwbass.data.remote import local_dataset
 from cwbass.errors import DataError, ParamsError, counted
 from cwbass.evaluation.evaluate import OnImage
 from cwbass.evaluation.evaluate import evaluate as score
+from cwbass.evaluation.inference import Predictor
 from cwbass.evaluation.metrics import EvalResult
 from cwbass.evaluation.per_image import CONFUSIONS, PerImage
 from cwbass.evaluation.probes import ProbeBook
@@ -119,20 +120,13 @@ def evaluate(
         spare_params(out_dir, METRICS, SPEC, GALLERY)
         if any((out_dir / name).exists() for name in (RUN, LAST, WARMUP)):
             raise ParamsError(f"{out_dir} holds a training, whose history would be written over. Give another folder with --out.")
-    ours = open_checkpoints(checkpoint)
-    theirs = {} if baseline is None else open_checkpoints(baseline)
-    chosen_name, chosen = next(iter(ours.items()))
+    ours = _Model(checkpoint, open_checkpoints(checkpoint))
+    theirs = None if baseline is None else _Model(baseline, open_checkpoints(baseline), prefix="baseline ")
+    chosen = ours.chosen
     config = chosen.run_params.eval if params is None else params.eval
-    data = _test_set(chosen, manifest, data_root)
-    if manifest is not None and data.split_hash is not None:
-        for path, each in ((checkpoint, chosen), *((baseline, each) for each in theirs.values())):
-            each.check_split(data.split_hash, path, manifest, "test images")
-    notes = data.notes + _other_length(ours, theirs)
-    on, dtype = scoring_device(device, chosen.run_params.train.precision)
-    scorer = _Scorer(data, config, on, dtype)
-
+    data = _test_set(ours, theirs, manifest, data_root)
+    scorer = _Scorer(data, Predictor(config, *scoring_device(device, chosen.run_params.train.precision)))
     gallery = _Gallery(data, config.gallery)
-    weights = chosen.network_name(config.weights)
     confusions = ImageConfusions(data.spec.num_classes, data.spec.ignore_index)
 
     def on_image(sample: Sample, image: NDArray[np.uint8], mask: NDArray[np.uint8], probs: Tensor) -> None:
@@ -140,37 +134,13 @@ def evaluate(
         if per_image:
             confusions.add(probs, mask)
 
-    result = scorer.score(chosen, weights, on_image)
-    table = {f"{weights} {chosen_name}": _headline(result)}
-    metrics: dict[str, Any] = {
-        **result.to_dict(data.spec.class_names),
-        **dict.fromkeys(("baseline_miou", "baseline_method", "miou_gain")),  # where there is no baseline
-        "split_hash": data.split_hash,
-        "protocol": describe_protocol(config),
-        "seed": chosen.seed,
-        "method": chosen.method,
-        "weights": weights,
-        "checkpoint": chosen_name,
-        "checkpoint_sha256": describe(find_checkpoints(checkpoint)[chosen_name])[1],
-        "steps": chosen.step,
-        "split": {"counts": dict(data.counts), "notes": list(notes)},
-    }
-    if theirs:
-        base_name, base = next(iter(theirs.items()))
-        base_weights = base.network_name(config.weights)
-        base_result = scorer.score(base, base_weights, gallery.take_baseline)
-        table[f"baseline {base_weights} {base_name}"] = _headline(base_result)
-        _add_baseline(metrics, base_result, data.spec.class_names)
-        metrics["baseline_method"] = base.method
-        if base.method == base.run_params.warmup.name != "supervised":  # a supervised method of somebody's own
-            metrics["baseline_supervised"] = True
-    if out_dir is not None:
-        _score_others(scorer, table, {"": ours, "baseline ": theirs})
-        metrics["snapshots"] = [
-            {"step": each.step, **_headline(scorer.score(each, weights, boundary=False))}
-            for each in open_snapshots(checkpoint, chosen)
-        ]
-    metrics["checkpoints"] = dict(sorted(table.items()))
+    metrics = _metrics(scorer.score_chosen(ours, on_image), ours, data, config)
+    if theirs is not None:
+        _add_baseline(metrics, scorer.score_chosen(theirs, gallery.take_baseline), theirs, data.spec.class_names)
+    if out_dir is not None:  # the report shows them
+        scorer.score_others(ours, theirs)
+        metrics["snapshots"] = scorer.score_snapshots(ours)
+    metrics["checkpoints"] = dict(sorted(scorer.table.items()))
     telemetry.describe_run(
         data_version=data.split_hash or chosen.split_hash, params=chosen.params, model=chosen.run_params.model.label
     )
@@ -178,17 +148,7 @@ def evaluate(
         telemetry.scored(metrics)
     if out_dir is None:
         return EvalReport(metrics, None)
-    supervised = (baseline, theirs) if theirs and base.method == base.run_params.warmup.name else (None, {})
-    files = RunFiles(
-        metrics=metrics,
-        history=_history(supervised, (checkpoint, ours)),
-        gallery=gallery.items(_last_threshold(chosen)),
-        spec=data.spec,
-        params_text=chosen.params,
-        probes=ProbeBook.read(drawn) if (drawn := _beside(PROBES, checkpoint)) else None,
-        sweep=read_sweep(swept) if (swept := sweep or _beside(SWEEP, baseline, checkpoint)) else None,
-    )
-    report = write_run_files(files, out_dir)
+    report = write_run_files(_run_files(metrics, ours, theirs, gallery, sweep), out_dir)
     if per_image:
         ids = tuple(sample.id for sample in data.samples)
         images = PerImage(ids, data.spec.class_names, np.stack(confusions.matrices))
@@ -205,14 +165,68 @@ def describe_protocol(config: EvalConfig) -> str:
     return f"{cut} scale:{scales}{' flip' if config.flip else ''}{after}"
 
 
-class _Scorer:
-    def __init__(self, data: TestSet, config: EvalConfig, device: torch.device, dtype: torch.dtype | None) -> None:
-        self.data, self.config, self.device, self.dtype = data, config, device, dtype
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """The checkpoints of a path, by name; the first is the one that counts."""
 
-    def score(
-        self, checkpoint: Checkpoint, network: str, on_image: OnImage | None = None, *, boundary: bool = True
+    path: Path
+    checkpoints: Mapping[str, Checkpoint]
+    prefix: str = ""  # of its rows in the table of scores
+
+    @property
+    def name(self) -> str:
+        return next(iter(self.checkpoints))
+
+    @property
+    def chosen(self) -> Checkpoint:
+        return self.checkpoints[self.name]
+
+    def network(self, config: EvalConfig) -> str:
+        """Name of the network that counts."""
+        return self.chosen.network_name(config.weights)
+
+    @property
+    def trained_as_warmup(self) -> bool:
+        """Whether its method is its run's for labelled images alone, as that of a supervised baseline is."""
+        return self.chosen.method == self.chosen.run_params.warmup.name
+
+    @property
+    def folder(self) -> Path:
+        return self.path if self.path.is_dir() else self.path.parent
+
+
+class _Scorer:
+    """Scores networks on the test images; ``table`` has the main scores of those that are no snapshots, by name."""
+
+    def __init__(self, data: TestSet, predictor: Predictor) -> None:
+        self.data, self.predictor = data, predictor
+        self.table: dict[str, dict[str, Any]] = {}
+
+    def score_chosen(self, model: _Model, on_image: OnImage) -> EvalResult:
+        """All scores of the network that counts."""
+        network = model.network(self.predictor.config)
+        result = self._score(model.chosen, network, on_image, boundary=True)
+        self.table[f"{model.prefix}{network} {model.name}"] = _headline(result)
+        return result
+
+    def score_others(self, *models: _Model | None) -> None:
+        """Let the table have every network of every checkpoint."""
+        for model in filter(None, models):
+            for name, checkpoint in model.checkpoints.items():
+                for network in checkpoint.networks:
+                    if (key := f"{model.prefix}{network} {name}") not in self.table:
+                        self.table[key] = _headline(self._score(checkpoint, network))
+
+    def score_snapshots(self, model: _Model) -> list[dict[str, Any]]:
+        """Main scores of the network that counts, as its run's snapshots have it."""
+        network = model.network(self.predictor.config)
+        snapshots = open_snapshots(model.path, model.chosen)
+        return [{"step": each.step, **_headline(self._score(each, network))} for each in snapshots]
+
+    def _score(
+        self, checkpoint: Checkpoint, network: str, on_image: OnImage | None = None, *, boundary: bool = False
     ) -> EvalResult:
-        net = place(checkpoint.network(network), self.device)
+        net = place(checkpoint.network(network), self.predictor.device)
         with counting(f"{network} of {checkpoint.stage} at step {checkpoint.step}", len(self.data.samples)) as one_more:
 
             def seen(sample: Sample, image: NDArray[np.uint8], mask: NDArray[np.uint8], probs: Tensor) -> None:
@@ -225,9 +239,7 @@ class _Scorer:
                 self.data.samples,
                 root=self.data.root,
                 spec=self.data.spec,
-                config=self.config,
-                device=self.device,
-                autocast_dtype=self.dtype,
+                predictor=self.predictor,
                 boundary=boundary,
                 on_image=seen,
             )
@@ -274,12 +286,24 @@ class _Gallery:
         return items
 
 
-def _test_set(checkpoint: Checkpoint, manifest: Path | None, data_root: Path | None) -> TestSet:
-    if manifest is not None:
+def _test_set(ours: _Model, theirs: _Model | None, manifest: Path | None, data_root: Path | None) -> TestSet:
+    """The images that both are scored on, none of which they may have been trained on where there is a manifest."""
+    if manifest is None:
+        data = _whole_folder(ours.chosen, data_root)
+    else:
         split = Manifest.read(manifest)
-        root = data_root if data_root is not None else local_dataset(checkpoint.run_params.data.root)
-        _check_classes(checkpoint, split.spec, str(manifest))
-        return TestSet(split.test, root, split.spec, split.hash, split.counts, split.notes)
+        root = data_root if data_root is not None else local_dataset(ours.chosen.run_params.data.root)
+        _check_classes(ours.chosen, split.spec, str(manifest))
+        ours.chosen.check_split(split.hash, ours.path, manifest, "test images")
+        if theirs is not None:
+            for each in theirs.checkpoints.values():
+                each.check_split(split.hash, theirs.path, manifest, "test images")
+        data = TestSet(split.test, root, split.spec, split.hash, split.counts, split.notes)
+    return data if theirs is None else replace(data, notes=data.notes + _other_length(ours, theirs))
+
+
+def _whole_folder(checkpoint: Checkpoint, data_root: Path | None) -> TestSet:
+    """The test images of a dataset's own list, or else all that have masks."""
     if data_root is None:
         raise DataError("there is nothing to score on: give the split's manifest, or a folder with --data.")
     config = checkpoint.run_params.data.model_copy(update={"root": str(data_root)})
@@ -291,15 +315,6 @@ def _test_set(checkpoint: Checkpoint, manifest: Path | None, data_root: Path | N
     return TestSet(samples, data_root, listing.spec, None, {"test": len(samples)}, (note,))
 
 
-def _score_others(scorer: _Scorer, table: dict[str, Any], groups: Mapping[str, Mapping[str, Checkpoint]]) -> None:
-    """Add every network of every checkpoint to the table, as far as it is not there; groups are by prefix of their names."""
-    for prefix, checkpoints in groups.items():
-        for name, checkpoint in checkpoints.items():
-            for network in checkpoint.networks:
-                if (key := f"{prefix}{network} {name}") not in table:
-                    table[key] = _headline(scorer.score(checkpoint, network, boundary=False))
-
-
 def _check_classes(checkpoint: Checkpoint, spec: DatasetSpec, where: str) -> None:
     theirs = checkpoint.dataset.class_names
     if theirs != spec.class_names:
@@ -309,9 +324,9 @@ def _check_classes(checkpoint: Checkpoint, spec: DatasetSpec, where: str) -> Non
         )
 
 
-def _other_length(ours: Mapping[str, Checkpoint], theirs: Mapping[str, Checkpoint]) -> tuple[str, ...]:
+def _other_length(ours: _Model, theirs: _Model) -> tuple[str, ...]:
     """A note where a supervised baseline has not taken as many steps as the training: the gain is not the method's alone then."""
-    one, other = ours.get("last"), theirs.get("last")
+    one, other = ours.checkpoints.get("last"), theirs.checkpoints.get("last")
     if one is None or other is None or (one.stage, other.stage) != ("train", "baseline") or one.step == other.step:
         return ()
     note = f"The baseline has taken {other.step} steps and the training {one.step}: the gain is not the method's alone."
@@ -323,34 +338,69 @@ def _headline(result: EvalResult) -> dict[str, Any]:
     return {"miou": result.miou, "pixel_accuracy": result.pixel_accuracy, "ece": result.ece}
 
 
-def _add_baseline(metrics: dict[str, Any], baseline: EvalResult, class_names: Sequence[str]) -> None:
-    metrics |= {f"baseline_{key}": score for key, score in baseline.scores().items()}
+def _metrics(result: EvalResult, model: _Model, data: TestSet, config: EvalConfig) -> dict[str, Any]:
+    """metrics.json of a model that is alone, but for the table of scores."""
+    chosen = model.chosen
+    return {
+        **result.to_dict(data.spec.class_names),
+        **dict.fromkeys(("baseline_miou", "baseline_method", "miou_gain")),
+        "split_hash": data.split_hash,
+        "protocol": describe_protocol(config),
+        "seed": chosen.seed,
+        "method": chosen.method,
+        "weights": model.network(config),
+        "checkpoint": model.name,
+        "checkpoint_sha256": describe(find_checkpoints(model.path)[model.name])[1],
+        "steps": chosen.step,
+        "split": {"counts": dict(data.counts), "notes": list(data.notes)},
+    }
+
+
+def _add_baseline(metrics: dict[str, Any], result: EvalResult, baseline: _Model, class_names: Sequence[str]) -> None:
+    metrics |= {f"baseline_{key}": score for key, score in result.scores().items()}
     metrics["miou_gain"] = metrics["miou"] - metrics["baseline_miou"]
-    theirs = baseline.to_dict(class_names)["per_class"]
+    theirs = result.to_dict(class_names)["per_class"]
     for name, row in metrics["per_class"].items():
         row["baseline_iou"] = theirs[name]["iou"]
         row["baseline_boundary_iou"] = theirs[name]["boundary_iou"]
+    metrics["baseline_method"] = baseline.chosen.method
+    if baseline.trained_as_warmup and baseline.chosen.method != "supervised":  # a supervised method of somebody's own
+        metrics["baseline_supervised"] = True
 
 
-def _history(*groups: tuple[Path | None, Mapping[str, Checkpoint]]) -> list[dict[str, Any]]:
+def _run_files(
+    metrics: Mapping[str, Any], ours: _Model, theirs: _Model | None, gallery: _Gallery, sweep: Path | None
+) -> RunFiles:
+    """All that the report shows; what is not in the checkpoints lies beside them."""
+    probes = _beside(PROBES, ours)
+    swept = sweep or _beside(SWEEP, theirs, ours)
+    return RunFiles(
+        metrics=metrics,
+        history=_history(theirs if theirs is not None and theirs.trained_as_warmup else None, ours),
+        gallery=gallery.items(_last_threshold(ours.chosen)),
+        spec=gallery.spec,
+        params_text=ours.chosen.params,
+        probes=None if probes is None else ProbeBook.read(probes),
+        sweep=None if swept is None else read_sweep(swept),
+    )
+
+
+def _history(*stages: _Model | None) -> list[dict[str, Any]]:
     """Rows of all stages of one run, with their timings where these lie beside the checkpoints."""
     rows: list[dict[str, Any]] = []
-    for path, checkpoints in groups:
-        if path is None or not checkpoints:
-            continue
-        timings = (path if path.is_dir() else path.parent) / TIMINGS
+    for model in filter(None, stages):
+        timings = model.folder / TIMINGS
         mend = "Delete it: the report does without the times."
         timed = read_rows(timings, writer="cwbass train", mend=mend) if timings.is_file() else []
         times = {(row["stage"], row["step"]): row for row in timed}
-        longest = max((each.history for each in checkpoints.values()), key=len)
+        longest = max((each.history for each in model.checkpoints.values()), key=len)
         rows += [{**row, **times.get((row["stage"], row["step"]), {})} for row in longest]
     return rows
 
 
-def _beside(name: str, *paths: Path | None) -> Path | None:
-    """The first file of this name in the folder of a checkpoint, if there is one."""
-    files = [(path if path.is_dir() else path.parent) / name for path in paths if path is not None]
-    return next(filter(Path.is_file, files), None)
+def _beside(name: str, *models: _Model | None) -> Path | None:
+    """The first file of this name in the folder of a model, if there is one."""
+    return next(filter(Path.is_file, (model.folder / name for model in filter(None, models))), None)
 
 
 def _last_threshold(checkpoint: Checkpoint) -> Tensor | None:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from cwbass.comparison.budget import Cost, MethodCost
-from cwbass.config import EvalConfig
 from cwbass.data.offline import OfflineStream, PseudoLabels
 from cwbass.data.streams import tag_table
+from cwbass.evaluation.inference import Predictor
 from cwbass.methods.base import Method, Retraining
 from cwbass.models.base import SegmentationNet
 from cwbass.steps.train import TrainParams
@@ -122,17 +122,16 @@ def _label(run: Run, config: Retraining, net: SegmentationNet, folder: Path, *, 
     ids = [unlabeled[index].id for index in chosen]
     labels = folder / "labels"
 
-    def label(config: EvalConfig) -> tuple[float, int]:
+    def label(predictor: Predictor) -> tuple[float, int]:
         """Seconds, and images through the encoder."""
         started = time.perf_counter()
         with counting_encoders(net) as images:
-            settings: dict[str, Any] = {"device": run.device, "autocast_dtype": run.autocast_dtype}
-            write_pseudo_labels(net, source, chosen, ids, labels, spec=run.manifest.spec, config=config, **settings)
+            write_pseudo_labels(net, source, chosen, ids, labels, spec=run.manifest.spec, predictor=predictor)
         return time.perf_counter() - started, images.without
 
     net.eval()
-    ranking = label(run.eval)
-    labelling = label(config.prediction(run.eval))
+    ranking = label(run.predictor)
+    labelling = label(replace(run.predictor, config=config.prediction(run.eval)))
     share = len(unlabeled) / len(chosen)
     seconds, passes = (share * (3 * rank + once) for rank, once in zip(ranking, labelling, strict=True))
     everything = Cost(seconds, passes=0, passes_no_grad=passes)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from cwbass.data.base import IMAGE_SUFFIXES, UNREAD_SUFFIXES, read_image
 from cwbass.errors import DataError, counted
-from cwbass.evaluation.inference import predict_image
+from cwbass.evaluation.inference import Predictor
 from cwbass.files import partial_file
 from cwbass.pixels import highest
 from cwbass.progress import counting
@@ -72,9 +72,9 @@ def predict(
         DataError: There is no image.
     """
     loaded = open_checkpoint(chosen_file(checkpoint))
-    config = loaded.run_params.eval
-    on, dtype = scoring_device(device, loaded.run_params.train.precision)
-    net = place(loaded.network(config.weights), on)
+    params = loaded.run_params
+    predictor = Predictor(params.eval, *scoring_device(device, params.train.precision))
+    net = place(loaded.network(params.eval.weights), predictor.device)
     spec = loaded.dataset
     palette = [value for rgb in spec.palette for value in rgb]
     files = [images] if images.is_file() else _find(images, IMAGE_SUFFIXES, out_dir)
@@ -87,8 +87,7 @@ def predict(
     failed: dict[str, str] = {}
 
     def write(path: Path, pixels: NDArray[np.uint8]) -> None:
-        probs = predict_image(net, pixels, config, device=on, autocast_dtype=dtype)
-        top, best = highest(probs)
+        top, best = highest(predictor.probs(net, pixels))
         label = best.cpu().numpy().astype(np.uint8)
         # The suffix stays in the name: a.jpg and a.png of one folder are two images.
         name = path.relative_to(base)

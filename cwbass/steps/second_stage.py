@@ -12,7 +12,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -144,9 +143,7 @@ class SecondStage:
             place(final, self.run.device),
             source,
             num_classes=self.run.manifest.spec.num_classes,
-            config=self.run.eval,
-            device=self.run.device,
-            autocast_dtype=self.run.autocast_dtype,
+            predictor=self.run.predictor,
             world=self.run.world,
         )
         order = rank_by_reliability(found)
@@ -171,19 +168,15 @@ class SecondStage:
 
     def _label(self, checkpoint: str, source: ImageSource, chosen: Sequence[int]) -> Labelling:
         """Let a checkpoint's preferred network label the chosen images."""
-        run = self.run
+        run, spec, selection = self.run, self.run.manifest.spec, self.run.manifest.selection
         net = place(load_checkpoint(self.out_dir / checkpoint).network(), run.device)
-        settings: dict[str, Any] = {
-            "config": self.config.prediction(run.eval),
-            "device": run.device,
-            "autocast_dtype": run.autocast_dtype,
-            "world": run.world,
-        }
-        confidence = write_pseudo_labels(net, source, chosen, self._ids(chosen), self.folder, spec=run.manifest.spec, **settings)
+        predictor = replace(run.predictor, config=self.config.prediction(run.eval))
+        ids = self._ids(chosen)
+        confidence = write_pseudo_labels(net, source, chosen, ids, self.folder, spec=spec, predictor=predictor, world=run.world)
         logger.info("%s labelled %s with a mean confidence of %.3f", checkpoint, counted(len(chosen), "image"), confidence)
-        if not run.manifest.selection:
+        if not selection:
             return Labelling(tuple(chosen), None)
-        scores = evaluate(net, run.manifest.selection, root=run.data_root, spec=run.manifest.spec, boundary=False, **settings)
+        scores = evaluate(net, selection, root=run.data_root, spec=spec, predictor=predictor, boundary=False, world=run.world)
         return Labelling(tuple(chosen), scores.reliability)
 
     def _train(self, name: str, source: ImageSource, done: Sequence[Labelling], before: Stage, *, last: str, best: str) -> Stage:

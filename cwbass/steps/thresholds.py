@@ -6,13 +6,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from cwbass.config import EvalConfig
 from cwbass.data.manifest import Manifest
 from cwbass.data.remote import local_dataset
 from cwbass.errors import CheckpointError, DataError
 from cwbass.evaluation.evaluate import evaluate
+from cwbass.evaluation.inference import Predictor
 from cwbass.evaluation.sweep import SWEEP, Sweep, read_sweep
 from cwbass.files import file_sha256, write_whole
 from cwbass.training.checkpoint import load_checkpoint
@@ -28,15 +26,7 @@ def write_sweep(run: Run, checkpoint: Path) -> None:
     """
     if not run.manifest.selection:
         return
-    sweep = _measure(
-        checkpoint,
-        run.manifest,
-        run.data_root,
-        config=run.eval,
-        device=run.device,
-        autocast_dtype=run.autocast_dtype,
-        world=run.world,
-    )
+    sweep = _measure(checkpoint, run.manifest, run.data_root, run.predictor, run.world)
     if run.world.main:
         write_whole(checkpoint.parent / SWEEP, f"{json.dumps(sweep.to_dict())}\n".encode())
 
@@ -75,32 +65,20 @@ def thresholds(
         if not split.selection:
             raise DataError(f"{manifest} has no selection slice to measure thresholds on. Raise split.selection and split again.")
         params = saved.run_params
-        on, dtype = scoring_device(device, params.train.precision)
+        predictor = Predictor(params.eval, *scoring_device(device, params.train.precision))
         root = local_dataset(params.data.root) if data_root is None else data_root
-        sweep = _measure(checkpoint, split, root, config=params.eval, device=on, autocast_dtype=dtype)
+        sweep = _measure(checkpoint, split, root, predictor)
     return sweep if target is None else replace(sweep, rule=replace(sweep.rule, target=target))
 
 
-def _measure(
-    checkpoint: Path,
-    split: Manifest,
-    root: Path,
-    *,
-    config: EvalConfig,
-    device: torch.device,
-    autocast_dtype: torch.dtype | None,
-    world: World = ALONE,
-) -> Sweep:
+def _measure(checkpoint: Path, split: Manifest, root: Path, predictor: Predictor, world: World = ALONE) -> Sweep:
     saved = load_checkpoint(checkpoint)
-    net = place(saved.network(), device)
     found = evaluate(
-        net,
+        place(saved.network(), predictor.device),
         split.selection,
         root=root,
         spec=split.spec,
-        config=config.network_alone,
-        device=device,
-        autocast_dtype=autocast_dtype,
+        predictor=predictor.network_alone,
         boundary=False,
         world=world,
     )

@@ -15,11 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cwbass.config import EvalConfig
 from cwbass.data.base import DatasetSpec, Sample, read_image, read_mask
 from cwbass.evaluation.code_maps import near_boundaries
 from cwbass.evaluation.evaluate import eval_mode
-from cwbass.evaluation.inference import predict_image
+from cwbass.evaluation.inference import Predictor
 from cwbass.evaluation.probes import ProbeBook, choose_probes, draw_frame, draw_probe, frame_epochs
 from cwbass.pixels import highest
 from cwbass.training.loop import Schedule
@@ -126,7 +125,7 @@ class ProbeRecorder:
         count: Images.
         root: Folder that the samples' paths are relative to.
         spec: Classes and palette.
-        config: How to predict.
+        predictor: How to predict.
         schedule: Of the stage, from its beginning.
     """
 
@@ -138,11 +137,11 @@ class ProbeRecorder:
         *,
         root: Path,
         spec: DatasetSpec,
-        config: EvalConfig,
+        predictor: Predictor,
         schedule: Schedule,
     ) -> None:
         self.chosen = choose_probes(unlabeled, selection, count)
-        self.root, self.spec, self.config = root, spec, config
+        self.root, self.spec, self.predictor = root, spec, predictor
         self.epochs = frame_epochs(schedule.epochs)
         self.book = ProbeBook()
 
@@ -152,18 +151,14 @@ class ProbeRecorder:
             found = ProbeBook.read(path)
             self.book = ProbeBook(found.probes, {at: frames for at, frames in found.frames.items() if at <= step})
 
-    def draw(
-        self, net: nn.Module, keep: Keep, epoch: int, step: int, *, device: torch.device, autocast_dtype: torch.dtype | None
-    ) -> bytes | None:
+    def draw(self, net: nn.Module, keep: Keep, epoch: int, step: int) -> bytes | None:
         """The new content of ``probes.zip`` after an epoch; None where it stays as it is.
 
         Args:
-            net: On ``device``; run in eval mode and left in its own.
+            net: On the predictor's device; run in eval mode and left in its own.
             keep: What the method would let teach.
             epoch: Of the stage, from 0.
             step: Optimiser steps taken.
-            device: Where the network is.
-            autocast_dtype: Lower precision of the network; None is float32.
         """
         if not self.chosen or epoch not in self.epochs:
             return None
@@ -174,8 +169,7 @@ class ProbeRecorder:
         frames, ignore = [], self.spec.ignore_index
         with eval_mode(net):
             for image, truth in pairs:
-                probs = predict_image(net, image, self.config, device=device, autocast_dtype=autocast_dtype)
-                confidence, label = highest(probs)
+                confidence, label = highest(self.predictor.probs(net, image))
                 codes = label.to(torch.uint8)
                 near = near_boundaries(codes, NEAR, ignore) != ignore
                 maps = [each.cpu().numpy() for each in (codes, confidence, keep(confidence[None], label[None])[0], near)]

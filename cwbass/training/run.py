@@ -14,6 +14,7 @@ from cwbass.config import AugmentConfig, EvalConfig, TrainConfig
 from cwbass.data.base import Sample
 from cwbass.data.cache import ImageSource, open_source
 from cwbass.data.manifest import Manifest
+from cwbass.evaluation.inference import Predictor
 from cwbass.losses.supervised import HardPixels, balanced_class_weights
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.loop import Schedule
@@ -41,6 +42,11 @@ class Run:
     telemetry: Telemetry = SILENT
     world: World = ALONE
     loss_scale: LossScale | None = None  # of float16; goes on from stage to stage
+
+    @property
+    def predictor(self) -> Predictor:
+        """How the run scores whole images."""
+        return Predictor(self.eval, self.device, self.autocast_dtype)
 
     @property
     def labeled_pixels(self) -> list[int]:

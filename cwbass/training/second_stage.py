@@ -15,11 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cwbass.config import EvalConfig
 from cwbass.data.base import DatasetSpec
 from cwbass.data.cache import ImageSource
 from cwbass.data.offline import write_pseudo_label
-from cwbass.evaluation.inference import predict_image
+from cwbass.evaluation.inference import Predictor
 from cwbass.pixels import highest
 from cwbass.world import ALONE, World
 
@@ -62,28 +61,23 @@ def measure_reliability(
     source: ImageSource,
     *,
     num_classes: int,
-    config: EvalConfig,
-    device: torch.device,
-    autocast_dtype: torch.dtype | None,
+    predictor: Predictor,
     world: World = ALONE,
 ) -> list[float]:
     """:func:`reliability` of every image of a source.
 
     Args:
-        earlier: Snapshots of the network, on ``device``, in eval mode.
+        earlier: Snapshots of the network, on the predictor's device, in eval mode.
         last: The network when it was done, likewise.
         source: Images; no mask is asked for.
         num_classes: C.
-        config: How to predict.
-        device: Where the networks are.
-        autocast_dtype: Lower precision of the networks; None is float32.
+        predictor: How to predict.
         world: Processes that share the work: each takes every n-th image, and all get the whole list.
     """
     found = []
     for index in range(world.rank, len(source), world.size):
         image = source.image(index)
-        probs = (predict_image(net, image, config, device=device, autocast_dtype=autocast_dtype) for net in (*earlier, last))
-        *before, after = (highest(each)[1] for each in probs)
+        *before, after = (highest(predictor.probs(net, image))[1] for net in (*earlier, last))
         found.append(reliability(before, after, num_classes))
     parts = world.collect(found)
     return [parts[index % world.size][index // world.size] for index in range(len(source))]
@@ -102,23 +96,19 @@ def write_pseudo_labels(
     out_dir: Path,
     *,
     spec: DatasetSpec,
-    config: EvalConfig,
-    device: torch.device,
-    autocast_dtype: torch.dtype | None,
+    predictor: Predictor,
     world: World = ALONE,
 ) -> float:
     """Label images; see :mod:`cwbass.data.offline` for the files.
 
     Args:
-        net: On ``device``, in eval mode.
+        net: On the predictor's device, in eval mode.
         source: Images; no mask is asked for.
         chosen: Which of them, by index.
         ids: Id of each chosen image.
         out_dir: Where the files go.
         spec: Classes and palette.
-        config: How to predict.
-        device: Where the network is.
-        autocast_dtype: Lower precision of the network; None is float32.
+        predictor: How to predict.
         world: Processes that share the work; the folder must be the same for all.
 
     Returns:
@@ -126,8 +116,7 @@ def write_pseudo_labels(
     """
     total = 0.0
     for index, sample_id in list(zip(chosen, ids, strict=True))[world.rank :: world.size]:
-        probs = predict_image(net, source.image(index), config, device=device, autocast_dtype=autocast_dtype)
-        confidence, label = highest(probs)  # [H, W] each
+        confidence, label = highest(predictor.probs(net, source.image(index)))  # [H, W] each
         total += confidence.mean().item()
         scaled = (confidence * 255).round().clamp(max=255)  # a mean of probabilities can exceed 1 by a hair
         write_pseudo_label(out_dir, sample_id, _bytes(label), _bytes(scaled), spec)

@@ -5,26 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from cwbass.data.base import Sample
 from cwbass.data.offline import OfflineStream
 from cwbass.data.streams import loader_failures
 from cwbass.errors import DataError, ParamsError, counted, one_line
-from cwbass.evaluation.evaluate import evaluate
-from cwbass.evaluation.metrics import EvalResult
-from cwbass.evaluation.selection import ImageConfusions, LatestWithinOneError
-from cwbass.files import file_sha256, place_link, unlink_with_digest, write_digest, write_whole
-from cwbass.jsonfile import finite_or_none
+from cwbass.evaluation.selection import LatestWithinOneError
+from cwbass.files import file_sha256, place_link, write_digest
 from cwbass.methods.base import Method
 from cwbass.models.norm import synchronize_norms_
 from cwbass.optimizers import rate_factor
@@ -33,13 +25,14 @@ from cwbass.training.checkpoint import Checkpoint, load_checkpoint, save_checkpo
 from cwbass.training.collapse import CollapseGuard, Incident
 from cwbass.training.device import compile_networks_, gpu_memory
 from cwbass.training.enough import no_unlabeled
-from cwbass.training.flight import PROBES, Keep, ProbeRecorder, SliceRecord, unlabeled_row
+from cwbass.training.flight import unlabeled_row
 from cwbass.training.history import History, timing_row
 from cwbass.training.loop import EpochRecord, Meter, Schedule, fit
 from cwbass.training.optim import load_moments_
 from cwbass.training.progress import ProgressLine
 from cwbass.training.resume import State
 from cwbass.training.run import Run
+from cwbass.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +75,6 @@ class Stage:
         self.meter = Meter()
         self.stopped = False  # by early stop
         self.guard = self._new_guard()
-        self.probes: ProbeRecorder | None = None  # of the main process, while it trains
 
     def train(self, schedule: Schedule, *, checkpoint: str, best: str | None, snapshots: Mapping[int, str] | None = None) -> None:
         """Take the steps of ``schedule``; those that an earlier process has taken are not taken again.
@@ -108,8 +100,10 @@ class Stage:
         if self.name in keeper.finished:
             self.best = dict(keeper.finished[self.name])
             return
-        self.probes = self._new_probes(schedule)
-        schedule = self._begin(schedule, checkpoint)
+        validation = Validation(
+            run, self.method, schedule, self.out_dir, offline=self.offline is not None, compiled=self.compiled
+        )
+        schedule = self._begin(schedule, checkpoint, validation)
         labeled, unlabeled = open_loaders(run, self.method, schedule, self.offline)
         line = ProgressLine(self.name, schedule) if world.main else None
         self._start_telemetry(schedule)
@@ -120,7 +114,7 @@ class Stage:
 
         def on_epoch(record: EpochRecord) -> bool:
             telemetry.step_done()  # before what is measured now: that is no part of the step
-            row, timing = self._measure(record), timing_row(self.name, record)
+            row, timing = self._row(record, validation), timing_row(self.name, record)
             ended.clear()
             ended[record.step] = self._end_epoch(record, row, timing, checkpoint, best)
             if line is not None:
@@ -200,12 +194,10 @@ class Stage:
         with self.run.telemetry.saving(self.out_dir / name):
             return save_checkpoint(state, self.out_dir / name)
 
-    def _begin(self, schedule: Schedule, checkpoint: str) -> Schedule:
+    def _begin(self, schedule: Schedule, checkpoint: str, validation: Validation) -> Schedule:
         """Become what an earlier process saved, if it did; returns the steps that are left."""
         if (state := self.run.keeper.enter(self.name)) is None:
-            if self.probes is not None:
-                unlink_with_digest(self.out_dir / PROBES)  # those of an earlier run in the same folder
-            self._start_guard(schedule.start, *self._calibrate())
+            self._start_guard(schedule.start, *validation.begin())
             return schedule
         saved = state.checkpoint
         try:
@@ -227,8 +219,7 @@ class Stage:
         else:
             self._start_guard(state.step, None, math.inf)  # it was switched on in between
         self._write_history()
-        if self.probes is not None:
-            self.probes.go_on(self.out_dir / PROBES, state.step)
+        validation.go_on(state.step)
         if len(state.meters) == self.run.world.size:
             self.meter.load(state.meters[self.run.world.rank], self.run.device)
         if state.device != self.run.device.type:
@@ -269,49 +260,6 @@ class Stage:
         factor = self.run.train.optimizer.encoder_lr_factor
         decoder = highest / max(1.0, factor)
         return {"decoder": decoder, "encoder": decoder * factor}
-
-    def _score(self, name: str, watch: Callable[[Sample, Tensor, Tensor], None] | None = None) -> tuple[EvalResult, float]:
-        """Scores of a network on the selection slice, and the standard error of its mIoU.
-
-        ``watch`` gets each sample, its mask [H, W] and the probabilities [C, H, W].
-        """
-        run = self.run
-        spec = run.manifest.spec
-        images = ImageConfusions(spec.num_classes, spec.ignore_index)
-
-        def on_image(sample: Sample, image: NDArray[np.uint8], mask: NDArray[np.uint8], probs: Tensor) -> None:
-            images.add(probs, mask)
-            if watch is not None:
-                watch(sample, torch.tensor(mask, device=run.device), probs)
-
-        with self._whole_images():
-            result = evaluate(
-                self.method.networks()[name],
-                run.manifest.selection,
-                root=run.data_root,
-                spec=spec,
-                config=run.eval.network_alone,
-                device=run.device,
-                autocast_dtype=run.autocast_dtype,
-                boundary=False,
-                on_image=on_image,
-                world=run.world,
-            )
-        images.add_up(run.world)
-        return result, images.standard_error()
-
-    def _whole_images(self) -> AbstractContextManager[Any]:
-        """Whole images have many sizes, and each would be compiled."""
-        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
-
-    def _calibrate(self) -> tuple[float | None, float]:
-        """Let the method learn from the selection slice; returns the mIoU there and its standard error."""
-        if not self.run.manifest.selection:
-            self.method.calibrate(None)
-            return None, math.inf
-        score, error = self._score(list(self.method.networks())[-1])
-        self.method.calibrate(score.reliability)
-        return score.miou, error
 
     def _new_guard(self) -> CollapseGuard | None:
         """For a stage in which a teacher learns from its pupil; labels that were made before cannot collapse."""
@@ -359,8 +307,8 @@ class Stage:
             write_digest(self.out_dir / HEALTHY, digest)
             self.run.keeper.keep(self.out_dir / HEALTHY, digest)
 
-    def _measure(self, record: EpochRecord) -> dict[str, Any]:
-        """A row of the history: what the epoch was, and what the selection slice says of it."""
+    def _row(self, record: EpochRecord, validation: Validation) -> dict[str, Any]:
+        """A row of the history: what the epoch was, and what is measured after it."""
         row: dict[str, Any] = {
             "stage": self.name,
             "epoch": record.epoch,
@@ -373,57 +321,7 @@ class Stage:
             row.update(loss_scale=self.run.loss_scale.value, overflows=record.overflows)
         if "seen" in record.sums:
             row.update(unlabeled_row(record.sums), labeled_share=self.run.labeled_share)
-        keep = self._keep(record)
-        if keep is not None:
-            self._draw_probes(keep, record)
-        if not self.run.manifest.selection:
-            self.method.calibrate(None)
-            return row
-        watch = SliceRecord(self.run.manifest.spec, self.run.device, keep)
-        *others, preferred = self.method.networks()
-        scores = {name: self._score(name, watch.student) for name in others}
-        scores[preferred] = self._score(preferred, watch.teacher)
-        watch.add_up(self.run.world)
-        chosen, error = scores[preferred]
-        row["selection_miou"], row["selection_error"] = chosen.miou, error
-        row.update({f"selection_miou_{name}": score.miou for name, (score, _) in scores.items()})
-        row["selection_iou_per_class"] = [finite_or_none(value) for value in chosen.iou]
-        for name in others:
-            row["student_gap_per_class"] = [
-                finite_or_none(own - teachers) for own, teachers in zip(scores[name][0].iou, chosen.iou, strict=True)
-            ]
-        row.update(watch.row())
-        self.method.calibrate(chosen.reliability)
-        return row
-
-    def _keep(self, record: EpochRecord) -> Keep | None:
-        """Which of the scored network's labels teach, at the epoch's mean threshold; None where it makes no labels."""
-        if "seen" not in record.sums or self.offline is not None:
-            return None
-        tau = record.means.get("threshold")
-        threshold = None if tau is None else torch.tensor(tau, device=self.run.device)
-        return lambda confidence, label: self.method.keeps(confidence, label, threshold)
-
-    def _new_probes(self, schedule: Schedule) -> ProbeRecorder | None:
-        run = self.run
-        if not run.world.main or not run.train.probes or not self.method.needs_unlabeled or self.offline is not None:
-            return None
-        chosen = run.manifest.unlabeled, run.manifest.selection, run.train.probes
-        return ProbeRecorder(
-            *chosen, root=run.data_root, spec=run.manifest.spec, config=run.eval.network_alone, schedule=schedule
-        )
-
-    def _draw_probes(self, keep: Keep, record: EpochRecord) -> None:
-        """Let ``probes.zip`` have a frame of this epoch, and the states from now on hold it."""
-        if self.probes is None:
-            return
-        run, net = self.run, list(self.method.networks().values())[-1]
-        with self._whole_images():
-            drawn = self.probes.draw(net, keep, record.epoch, record.step, device=run.device, autocast_dtype=run.autocast_dtype)
-        if drawn is not None:
-            digest = write_whole(self.out_dir / PROBES, drawn)
-            write_digest(self.out_dir / PROBES, digest)
-            run.keeper.keep(self.out_dir / PROBES, digest)
+        return {**row, **validation.row(record)}
 
     def _counts(self, row: Mapping[str, Any]) -> bool:
         """Whether this epoch's checkpoint is the one that counts, by the selection slice."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,13 @@ from cwbass.config import EvalConfig
 from cwbass.data.base import DatasetSpec, Sample, default_palette
 from cwbass.errors import DataError
 from cwbass.evaluation.evaluate import evaluate
+from cwbass.evaluation.inference import Predictor
 from cwbass.evaluation.metrics import EvalResult
 from cwbass.evaluation.selection import ImageConfusions
 from cwbass.world import World
 
 SPEC = DatasetSpec(("dark", "light"), default_palette(2), ids={0: 0, 1: 1, 255: 255})
-CPU = torch.device("cpu")
+PREDICTOR = Predictor(EvalConfig(), torch.device("cpu"), autocast_dtype=None)
 
 
 class Threshold(nn.Module):
@@ -57,9 +59,10 @@ def write_many(root: Path, count: int) -> list[Sample]:
     return samples
 
 
-def run(samples: list[Sample], root: Path, net: nn.Module | None = None, **others: object) -> EvalResult:
-    settings: dict[str, object] = {"config": EvalConfig(), "device": CPU, "autocast_dtype": None, **others}
-    return evaluate(net or Threshold(), samples, root=root, spec=SPEC, **settings)  # type: ignore[arg-type]
+def run(
+    samples: list[Sample], root: Path, net: nn.Module | None = None, *, predictor: Predictor = PREDICTOR, **others: object
+) -> EvalResult:
+    return evaluate(net or Threshold(), samples, root=root, spec=SPEC, predictor=predictor, **others)  # type: ignore[arg-type]
 
 
 def test_seven_images_count_seven_and_every_pixel_once(tmp_path: Path):
@@ -131,7 +134,8 @@ def test_lower_precision_is_used_where_asked_for(tmp_path: Path):
 
     net, samples, seen = Conv(), write_many(tmp_path, 1), []
     for dtype in (None, torch.bfloat16):
-        run(samples, tmp_path, net, autocast_dtype=dtype, on_image=lambda *given: seen.append(given[-1].dtype))
+        predictor = replace(PREDICTOR, autocast_dtype=dtype)
+        run(samples, tmp_path, net, predictor=predictor, on_image=lambda *given: seen.append(given[-1].dtype))
     assert net.dtypes == [torch.float32, torch.bfloat16]
     assert seen == [torch.float32] * 2
 
@@ -156,7 +160,8 @@ def test_an_empty_list_is_an_error_and_not_a_score(tmp_path: Path):
 def test_sliding_scores_equal_whole_scores(tmp_path: Path, window: int):
     samples = write_many(tmp_path, 7)
     whole = run(samples, tmp_path)
-    slide = run(samples, tmp_path, config=EvalConfig(protocol="slide", window=window, stride=8))
+    config = EvalConfig(protocol="slide", window=window, stride=8)
+    slide = run(samples, tmp_path, predictor=replace(PREDICTOR, config=config))
     assert slide.confusion == whole.confusion
     assert slide.boundary_f1 == whole.boundary_f1
 

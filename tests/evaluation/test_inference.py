@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from cwbass.config import EvalConfig
 from cwbass.errors import ParamsError
-from cwbass.evaluation.inference import predict_image, predict_probs
+from cwbass.evaluation.inference import Predictor, predict_probs
 
 
 class PointNet(nn.Module):
@@ -135,6 +135,6 @@ def test_low_precision_logits_are_averaged_in_float32():
 
 
 def test_an_image_too_large_for_the_gpu_is_named_with_the_way_out() -> None:
-    image, cpu = np.zeros((30, 40, 3), np.uint8), torch.device("cpu")
+    predictor = Predictor(EvalConfig(), torch.device("cpu"), autocast_dtype=None)
     with pytest.raises(ParamsError, match=r"an image of 40x30 \(CUDA out of memory.*Set eval\.protocol: slide"):
-        predict_image(GreedyNet(), image, EvalConfig(), device=cpu, autocast_dtype=None)
+        predictor.probs(GreedyNet(), np.zeros((30, 40, 3), np.uint8))

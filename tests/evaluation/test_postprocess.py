@@ -16,7 +16,7 @@ from cwbass.config import EvalConfig
 from cwbass.data.manifest import Manifest
 from cwbass.errors import ParamsError
 from cwbass.evaluation import POSTPROCESS
-from cwbass.evaluation.inference import predict_image, predict_probs
+from cwbass.evaluation.inference import Predictor, predict_probs
 from cwbass.params import Params, json_schema, load_params
 from cwbass.steps.evaluate import EvaluateParams, describe_protocol, evaluate
 from cwbass.steps.thresholds import _measure
@@ -43,7 +43,7 @@ class ByGreen(nn.Module):
 def test_it_is_given_the_mean_over_all_views_and_the_image() -> None:
     image = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
     config = EvalConfig(flip=True, postprocess="first_where_red", postprocess_options={"red": 50})
-    found = predict_image(ByGreen(), image, config, device=torch.device("cpu"), autocast_dtype=None)
+    found = Predictor(config, torch.device("cpu"), autocast_dtype=None).probs(ByGreen(), image)
     plain = predict_probs(ByGreen(), torch.from_numpy(image).permute(2, 0, 1)[None], config)[0]
     red = torch.from_numpy(image[..., 0] >= 50)
     assert red.any() and not red.all()
@@ -66,12 +66,10 @@ def test_scores_are_of_what_it_gives_and_say_so(tiny_run: TinyRun, tmp_path: Pat
 def test_thresholds_are_measured_of_the_network_alone_as_pseudo_labels_are_made(tiny_run: TinyRun) -> None:
     checkpoint = tiny_run.warmup / "warmup.pt"
     split, own = Manifest.read(tiny_run.manifest), tiny_run.params.eval
-    places = {"device": torch.device("cpu"), "autocast_dtype": None}
-    plain = _measure(checkpoint, split, tiny_run.data, config=own, **places)
     after = own.model_copy(update={"postprocess": "first_where_red", "postprocess_options": {"red": 0}})
-    assert torch.equal(
-        _measure(checkpoint, split, tiny_run.data, config=after, **places).reliability.total, plain.reliability.total
-    )
+    predictors = (Predictor(config, torch.device("cpu"), autocast_dtype=None) for config in (own, after))
+    plain, other = (_measure(checkpoint, split, tiny_run.data, predictor) for predictor in predictors)
+    assert torch.equal(other.reliability.total, plain.reliability.total)
     scored = evaluate(  # whose scores are those of the step
         EvaluateParams(eval=after), checkpoint=checkpoint, manifest=tiny_run.manifest, data_root=tiny_run.data
     )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,15 @@ from cwbass.data.cache import FileSource
 from cwbass.data.offline import OfflineStream, PseudoLabels, write_pseudo_label
 from cwbass.data.streams import UnlabeledStream, collate, index_at, make_loader
 from cwbass.errors import DataError
+from cwbass.evaluation.inference import Predictor
 from cwbass.training.second_stage import agreement, measure_reliability, rank_by_reliability, reliability, write_pseudo_labels
 
-CPU = torch.device("cpu")
 CLASSES = 4
 SPEC = DatasetSpec(tuple("abcd"), default_palette(CLASSES), ids={k: k for k in range(CLASSES)})
 WIDE = DatasetSpec(tuple(str(k) for k in range(64)), default_palette(64), ids={k: k for k in range(64)})
 AUGMENT = AugmentConfig(crop_size=16, scale=(0.5, 2.0))
 SIZES = [(20, 30), (24, 24), (40, 17), (9, 50), (33, 21)]
-SETTINGS: dict[str, Any] = {"config": EvalConfig(), "device": CPU, "autocast_dtype": None}
+PREDICTOR = Predictor(EvalConfig(), torch.device("cpu"), autocast_dtype=None)
 
 
 def label_map(*rows: str) -> Tensor:
@@ -98,7 +99,7 @@ def test_reliability_is_the_mean_agreement_with_the_last_prediction() -> None:
 
 def test_reliability_is_measured_on_the_networks_predictions() -> None:
     nets = Palette(shift=1), Palette(), Palette()
-    found = measure_reliability(nets[:2], nets[2], Arrays(), num_classes=CLASSES, **SETTINGS)
+    found = measure_reliability(nets[:2], nets[2], Arrays(), num_classes=CLASSES, predictor=PREDICTOR)
     assert found == pytest.approx([0.5] * len(SIZES))  # one snapshot names no pixel alike, the other all
     for index, net in enumerate(nets):
         assert not list(net.parameters()), index
@@ -110,7 +111,7 @@ def test_the_most_reliable_come_first_and_equals_stay_in_order() -> None:
 
 
 def test_labels_and_confidences_are_written_for_the_chosen_images_alone(tmp_path: Path) -> None:
-    mean = write_pseudo_labels(Palette(), Arrays(), [3, 1], ["deep/d", "b"], tmp_path, spec=SPEC, **SETTINGS)
+    mean = write_pseudo_labels(Palette(), Arrays(), [3, 1], ["deep/d", "b"], tmp_path, spec=SPEC, predictor=PREDICTOR)
     files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
     assert files == ["confidence/b.png", "confidence/deep/d.png", "label/b.png", "label/deep/d.png"]
     with Image.open(tmp_path / "label" / "b.png") as file:
@@ -124,11 +125,10 @@ def test_labels_and_confidences_are_written_for_the_chosen_images_alone(tmp_path
 
 
 def test_mirrored_predictions_are_turned_back_before_they_are_averaged(tmp_path: Path) -> None:
-    config = EvalConfig(flip=True)
-    settings = {**SETTINGS, "config": config}
-    assert write_pseudo_labels(Palette(), Arrays(), [1], ["b"], tmp_path, spec=SPEC, **settings) == pytest.approx(0.9)
+    settings: dict[str, Any] = {"spec": SPEC, "predictor": replace(PREDICTOR, config=EvalConfig(flip=True))}
+    assert write_pseudo_labels(Palette(), Arrays(), [1], ["b"], tmp_path, **settings) == pytest.approx(0.9)
     # Left 1 and right 0, seen in a mirror, is left 0 and right 1: each half then has both at one half.
-    assert write_pseudo_labels(Corner(), Arrays(), [1], ["b"], tmp_path, spec=SPEC, **settings) == pytest.approx(0.5)
+    assert write_pseudo_labels(Corner(), Arrays(), [1], ["b"], tmp_path, **settings) == pytest.approx(0.5)
 
 
 def test_masks_of_unlabelled_images_are_never_opened(tmp_path: Path) -> None:
@@ -141,8 +141,8 @@ def test_masks_of_unlabelled_images_are_never_opened(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be decoded"):
         source.mask(0)  # the trap is set
     ids = [sample.id for sample in samples]
-    measure_reliability([Palette(1)], Palette(), source, num_classes=CLASSES, **SETTINGS)
-    write_pseudo_labels(Palette(), source, range(len(ids)), ids, tmp_path / "out", spec=SPEC, **SETTINGS)
+    measure_reliability([Palette(1)], Palette(), source, num_classes=CLASSES, predictor=PREDICTOR)
+    write_pseudo_labels(Palette(), source, range(len(ids)), ids, tmp_path / "out", spec=SPEC, predictor=PREDICTOR)
     stream = OfflineStream(PseudoLabels(source, range(len(ids)), ids, tmp_path / "out"), AUGMENT, ignore_index=255, seed=0)
     assert len([stream[position] for position in range(10)]) == 10
 
@@ -190,7 +190,7 @@ def test_the_labels_of_an_image_are_its_own(stream: OfflineStream) -> None:
 
 def test_the_views_are_those_of_the_stream_without_labels(tmp_path: Path) -> None:
     ids = [str(index) for index in range(len(SIZES))]
-    write_pseudo_labels(Palette(), Arrays(), range(len(ids)), ids, tmp_path, spec=SPEC, **SETTINGS)
+    write_pseudo_labels(Palette(), Arrays(), range(len(ids)), ids, tmp_path, spec=SPEC, predictor=PREDICTOR)
     labels = PseudoLabels(Arrays(), range(len(ids)), ids, tmp_path)
     with_labels = OfflineStream(labels, AUGMENT, ignore_index=255, seed=1)
     without = UnlabeledStream(Arrays(), AUGMENT, seed=1)
