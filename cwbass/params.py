@@ -369,8 +369,8 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _is_tag(part: Any) -> bool:
-    """Pydantic puts the branch of a union that it tried into the place."""
-    return isinstance(part, str) and (part.startswith(("constrained-", "list[")) or part in _SCALARS)
+    """Pydantic puts the branch of a union that it tried into the place, and says where a key itself is wrong."""
+    return isinstance(part, str) and (part.startswith(("constrained-", "list[")) or part in (*_SCALARS, "[key]"))
 
 
 def _dotted(place: Sequence[Any]) -> str:

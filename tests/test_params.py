@@ -117,6 +117,13 @@ def test_every_wrong_key_has_its_line() -> None:
         ("eval: {scales: [1, a]}", "eval.scales.1: is 'a', should be a valid number"),
         ("model: {mean: [0.5, 0.5]}", "model.mean.2: is required and not given"),
         ("model: {mean: [0.5, 0.5, 128]}", "model.mean.2: is 128, should be less than or equal to 1"),
+        (
+            "data: {classes: [road, ' ']}",
+            "data.classes.1: is ' ', which nobody can read in a table; write the name of the class",
+        ),
+        ("data: {classes: ['']}", "data.classes.0: is '', which nobody can read in a table"),
+        ("data: {merge: {'': [road]}}", "data.merge.'': is '', which nobody can read in a table"),
+        ("data: {colors: {' ': [0, 0, 0]}}", "data.colors.' ': is ' ', which nobody can read in a table"),
         ("data: {colors: {sky: [0, 0, 256]}}", "data.colors.sky.2: is 256, should be less than or equal to 255"),
         ("train:", "train: is null, should be an object"),
         ("method: 3", "method: is 3, should be an object"),
