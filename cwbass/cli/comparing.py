@@ -88,7 +88,7 @@ def ablate(
     list_cells: ListCells = False,
     table_only: TableOnly = False,
 ) -> None:
-    """Compare cw_bass with its terms switched off, one by one, and with each of them alone."""
+    """Compare a method with its terms switched off, one by one, and with each alone: method.name where it names terms, else cw_bass."""
     from cwbass.comparison.variants import ablation_variants, chosen
     from cwbass.params import Params
 
