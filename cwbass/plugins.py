@@ -35,8 +35,8 @@ class Registry(UserDict[str, T]):
     """
 
     def __setitem__(self, name: str, entry: T) -> None:
-        if name in self and _place_of(self[name]) != _place_of(entry):
-            raise ParamsError(f"{name!r} is the name of {_place_of(self[name])}; register {_place_of(entry)} under another one")
+        if name in self and _origin(self[name]) != _origin(entry):
+            raise ParamsError(f"{name!r} is the name of {_origin(self[name])}; register {_origin(entry)} under another one")
         super().__setitem__(name, entry)
 
 
@@ -89,7 +89,7 @@ def _load(name: str, origin: str) -> Plugin:
     return plugin
 
 
-def _place_of(entry: Any) -> str:
+def _origin(entry: Any) -> str:
     """Where a class or function is written."""
     return f"{entry.__module__}.{getattr(entry, '__qualname__', type(entry).__qualname__)}"
 
