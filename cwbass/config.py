@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -25,6 +25,13 @@ def in_order(numbers: tuple[float, float]) -> tuple[float, float]:
     return numbers
 
 
+def _readable(name: str) -> str:
+    if not name.strip():
+        raise ValueError(f"is {name!r}, which nobody can read in a table; write the name of the class")
+    return name
+
+
+ClassName = Annotated[str, AfterValidator(_readable)]
 Options = dict[str, bool | int | float | str | list[int]]
 RGB = tuple[Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]]
 
@@ -47,12 +54,12 @@ class DataConfig(Section):
 
     layout: str = Field(default="folder", description="How files are laid out below root: a name in data.LAYOUTS.")
     root: str = Field(default="data/shapes", description="Folder of the dataset.")
-    classes: list[str] | None = Field(default=None, description="Class names by index; null reads <root>/classes.txt.")
+    classes: list[ClassName] | None = Field(default=None, description="Class names by index; null reads <root>/classes.txt.")
     ignore_index: Annotated[int, Field(ge=0, le=255)] = Field(default=255, description="Mask value that takes no part.")
-    colors: dict[str, RGB] | None = Field(
+    colors: dict[ClassName, RGB] | None = Field(
         default=None, description="RGB masks: colour of each class; null reads <root>/labelmap.txt where it exists."
     )
-    merge: dict[str, list[str]] = Field(
+    merge: dict[ClassName, list[str]] = Field(
         default_factory=dict, description="New class -> old classes it takes in; the rest keep their own."
     )
     ignore_classes: list[str] = Field(default_factory=list, description="Classes whose pixels are ignored.")

@@ -283,14 +283,18 @@ def _override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ParamsError(f"--set {override!r} is not of the form dotted.key=value, e.g. --set train.steps=500.")
-    parsed = parse_yaml(f"value: {text}", f"--set {key}").get("value")
+    parsed = parse_yaml(f"value: {text}", f"--set {key}")
+    if more := [name for name in parsed if name != "value"]:
+        raise ParamsError(
+            f"--set {key} gives {', '.join(more)} beside its value. Give each key a --set of its own; write a mapping as {{a: 1, b: 2}}."
+        )
     *parents, last = key.strip().split(".")
     for part in parents:
         child = values.setdefault(part, {})
         if not isinstance(child, dict):
             raise ParamsError(f"--set {key}: {part} is a value, not a section. Set {part} itself.")
         values = child
-    values[last] = parsed
+    values[last] = parsed["value"]
 
 
 def _explain(item: dict[str, Any], kind: type[Section], values: Any) -> str:
@@ -365,8 +369,8 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _is_tag(part: Any) -> bool:
-    """Pydantic puts the branch of a union that it tried into the place."""
-    return isinstance(part, str) and (part.startswith(("constrained-", "list[")) or part in _SCALARS)
+    """Pydantic puts the branch of a union that it tried into the place, and says where a key itself is wrong."""
+    return isinstance(part, str) and (part.startswith(("constrained-", "list[")) or part in (*_SCALARS, "[key]"))
 
 
 def _dotted(place: Sequence[Any]) -> str:

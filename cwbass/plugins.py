@@ -11,17 +11,33 @@ import hashlib
 import importlib
 import logging
 import os
+from collections import UserDict
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import Any, TypeVar
 
 from cwbass.errors import ParamsError, one_line
 
 logger = logging.getLogger(__name__)
 
 GROUP, VARIABLE = "cwbass.plugins", "CWBASS_PLUGINS"
+T = TypeVar("T")
+
+
+class Registry(UserDict[str, T]):
+    """Entries by name. What has a name keeps it; the same entry may come again, when its module is imported again.
+
+    Raises:
+        ParamsError: An entry is put where there is another one.
+    """
+
+    def __setitem__(self, name: str, entry: T) -> None:
+        if name in self and _origin(self[name]) != _origin(entry):
+            raise ParamsError(f"{name!r} is the name of {_origin(self[name])}; register {_origin(entry)} under another one")
+        super().__setitem__(name, entry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +87,11 @@ def _load(name: str, origin: str) -> Plugin:
         ) from error
     logger.info("plugin %s from %s, source %s", name, path, plugin.sha256[:12])
     return plugin
+
+
+def _origin(entry: Any) -> str:
+    """Where a class or function is written."""
+    return f"{entry.__module__}.{getattr(entry, '__qualname__', type(entry).__qualname__)}"
 
 
 def _place(module: ModuleType) -> Path:

@@ -15,7 +15,8 @@ from commands import TOP, call
 from tiny import TinyRun
 
 import cwbass
-from cwbass.cli import _print, app
+from cwbass.cli import app
+from cwbass.cli.common import print_json
 from cwbass.data.synthetic import write_shapes
 
 
@@ -189,7 +190,7 @@ def test_a_report_that_is_asked_for_and_not_there_is_named(tmp_path: Path) -> No
 
 
 def test_a_report_may_go_to_a_folder_that_is_not_there_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _print({"steps": 3}, tmp_path / "new" / "report.json")
+    print_json({"steps": 3}, tmp_path / "new" / "report.json")
     assert json.loads((tmp_path / "new" / "report.json").read_text()) == json.loads(capsys.readouterr().out) == {"steps": 3}
 
 

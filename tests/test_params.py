@@ -117,6 +117,13 @@ def test_every_wrong_key_has_its_line() -> None:
         ("eval: {scales: [1, a]}", "eval.scales.1: is 'a', should be a valid number"),
         ("model: {mean: [0.5, 0.5]}", "model.mean.2: is required and not given"),
         ("model: {mean: [0.5, 0.5, 128]}", "model.mean.2: is 128, should be less than or equal to 1"),
+        (
+            "data: {classes: [road, ' ']}",
+            "data.classes.1: is ' ', which nobody can read in a table; write the name of the class",
+        ),
+        ("data: {classes: ['']}", "data.classes.0: is '', which nobody can read in a table"),
+        ("data: {merge: {'': [road]}}", "data.merge.'': is '', which nobody can read in a table"),
+        ("data: {colors: {' ': [0, 0, 0]}}", "data.colors.' ': is ' ', which nobody can read in a table"),
         ("data: {colors: {sky: [0, 0, 256]}}", "data.colors.sky.2: is 256, should be less than or equal to 255"),
         ("train:", "train: is null, should be an object"),
         ("method: 3", "method: is 3, should be an object"),
@@ -226,7 +233,11 @@ def test_overrides_are_yaml_below_dotted_keys(tmp_path: Path) -> None:
     path = tmp_path / "p.yaml"
     path.write_text("seed: 1\ntrain: {steps: 5}\n")
     values = read_params(
-        path, ["seed=2", "train.optimizer.lr=0.5", "eval.scales=[0.5, 1]", "model.weights=null", "data.root=a=b", "seed=3"]
+        path,
+        [
+            *("seed=2", "train.optimizer.lr=0.5", "eval.scales=[0.5, 1]", "model.weights=null", "data.root=a=b", "seed=3"),
+            "augment=\n  hflip: 0.25  # a value of two lines\n  blur: 0",
+        ],
     )
     assert values == {
         "seed": 3,
@@ -234,6 +245,7 @@ def test_overrides_are_yaml_below_dotted_keys(tmp_path: Path) -> None:
         "eval": {"scales": [0.5, 1]},
         "model": {"weights": None},
         "data": {"root": "a=b"},
+        "augment": {"hflip": 0.25, "blur": 0},
     }
 
 
@@ -250,6 +262,11 @@ def test_override_without_key_or_value_is_refused(override: str) -> None:
         ("train.optimizer.lr=[1", "--set train.optimizer.lr cannot be read as YAML"),
         ("train={steps: 1, steps: 2}", "--set train cannot be read as YAML: key 'steps' is given twice"),
         ("train=.nan", "--set train holds a value that no parameter takes"),
+        (
+            "seed=1\nfoo: 2",
+            "--set seed gives foo beside its value. Give each key a --set of its own; write a mapping as {a: 1, b: 2}.",
+        ),
+        ("seed=\n3: 2\nb: 1", "--set seed gives 3, b beside its value."),
     ],
 )
 def test_override_that_cannot_be_applied_is_named(override: str, problem: str) -> None:

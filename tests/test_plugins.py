@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -216,7 +217,7 @@ def test_without_plugins_a_run_is_what_it_was(fresh: Path, monkeypatch: pytest.M
 
 def test_methods_that_come_later_are_taken_and_offered(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``cwbass.params`` was imported long before."""
-    monkeypatch.setitem(METHODS, "entropy", METHODS["supervised"])  # what takes its place is gone after the test
+    forget_after_the_test(monkeypatch, "entropy")
     (fresh / "late_plugin.py").write_text(METHOD)
     monkeypatch.setenv(VARIABLE, "late_plugin")
     with pytest.raises(ParamsError, match=r"method\.weight: is -1, should be greater than or equal to 0"):
@@ -227,3 +228,45 @@ def test_methods_that_come_later_are_taken_and_offered(fresh: Path, monkeypatch:
     assert params.model_dump(mode="json")["method"] == {"name": "entropy", "weight": 2.0, "power": 2.0}
     assert "#/$defs/EntropyConfig" in json_schema()["properties"]["method"]["discriminator"]["mapping"].values()
     assert "entropy" not in supervised_methods()
+
+
+def forget_after_the_test(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """A method that a plugin will register."""
+    monkeypatch.setitem(METHODS, method, METHODS["supervised"])
+    del METHODS[method]
+
+
+@pytest.mark.parametrize(
+    ("place", "registry", "name", "there"),
+    [
+        ("cwbass.methods", "METHODS", "fixmatch", "cwbass.methods.fixmatch.FixMatch"),
+        ("cwbass.methods", "OFFLINE", "cw_bass", "cwbass.methods.offline.OfflineCwBass"),
+        ("cwbass.data", "LAYOUTS", "folder", "cwbass.data.folder.folder"),
+        ("cwbass.data.remote", "STORES", "s3", "cwbass.data.remote._s3"),
+        ("cwbass.optimizers", "OPTIMIZERS", "sgd", "cwbass.optimizers.sgd"),
+        ("cwbass.optimizers", "SCHEDULES", "poly", "cwbass.optimizers.poly"),
+    ],
+)
+def test_a_plugin_that_registers_a_name_that_is_taken_is_refused(
+    place: str, registry: str, name: str, there: str, fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = getattr(importlib.import_module(place), registry)[name]
+    (fresh / "taking_plugin.py").write_text(f"from {place} import {registry}\ndef own(): ...\n{registry}.update({name}=own)\n")
+    monkeypatch.setenv(VARIABLE, "taking_plugin")
+    said = f"{name!r} is the name of {there}; register taking_plugin.own under another one"
+    for _ in range(2):  # who asks again is told again
+        with pytest.raises(ParamsError, match=rf"plugin taking_plugin, named by {VARIABLE}, .*{re.escape(said)}"):
+            load_params({}, Params)
+    assert getattr(importlib.import_module(place), registry)[name] is before
+
+
+def test_a_plugin_may_be_imported_again(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forget_after_the_test(monkeypatch, "entropy")
+    (fresh / "again_plugin.py").write_text(METHOD)
+    monkeypatch.setenv(VARIABLE, "again_plugin")
+    load_plugins()
+    first = METHODS["entropy"]
+    load_plugins.cache_clear()
+    del sys.modules["again_plugin"]
+    load_plugins()
+    assert METHODS["entropy"] is sys.modules["again_plugin"].Entropy is not first

@@ -16,16 +16,15 @@ from cwbass.data.listing import DatasetFiles, Listing
 from cwbass.data.lists import find_list, read_ids, read_tags
 from cwbass.data.pascal_voc import pascal_voc
 from cwbass.errors import DataError, counted
+from cwbass.plugins import Registry
 
 __all__ = ["LAYOUTS", "Listing", "list_dataset"]
 
 TAGS = "tags.txt"  # below the root of any layout
 
-LAYOUTS: dict[str, Callable[[Path, DataConfig], DatasetFiles]] = {
-    "folder": folder,
-    "pascal_voc": pascal_voc,
-    "cityscapes": cityscapes,
-}
+LAYOUTS: Registry[Callable[[Path, DataConfig], DatasetFiles]] = Registry(
+    {"folder": folder, "pascal_voc": pascal_voc, "cityscapes": cityscapes}
+)
 
 
 def list_dataset(config: DataConfig, split: SplitConfig, root: Path) -> Listing:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cwbass.errors import ParamsError
-from cwbass.plugins import load_plugins
+from cwbass.plugins import Registry, load_plugins
 
 DATASETS = Path("artifacts/datasets")  # copies, in a working directory that outlives the process where there is one
 
@@ -19,7 +19,7 @@ def _s3(url: str, copies: Path) -> Path:
 
 # Scheme -> from a URL and the folder of copies to the folder of the dataset. What is there already need not be copied again, and
 # several processes may ask at a time; data that change get another folder.
-STORES: dict[str, Callable[[str, Path], Path]] = {"s3": _s3}
+STORES: Registry[Callable[[str, Path], Path]] = Registry({"s3": _s3})
 
 
 def local_dataset(data: str, copies: Path = DATASETS) -> Path:

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from torch import Tensor
 
 from cwbass.config import EvalConfig, keyword_options
+from cwbass.plugins import Registry
 
-POSTPROCESS: dict[str, Callable[..., Tensor]] = {}
+POSTPROCESS: Registry[Callable[..., Tensor]] = Registry()
 
 
 def postprocessed(probs: Tensor, image: Tensor, config: EvalConfig) -> Tensor:

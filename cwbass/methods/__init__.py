@@ -17,26 +17,26 @@ from cwbass.methods.st_plus_plus import OfflineStPlusPlus, StPlusPlus
 from cwbass.methods.supervised import Supervised
 from cwbass.methods.unimatch import UniMatch
 from cwbass.methods.unimatch_v2 import UniMatchV2
+from cwbass.plugins import Registry
 
-METHODS: dict[str, type[Method]] = {
-    "supervised": Supervised,
-    "cw_bass": CwBass,
-    "mean_teacher": MeanTeacher,
-    "fixmatch": FixMatch,
-    "unimatch": UniMatch,
-    "unimatch_v2": UniMatchV2,
-    "cps": Cps,
-    "corrmatch": CorrMatch,
-    "dssn": Dssn,
-    "st_plus_plus": StPlusPlus,
-    "mgd": Mgd,
-}
+METHODS: Registry[type[Method]] = Registry(
+    {
+        "supervised": Supervised,
+        "cw_bass": CwBass,
+        "mean_teacher": MeanTeacher,
+        "fixmatch": FixMatch,
+        "unimatch": UniMatch,
+        "unimatch_v2": UniMatchV2,
+        "cps": Cps,
+        "corrmatch": CorrMatch,
+        "dssn": Dssn,
+        "st_plus_plus": StPlusPlus,
+        "mgd": Mgd,
+    }
+)
 
 # What learns from labels made offline, where a method's config has a ``retraining``.
-OFFLINE: dict[str, type[Method]] = {
-    "cw_bass": OfflineCwBass,
-    "st_plus_plus": OfflineStPlusPlus,
-}
+OFFLINE: Registry[type[Method]] = Registry({"cw_bass": OfflineCwBass, "st_plus_plus": OfflineStPlusPlus})
 
 
 def supervised_methods() -> dict[str, type[Method]]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from cwbass.config import OptimizerConfig, keyword_options
+from cwbass.plugins import Registry
 
 RateFactor = Callable[[int, int], float]  # step, total_steps -> factor on every group's base rate
 
@@ -35,9 +36,9 @@ def poly(step: int, total_steps: int, config: OptimizerConfig) -> float:
     return factor
 
 
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": sgd, "adamw": adamw}
+OPTIMIZERS: Registry[Callable[..., torch.optim.Optimizer]] = Registry({"sgd": sgd, "adamw": adamw})
 
-SCHEDULES: dict[str, Callable[..., float]] = {"poly": poly}
+SCHEDULES: Registry[Callable[..., float]] = Registry({"poly": poly})
 
 
 def make_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:

@@ -22,6 +22,8 @@ from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import NoReturn
 
+from cwbass.search_path import leave_out_working_directory
+
 _FORWARDED = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -121,4 +123,5 @@ def exit_code(codes: Iterable[int]) -> int:
 
 
 if __name__ == "__main__":
+    leave_out_working_directory()
     main(sys.argv[1:])

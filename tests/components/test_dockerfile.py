@@ -43,6 +43,12 @@ def test_a_pod_sees_the_gpus_that_it_asks_for_and_no_others() -> None:
     assert "NVIDIA_VISIBLE_DEVICES" not in " ".join(instructions("ENV"))
 
 
+def test_no_module_is_imported_from_the_volume_that_is_the_working_directory() -> None:
+    text = DOCKERFILE.read_text()
+    assert "WORKDIR /workspace" in text
+    assert re.search(r"^ENV (?:.*\\\n)*.*\bPYTHONSAFEPATH=1\b", text, flags=re.MULTILINE)
+
+
 def test_every_stage_stands_on_the_pinned_base_or_on_another_stage() -> None:
     stages = [re.fullmatch(r"(\S+) AS (\S+)", item) for item in instructions("FROM")]
     assert all(stages)

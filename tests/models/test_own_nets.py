@@ -164,6 +164,12 @@ class Named(Example):
         return self.stem
 
 
+def test_a_network_may_not_have_the_name_of_one_of_smp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "unet", Example)
+    with pytest.raises(ParamsError, match=f"model.arch is 'unet', a network of segm.* that {Example.__module__} registers too"):
+        build("unet")
+
+
 @pytest.fixture
 def named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModelConfig:
     monkeypatch.setitem(MODELS, "named", Named)

@@ -1,0 +1,199 @@
+"""Verbs about trained models: score them, use them, hand them on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cwbass.cli.common import dataset_folder, load, local_checkpoint, print_json
+from cwbass.cli.options import (
+    MANIFEST,
+    PARAMS,
+    REGISTRATION,
+    REPORTS,
+    TRAIN_DIR,
+    WARMUP,
+    DataRoot,
+    DeviceName,
+    Overrides,
+    ParamsFile,
+    Store,
+)
+from cwbass.completion import models
+
+Checkpoint = Annotated[
+    str,
+    typer.Option(
+        "--checkpoint",
+        help="Checkpoint, folder of a training, s3:// URI, name@1.4.0 or name@champion.",
+        autocompletion=models,
+    ),
+]
+Device = Annotated[DeviceName, typer.Option("--device", help="auto: a GPU where there is one.")]
+
+
+def eval_(
+    checkpoint: Checkpoint,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="What to compare with: the supervised baseline, or name@champion.", autocompletion=models),
+    ] = None,
+    sweep: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False, help="sweep.json of the warm-up, for the report; default: beside --baseline or --checkpoint."
+        ),
+    ] = None,
+    params: Annotated[
+        Path | None, typer.Option("--params", help="Takes the eval section from here, not from the checkpoint.")
+    ] = None,
+    overrides: Overrides = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help=f"Split to score the test images of; default without --data: {MANIFEST}.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="FOLDER|s3://...", help="A dataset; without --manifest, all its masked images."),
+    ] = None,
+    store: Store = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for metrics.json, the report and the plots.")] = None,
+    device: Device = "auto",
+    per_image: Annotated[bool, typer.Option("--per-image", help="Also write the confusion matrix of every image.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="All scores as JSON on stdout, not a table.")] = False,
+) -> None:
+    """Score a checkpoint on the test split, or on other data."""
+    from cwbass.params import apply_overrides, load_params, parse_yaml
+    from cwbass.steps.checkpoints import chosen_file
+    from cwbass.steps.evaluate import EvaluateParams, evaluate
+    from cwbass.telemetry import observe_here
+
+    path = local_checkpoint(checkpoint, store, params)
+    other = None if baseline is None else local_checkpoint(baseline, store, params)
+    loaded = None
+    if params is not None:
+        loaded = load(EvaluateParams, params, overrides)
+    elif overrides:
+        from cwbass.resolve import open_checkpoint
+
+        values = parse_yaml(open_checkpoint(chosen_file(path)).params, str(path))
+        loaded = load_params(apply_overrides(values, overrides), EvaluateParams)
+    if manifest is None and data is None:
+        manifest = MANIFEST
+    with observe_here("evaluate") as telemetry:
+        report = evaluate(
+            loaded,
+            checkpoint=path,
+            baseline=other,
+            sweep=sweep,
+            manifest=manifest,
+            data_root=None if data is None else dataset_folder(data),
+            out_dir=out,
+            device=device,
+            per_image=per_image,
+            telemetry=telemetry,
+        )
+    if as_json:
+        print_json(report.to_dict())
+        return
+    from cwbass.console import print_scores
+
+    print_scores(report.metrics, report.report)
+
+
+def thresholds(
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint whose labels are judged.", dir_okay=False)] = WARMUP,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Measure now, on this split's selection slice, rather than read sweep.json.")
+    ] = None,
+    data: DataRoot = None,
+    target: Annotated[float | None, typer.Option(min=0, max=1, help="Precision asked of the labels that are kept.")] = None,
+    device: Device = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="The whole sweep as JSON on stdout, not a table.")] = False,
+) -> None:
+    """Suggest a threshold for each class, from how right its labels are on the selection slice."""
+    from cwbass.steps.thresholds import thresholds
+
+    root = None if data is None else dataset_folder(data)
+    sweep = thresholds(checkpoint, manifest=manifest, data_root=root, target=target, device=device)
+    if as_json:
+        print_json(sweep.to_dict())
+        return
+    from cwbass.console import print_thresholds
+
+    print_thresholds(sweep)
+
+
+def predict(
+    checkpoint: Checkpoint,
+    images: Annotated[Path, typer.Option(help="An image, or a folder of images.", exists=True)],
+    out: Annotated[Path, typer.Option(help="Folder for masks/, overlays/, confidence/.")] = Path("predictions"),
+    overlays: Annotated[bool, typer.Option(help="Whether to draw overlays.")] = True,
+    confidence: Annotated[bool, typer.Option("--confidence", help="Also write how sure the network is of each pixel.")] = False,
+    store: Store = None,
+    device: Device = "auto",
+) -> None:
+    """Write masks and overlays for a folder of images."""
+    from cwbass.steps.predict import predict
+
+    path = local_checkpoint(checkpoint, store)
+    done = predict(checkpoint=path, images=images, out_dir=out, overlays=overlays, confidence=confidence, device=device)
+    print_json(done.to_dict())
+
+
+def register(
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint, or the folder of a training.")] = TRAIN_DIR,
+    metrics: Annotated[Path, typer.Option(help="Scores, written by `cwbass eval`.", dir_okay=False)] = REPORTS / "metrics.json",
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Report to keep with the version, and flight.html beside it; default: beside --metrics.",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for registration.json and gate.md.")] = REGISTRATION,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Pass the gate, and write nothing.")] = False,
+) -> None:
+    """Write a version into the registry, unless the gate refuses the model (exit code 5)."""
+    from cwbass.steps.register import RegisterParams, register
+    from cwbass.steps.report import REPORT
+    from cwbass.telemetry import observe_here
+
+    beside = metrics.parent / REPORT
+    page = report or (beside if beside.is_file() else None)
+    loaded = load(RegisterParams, params, overrides)
+    files: dict[str, Any] = {"checkpoint": checkpoint, "metrics": metrics, "report": page, "out_dir": out}
+    if dry_run:
+        print_json(register(loaded, **files, dry_run=True).to_dict())
+        return
+    with observe_here("register") as telemetry, telemetry.registry_operation("register"):
+        outcome = register(loaded, **files, telemetry=telemetry)
+    print_json(outcome.to_dict())
+
+
+def report(
+    reports: Annotated[Path, typer.Option("--reports", help="Folder that `cwbass eval --out` wrote.")] = REPORTS,
+) -> None:
+    """Draw report.html and flight.html again, and print the table of scores."""
+    from cwbass.console import print_scores
+    from cwbass.jsonfile import read_metrics
+    from cwbass.steps.report import report
+
+    path = report(reports)
+    print_scores(read_metrics(reports / "metrics.json"), path)
+
+
+def export(
+    checkpoint: Checkpoint,
+    out: Annotated[Path, typer.Option(help="ONNX file to write.", dir_okay=False)] = Path("model.onnx"),
+    weights: Annotated[str, typer.Option(help="auto, student or teacher.")] = "auto",
+    store: Store = None,
+) -> None:
+    """Write the network as one ONNX file, checked against it at three sizes."""
+    from cwbass.steps.export import export
+
+    print_json(export(checkpoint=local_checkpoint(checkpoint, store), out=out, weights=weights).to_dict())
