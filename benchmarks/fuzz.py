@@ -74,7 +74,6 @@ from cwbass.storage import FolderStore
 from cwbass.training.checkpoint import Checkpoint, fields_of, load_checkpoint, save_checkpoint
 from cwbass.training.mirror import Mirror
 from cwbass.training.resume import Keeper, State
-from cwbass.training.s3_place import S3Place
 
 SECONDS, MEGABYTES = 10, 500  # of one input
 TOP = Path(__file__).parents[1]
@@ -741,7 +740,7 @@ class S3Answers(Parser):
             raise Wrong("a version is not what was registered")
 
     def _states(self, folder: Path) -> None:
-        if not Mirror(S3Place("s3://b/states")).fetch(folder, lambda name, commit: True):
+        if not Mirror(S3Store("s3://b/states")).fetch(folder, lambda name, commit: True):
             if self.store.spoiled_list:  # a list may have lost its entries and be a list
                 return
             if self.store.spoiled_states >= 3:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import mimetypes
-import re
+import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from botocore.exceptions import ClientError, FlexibleChecksumError, HTTPClientError, IncompleteReadError
 
 from cwbass.errors import DataError, ParamsError
 from cwbass.s3 import ATTEMPTS, list_objects, refuse_password, s3_client, s3_failures
-from cwbass.storage import check_key
+from cwbass.storage import Content, check_key, is_key, opened
 
 MAX_BYTES = 5 << 30  # of one PUT
 _PROBE = ".conditional-put"  # no key of ours starts with a dot
@@ -23,44 +23,41 @@ _WRITER = "cwbass-put"  # metadata: which put an object is from
 
 
 class S3Store:
-    """Objects below ``s3://bucket/prefix``; needs the rights to get, put and list, not to delete.
+    """Objects below ``s3://bucket/prefix``; needs the rights to get, put and list, and to delete for :meth:`delete` alone.
 
-    An object is sent as one PUT, not in parts: a PUT with ``If-None-Match: *`` lets one of several
-    writers through on every server that knows the header at all, while finishing an upload in parts
-    does not everywhere (docs/decisions/0017-aliases-are-numbered-entries.md).
+    With ``if_absent`` an object is sent as one PUT, not in parts: a PUT with ``If-None-Match: *`` lets
+    one of several writers through on every server that knows the header at all, while finishing an
+    upload in parts does not everywhere (docs/decisions/0017-aliases-are-numbered-entries.md).
 
     Args:
         location: ``s3://bucket`` or ``s3://bucket/prefix``.
+        setting: What names it, for messages.
 
     Raises:
         ParamsError: The location has another form, or no client can be made.
     """
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, *, setting: str = "registry.store") -> None:
         self.bucket, _, prefix = location.removeprefix("s3://").rstrip("/").partition("/")
         if not location.startswith("s3://") or not self.bucket:
-            raise ParamsError(f"registry.store is {location!r}; write s3://bucket or s3://bucket/prefix.")
+            raise ParamsError(f"{setting} is {location!r}; write s3://bucket or s3://bucket/prefix.")
         refuse_password(self.bucket)
-        try:
-            self.prefix = "/".join(check_key(prefix)) + "/" if prefix else ""
-        except DataError as error:
-            raise ParamsError(f"registry.store is {location!r}: {error}") from error
+        self.prefix = f"{prefix}/" if prefix else ""
+        self._setting = setting
         with s3_failures(location):
             self.client = s3_client()
         self._conditions_hold = False
 
-    def put(self, key: str, content: bytes | Path, *, if_absent: bool = False) -> bool:
+    def put(self, key: str, content: Content, *, if_absent: bool = False) -> bool:
         check_key(key)
-        if isinstance(content, Path) and not content.is_file():
-            raise DataError(f"{content}: no such file to put into the store.")
-        if (size := content.stat().st_size if isinstance(content, Path) else len(content)) > MAX_BYTES:
-            raise DataError(f"{self.uri(key)} would have {size} bytes; S3 takes {MAX_BYTES} at once. Ship a smaller model.")
-        with self._failures(key):
+        with self._failures(key), opened(content) as body:
             if not if_absent:
-                self._send(key, content)
+                self.client.upload_fileobj(body, self.bucket, self.prefix + key, ExtraArgs={"ContentType": _kind(key)})
                 return True
+            if (size := body.seek(0, os.SEEK_END)) > MAX_BYTES:
+                raise DataError(f"{self.uri(key)} would have {size} bytes; S3 takes {MAX_BYTES} at once. Ship a smaller model.")
             self._check_conditions()
-            return self._send_if_absent(key, content)
+            return self._send_if_absent(key, body)
 
     def get(self, key: str) -> bytes:
         check_key(key)
@@ -73,7 +70,7 @@ class S3Store:
                     if error.response.get("Error", {}).get("Code") != "NoSuchKey":
                         raise
                     raise DataError(
-                        f"{self._where(key)}: no such object in the store. Check name, version and registry.store."
+                        f"{self._where(key)}: no such object in the store. Check name, version and {self._setting}."
                     ) from error
                 except (IncompleteReadError, FlexibleChecksumError, HTTPClientError):  # boto3 retries the request, not the body
                     if attempt == ATTEMPTS:
@@ -90,23 +87,29 @@ class S3Store:
         with self._failures(prefix):
             found = list_objects(self.client, self.bucket, self.prefix + prefix)
             keys = [each["Key"].removeprefix(self.prefix) for each in found]
-        return sorted(key for key in keys if not re.search(r"(^|/)(\.|$)", key))
+        return sorted(filter(is_key, keys))
+
+    def fetch(self, key: str, path: Path) -> None:
+        check_key(key)
+        with self._failures(key):
+            self.client.download_file(self.bucket, self.prefix + key, str(path))
+
+    def delete(self, key: str) -> None:
+        check_key(key)
+        with self._failures(key):
+            self.client.delete_object(Bucket=self.bucket, Key=self.prefix + key)
 
     def uri(self, key: str) -> str:
         check_key(key)
         return f"s3://{self.bucket}/{self.prefix}{key}"
 
-    def _send(self, key: str, content: bytes | Path, **condition: Any) -> None:
-        kind = mimetypes.guess_type(key)[0] or "application/octet-stream"  # a browser shows the report
-        with ExitStack() as stack:
-            body = stack.enter_context(content.open("rb")) if isinstance(content, Path) else content
-            self.client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=body, ContentType=kind, **condition)
-
-    def _send_if_absent(self, key: str, content: bytes | Path) -> bool:
+    def _send_if_absent(self, key: str, body: IO[bytes]) -> bool:
         mine = secrets.token_hex(16)
+        said = {"ContentType": _kind(key), "IfNoneMatch": "*", "Metadata": {_WRITER: mine}}
         for attempt in range(1, ATTEMPTS + 1):
+            body.seek(0)
             try:
-                self._send(key, content, IfNoneMatch="*", Metadata={_WRITER: mine})
+                self.client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=body, **said)
                 return True
             except ClientError as error:
                 status = error.response["ResponseMetadata"]["HTTPStatusCode"]
@@ -146,3 +149,8 @@ class S3Store:
 
     def _where(self, key: str) -> str:
         return f"s3://{self.bucket}/{self.prefix}{key} at {self.client.meta.endpoint_url}"
+
+
+def _kind(key: str) -> str:
+    """Media type: a browser shows the report."""
+    return mimetypes.guess_type(key)[0] or "application/octet-stream"

@@ -1,34 +1,41 @@
-"""Bytes under keys: in a folder, in S3 (``cwbass.s3_store``), or wherever a class with these five methods keeps them.
+"""Bytes under keys: in a folder, in S3 (``cwbass.s3_store``), or wherever a class with these methods keeps them.
 
 A put is whole or absent, never half, and ``if_absent`` lets exactly one of several writers
-through: that is all a registry needs of its store.
+through: that is all a registry needs of its store. A new kind is a class and a line in ``OBJECT_STORES``.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol, runtime_checkable
 
 from cwbass.errors import DataError, ParamsError, ServiceError
 from cwbass.files import partial_file, sync_folder
+from cwbass.plugins import load_plugins
 
 # Safe in every file system, in URLs and in S3. A part starts with no dot: no "..", and no name of a partial file.
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
+Content = bytes | Path | IO[bytes]  # of an object; an open file may have lost its name
 
+
+@runtime_checkable
 class ObjectStore(Protocol):
     """Objects by key: parts of letters, digits and ``._-``, joined by ``/``.
 
-    Every method raises :class:`DataError` for a key of another form, and :class:`ServiceError`
-    where the store cannot be reached or refuses.
+    Every method raises :class:`DataError` for a key of another form, and :class:`ServiceError` or
+    :class:`ParamsError` where the store cannot be reached or refuses.
+
+    A registry neither fetches, deletes nor puts an open file; the mirror of a run's states does.
     """
 
-    def put(self, key: str, content: bytes | Path, *, if_absent: bool = False) -> bool:
+    def put(self, key: str, content: Content, *, if_absent: bool = False) -> bool:
         """Write an object whole, from bytes or a file.
 
         Args:
@@ -51,40 +58,77 @@ class ObjectStore(Protocol):
         """Whether there is such an object."""
 
     def list(self, prefix: str) -> Sequence[str]:
-        """All keys that start with ``prefix``, sorted; "" for all there are."""
+        """All keys that start with ``prefix``, sorted; "" for all there are. What is named otherwise is no object."""
+
+    def fetch(self, key: str, path: Path) -> None:
+        """Write the content of an object to a file; what was there is lost, whatever comes.
+
+        Raises:
+            DataError, ParamsError: There is none.
+        """
+
+    def delete(self, key: str) -> None:
+        """Delete an object, which may be gone already."""
 
     def uri(self, key: str) -> str:
         """What a person would open: a path or a URI."""
 
 
-def open_store(location: str) -> ObjectStore:
-    """The store that ``registry.store`` names.
+def _s3(location: str, setting: str) -> ObjectStore:
+    from cwbass.s3_store import S3Store  # boto3 takes a while to load, and a folder does not need it
+
+    return S3Store(location, setting=setting)
+
+
+# Scheme -> from a URL, and the setting that names it, for messages, to the store there. A mirror adds parts to the URL.
+OBJECT_STORES: dict[str, Callable[[str, str], ObjectStore]] = {"s3": _s3}
+
+
+def open_store(location: str, setting: str = "registry.store") -> ObjectStore:
+    """The store at a location.
 
     Args:
-        location: A folder, or ``s3://bucket/prefix``.
+        location: A folder, ``s3://bucket/prefix``, or another URL of ``OBJECT_STORES``.
+        setting: What names it, for messages.
 
     Raises:
-        ParamsError: It is a URI of another kind.
+        ParamsError: It is a URL of another kind or form.
     """
-    if location.startswith("s3://"):
-        from cwbass.s3_store import S3Store  # boto3 takes a while to load, and a folder does not need it
+    scheme, separator, _ = location.partition("://")
+    if not separator:
+        return FolderStore(Path(location), setting=setting)
+    load_plugins()
+    if scheme not in OBJECT_STORES:
+        kinds = ", ".join(f"{each}://" for each in OBJECT_STORES)
+        raise ParamsError(f"{setting} is {location!r}; give a folder, or a URL that begins with {kinds}.")
+    return OBJECT_STORES[scheme](location, setting)
 
-        return S3Store(location)
-    if "://" in location:
-        raise ParamsError(f"registry.store is {location!r}; give a folder or s3://bucket/prefix.")
-    return FolderStore(Path(location))
+
+def is_key(text: str) -> bool:
+    """Whether a text names an object."""
+    return all(map(_PART.fullmatch, text.split("/")))
 
 
-def check_key(key: str) -> list[str]:
-    """The parts of a key.
-
-    Raises:
-        DataError: It is none.
-    """
-    parts = key.split("/")
-    if not all(_PART.fullmatch(part) for part in parts):
+def check_key(key: str) -> None:
+    """Raise a DataError unless a text is a key."""
+    if not is_key(key):
         raise DataError(f"{key!r} is no key: use letters, digits and ._- in parts joined by /, none starting with a dot.")
-    return parts
+
+
+@contextmanager
+def opened(content: Content) -> Iterator[IO[bytes]]:
+    """What is to be put, as a file that is open inside.
+
+    Raises:
+        DataError: There is no such file.
+    """
+    if isinstance(content, Path):
+        if not content.is_file():
+            raise DataError(f"{content}: no such file to put into the store.")
+        with content.open("rb") as file:
+            yield file
+    else:
+        yield io.BytesIO(content) if isinstance(content, bytes) else content
 
 
 class FolderStore:
@@ -99,21 +143,20 @@ class FolderStore:
         self.root = root
         self._setting = setting
 
-    def put(self, key: str, content: bytes | Path, *, if_absent: bool = False) -> bool:
+    def put(self, key: str, content: Content, *, if_absent: bool = False) -> bool:
         path = self._path(key)
-        with self._service("write", path), partial_file(path) as partial:
-            _write_through(partial, content)
+        with self._service("write", path), opened(content) as source, partial_file(path) as partial:
+            with partial.open("xb") as file:
+                shutil.copyfileobj(source, file)
+                file.flush()
+                os.fsync(file.fileno())
             written = _place(partial, path, if_absent=if_absent)
             sync_folder(path.parent)
         return written
 
     def get(self, key: str) -> bytes:
-        path = self._path(key)
-        with self._service("read", path):
-            try:
-                return path.read_bytes()
-            except (FileNotFoundError, NotADirectoryError) as error:
-                raise DataError(f"{path}: no such object in the store. Check name, version and registry.store.") from error
+        with self._reading(key) as file:
+            return file.read()
 
     def exists(self, key: str) -> bool:
         path = self._path(key)
@@ -124,16 +167,36 @@ class FolderStore:
         *parts, _ = prefix.split("/")
         base = self._path("/".join(parts)) if parts else self.root
         with self._service("list", base):
-            # Hidden files are partial ones: of a put under way, or of one that was killed.
-            files = (path for path in base.rglob("*") if not path.name.startswith(".") and path.is_file())
-            keys = [path.relative_to(self.root).as_posix() for path in files]
-        return sorted(key for key in keys if key.startswith(prefix))
+            keys = [path.relative_to(self.root).as_posix() for path in base.rglob("*") if path.is_file()]
+        # Hidden files, which no key names, are partial ones: of a put under way, or of one that was killed.
+        return sorted(key for key in keys if key.startswith(prefix) and is_key(key))
+
+    def fetch(self, key: str, path: Path) -> None:
+        with self._reading(key, f"fill {path} from") as file, path.open("wb") as copy:
+            shutil.copyfileobj(file, copy)
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        with self._service("delete", path):
+            path.unlink(missing_ok=True)
 
     def uri(self, key: str) -> str:
         return self._path(key).as_posix()
 
     def _path(self, key: str) -> Path:
-        return self.root.joinpath(*check_key(key))
+        check_key(key)
+        return self.root / key
+
+    @contextmanager
+    def _reading(self, key: str, verb: str = "read") -> Iterator[IO[bytes]]:
+        path = self._path(key)
+        with self._service(verb, path):
+            try:
+                file = path.open("rb")
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise DataError(f"{path}: no such object in the store. Check name, version and {self._setting}.") from error
+            with file:
+                yield file
 
     @contextmanager
     def _service(self, verb: str, path: Path) -> Iterator[None]:
@@ -143,23 +206,6 @@ class FolderStore:
         except OSError as error:
             reason = error.strerror or error
             raise ServiceError(f"cannot {verb} {path}: {reason}. Check {self._setting}, its permissions and its disk.") from error
-
-
-def _write_through(path: Path, content: bytes | Path) -> None:
-    with path.open("xb") as file:
-        if isinstance(content, Path):
-            with _source(content).open("rb") as source:
-                shutil.copyfileobj(source, file)
-        else:
-            file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _source(path: Path) -> Path:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file to put into the store.")
-    return path
 
 
 def _place(partial: Path, path: Path, *, if_absent: bool) -> bool:

@@ -1,13 +1,16 @@
-"""The stores that a registry can be in; what must hold of one is tested on all."""
+"""The stores that registries and mirrors can be in; what must hold of one is tested on all."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 from servers import S3Server
 
-from cwbass.storage import FolderStore, ObjectStore, open_store
+from cwbass.errors import DataError
+from cwbass.storage import OBJECT_STORES, Content, FolderStore, ObjectStore, check_key, open_store, opened
 
 
 @pytest.fixture
@@ -31,3 +34,52 @@ def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     if request.param == "folder":
         return FolderStore(tmp_path / "store")
     return open_store(request.getfixturevalue("s3_location"))
+
+
+class Archive:
+    """A plugin's store, with what a registry needs."""
+
+    def __init__(self, url: str, setting: str, *, objects: dict[str, bytes]) -> None:
+        self.url, self.setting, self.objects = url, setting, objects
+
+    def put(self, key: str, content: Content, *, if_absent: bool = False) -> bool:
+        if if_absent and self.exists(key):
+            return False
+        with opened(content) as file:
+            self.objects[self.uri(key)] = file.read()
+        return True
+
+    def get(self, key: str) -> bytes:
+        if not self.exists(key):
+            raise DataError(f"{self.uri(key)}: no such object in the store. Check {self.setting}.")
+        return self.objects[self.uri(key)]
+
+    def exists(self, key: str) -> bool:
+        return self.uri(key) in self.objects
+
+    def list(self, prefix: str) -> Sequence[str]:
+        root = f"{self.url}/"
+        return sorted(uri.removeprefix(root) for uri in self.objects if uri.startswith(root + prefix))
+
+    def uri(self, key: str) -> str:
+        check_key(key)
+        return f"{self.url}/{key}"
+
+
+class Shelf(Archive):
+    """Likewise, with what a mirror needs besides."""
+
+    def fetch(self, key: str, path: Path) -> None:
+        path.write_bytes(self.get(key))
+
+    def delete(self, key: str) -> None:
+        self.objects.pop(self.uri(key), None)
+
+
+@pytest.fixture
+def plugin_objects(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """What lies at URLs of two kinds that a plugin adds, ``archive://`` and ``shelf://``."""
+    objects: dict[str, bytes] = {}
+    monkeypatch.setitem(OBJECT_STORES, "archive", partial(Archive, objects=objects))
+    monkeypatch.setitem(OBJECT_STORES, "shelf", partial(Shelf, objects=objects))
+    return objects

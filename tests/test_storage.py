@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
+from commands import call
 
 from cwbass.errors import DataError, ParamsError, ServiceError
+from cwbass.registry import register_version
 from cwbass.storage import FolderStore, ObjectStore, open_store
 
 
@@ -29,6 +34,28 @@ def test_bytes_and_files_come_back_as_they_went_in(any_store: ObjectStore, tmp_p
     assert any_store.get("a/b/bytes") == b"\x00\xff\n"
     assert any_store.get("a/file") == bytes(range(256)) * 1000
     assert any_store.list("") == ["a/b/bytes", "a/file"]
+
+
+def test_an_open_file_goes_in_and_comes_out_as_a_file(any_store: ObjectStore, tmp_path: Path) -> None:
+    content = os.urandom(9 << 20)  # which boto3 sends and fetches in parts
+    (tmp_path / "gone").write_bytes(content)
+    for options in ({}, {"if_absent": True}):
+        key = f"a/{len(options)}"
+        with (tmp_path / "gone").open("rb") as file:
+            assert any_store.put(key, file, **options)
+        (tmp_path / "copy").write_bytes(b"what was there")
+        any_store.fetch(key, tmp_path / "copy")
+        assert (tmp_path / "copy").read_bytes() == content
+
+
+def test_what_is_deleted_is_gone_and_may_be_gone_already(any_store: ObjectStore, tmp_path: Path) -> None:
+    for key in ("a/b", "a/bc"):
+        any_store.put(key, b"")
+    for _ in range(2):
+        any_store.delete("a/b")
+    assert any_store.list("") == ["a/bc"]
+    with pytest.raises((DataError, ParamsError), match=r"a/b.*: no such object"):
+        any_store.fetch("a/b", tmp_path / "copy")
 
 
 def test_a_put_replaces_unless_the_key_must_be_absent(any_store: ObjectStore) -> None:
@@ -60,6 +87,7 @@ def test_prefixes_are_of_text_not_of_folders(any_store: ObjectStore) -> None:
 def test_what_a_killed_writer_left_is_not_listed(store: FolderStore) -> None:
     store.put("m/whole", b"")
     (store.root / "m" / ".half.0123456789abcdef.partial").write_bytes(b"ha")
+    (store.root / "m" / "no key.txt").write_bytes(b"of somebody else")
     assert store.list("m/") == ["m/whole"]
 
 
@@ -73,14 +101,16 @@ def test_hidden_files_of_a_put_are_not_left(store: FolderStore) -> None:
     "key", ["", "/etc/passwd", "../out", "a/../../out", "a//b", "a/", ".hidden", "a\\b", "a b", "a\nb", "a/\x00"]
 )
 def test_keys_that_could_leave_the_folder_are_refused(any_store: ObjectStore, tmp_path: Path, key: str) -> None:
-    for call in (
+    for attempt in (
         lambda: any_store.put(key, b"x"),
         lambda: any_store.get(key),
         lambda: any_store.exists(key),
+        lambda: any_store.fetch(key, tmp_path / "copy"),
+        lambda: any_store.delete(key),
         lambda: any_store.uri(key),
     ):
         with pytest.raises(DataError, match="is no key"):
-            call()
+            attempt()
     assert files_below(tmp_path) == any_store.list("") == []
 
 
@@ -136,5 +166,21 @@ def test_of_many_writers_at_once_one_gets_each_key(any_store: ObjectStore) -> No
 
 def test_a_location_without_a_scheme_is_a_folder(tmp_path: Path) -> None:
     assert open_store(str(tmp_path)).uri("a/b") == (tmp_path / "a/b").as_posix()
-    with pytest.raises(ParamsError, match=r"registry\.store is 'gs://bucket/prefix'; give a folder or s3://bucket/prefix"):
+    with pytest.raises(ParamsError, match=r"registry\.store is 'gs://bucket/prefix'; give a folder, .* begins with s3://\."):
         open_store("gs://bucket/prefix")
+    with pytest.raises(ParamsError, match=r"CWBASS_OWN is 's3://'; write s3://bucket or s3://bucket/prefix"):
+        open_store("s3://", "CWBASS_OWN")
+
+
+def test_a_folder_needs_no_boto3() -> None:
+    code = "import sys; from cwbass.storage import open_store; open_store('store'); assert 'boto3' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_registry_lies_in_a_store_of_a_plugin_that_has_what_a_registry_needs(plugin_objects: dict[str, bytes]) -> None:
+    config = b'{"classes": ["a"], "model": {"mean": [0], "std": [1]}}'
+    for turn in (1, 2):
+        register_version(open_store("archive://team"), name="shapes", files={"config.json": config, "weights": b"%d" % turn})
+    shown = json.loads(call("registry", "list", "--store", "archive://team").stdout)
+    assert shown["models"] == [{"name": "shapes", "versions": 2, "latest": "1.1.0", "aliases": {}}]
+    assert plugin_objects["archive://team/models/shapes/versions/1.1.0/weights"] == b"2"

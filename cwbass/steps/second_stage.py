@@ -17,7 +17,7 @@ import torch
 
 from cwbass.config import ModelConfig
 from cwbass.data.cache import ImageSource
-from cwbass.data.offline import OfflineStream, PseudoLabels
+from cwbass.data.offline import CONFIDENCE, LABEL, OfflineStream, PseudoLabels
 from cwbass.data.streams import tag_table
 from cwbass.errors import ParamsError, counted
 from cwbass.evaluation.evaluate import evaluate
@@ -42,6 +42,11 @@ FIRST_LAST, FIRST_BEST = "first_stage_last.pt", "first_stage_best.pt"
 RELIABLE_LAST, RELIABLE_BEST = "retrain_reliable_last.pt", "retrain_reliable_best.pt"
 FIRST_SNAPSHOTS = ("snapshot_1.pt", "snapshot_2.pt")  # after a third and two thirds of the first stage
 PSEUDO_LABELS, RELIABILITY = "pseudo_labels", "reliability.jsonl"
+# What it leaves beside its last training's checkpoints; patterns below the output folder.
+SECOND_STAGE_FILES = (
+    *(FIRST_LAST, FIRST_BEST, *FIRST_SNAPSHOTS, RELIABLE_LAST, RELIABLE_BEST, RELIABILITY),
+    *(f"{PSEUDO_LABELS}/{kind}/**/*.png" for kind in (LABEL, CONFIDENCE)),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from cwbass.methods.cw_bass import CwBassConfig
 from cwbass.models import build_model
 from cwbass.models.base import SegmentationNet
 from cwbass.params import AnyMethodConfig, TrainingSections, flatten
-from cwbass.steps.second_stage import FIRST_BEST, FIRST_LAST, SecondStage
+from cwbass.steps.second_stage import FIRST_BEST, FIRST_LAST, SECOND_STAGE_FILES, SecondStage
 from cwbass.steps.training import (
     TrainReport,
     WarmupParams,
@@ -93,7 +93,7 @@ def train(
         out_dir=out_dir,
         work_dir=work_dir,
         resume=resume,
-        results=(LAST, BEST, PROBES, SNAPSHOTS, FIRST_LAST, FIRST_BEST),
+        results=(LAST, BEST, PROBES, SNAPSHOTS, *SECOND_STAGE_FILES),
         inputs={"warmup_sha256": start_sha256},
         telemetry=telemetry,
         world=world,

@@ -86,7 +86,7 @@ def start_run(
         out_dir: Where results go.
         work_dir: Where states go; None is a folder in ``out_dir``.
         resume: What the caller wants of an earlier run's files.
-        results: Names of the files in ``out_dir`` that later steps look for.
+        results: Names, or patterns of them, of what a run leaves in ``out_dir``.
         inputs: Name and SHA-256 of what else the step starts from.
         telemetry: Told what happens.
         world: The processes that train together.

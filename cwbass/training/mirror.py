@@ -1,4 +1,4 @@
-"""A second place for a run's states, S3 or a folder, for machines whose disk goes with them.
+"""A second place for a run's states, in any store, for machines whose disk goes with them.
 
 It is filled while training goes on, and is made to look like the work folder: what is new there is copied, results
 before the state that needs them and its JSON last, and what is gone there is deleted. If training is faster than the
@@ -13,54 +13,28 @@ import json
 import logging
 import os
 import re
-import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
-from cwbass.errors import CwbassError, ServiceError
+from cwbass.errors import ParamsError
 from cwbass.files import file_sha256, partial_file
+from cwbass.storage import ObjectStore, is_key, open_store
 
 logger = logging.getLogger(__name__)
 
+SETTING = "train.checkpoint_uri"
 FILES, EPOCH = "files", "-epoch"
 LAST_SECONDS = 20.0  # how long the last state of an interrupted run may take: a pod has 30 seconds to end
-
-
-class Place(Protocol):
-    """Files by key. Every method raises ServiceError or ParamsError where the place cannot be used."""
-
-    name: str  # for people
-
-    def put(self, key: str, file: IO[bytes]) -> None:
-        """Write a file, whole or not at all."""
-
-    def get(self, key: str, path: Path) -> None:
-        """Fetch a file."""
-
-    def keys(self) -> set[str]:
-        """All there are."""
-
-    def delete(self, key: str) -> None:
-        """Delete a file, which may be gone already."""
-
-
-def open_place(location: str) -> Place:
-    """The place that ``s3://bucket/prefix`` or the path of a folder names."""
-    if location.startswith("s3://"):
-        from cwbass.training.s3_place import S3Place  # boto3 takes a while to load, and a folder does not need it
-
-        return S3Place(location)
-    return FolderPlace(Path(location))
 
 
 def open_mirror(location: str, step: str, run: Mapping[str, Any]) -> Mirror:
     """The copy of one run's states below a location that many runs may share.
 
     Args:
-        location: ``s3://bucket/prefix`` or a folder.
+        location: See :func:`cwbass.storage.open_store`.
         step: ``warmup`` or ``train``.
         run: What tells one run from another.
 
@@ -68,61 +42,32 @@ def open_mirror(location: str, step: str, run: Mapping[str, Any]) -> Mirror:
         ParamsError: The location has another form, or may not be used.
     """
     digest = hashlib.sha256(json.dumps(dict(run), sort_keys=True).encode()).hexdigest()
-    return Mirror(open_place(f"{location.rstrip('/')}/{step}/{digest[:16]}"))
-
-
-class FolderPlace:
-    """A folder, usually of a network disk."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.name = root, str(root)
-
-    def put(self, key: str, file: IO[bytes]) -> None:
-        path = self.root / key
-        try:
-            with partial_file(path) as partial:
-                with partial.open("wb") as copy:
-                    shutil.copyfileobj(file, copy)
-                    copy.flush()
-                    os.fsync(copy.fileno())
-                os.replace(partial, path)
-        except OSError as error:
-            raise ServiceError(f"{path} cannot be written: {error.strerror or error}.") from error
-
-    def get(self, key: str, path: Path) -> None:
-        try:
-            shutil.copyfile(self.root / key, path)
-        except OSError as error:
-            raise ServiceError(f"{self.root / key} cannot be fetched: {error.strerror or error}.") from error
-
-    def keys(self) -> set[str]:
-        return {path.relative_to(self.root).as_posix() for path in self.root.rglob("[!.]*") if path.is_file()}
-
-    def delete(self, key: str) -> None:
-        try:
-            (self.root / key).unlink(missing_ok=True)
-        except OSError as error:
-            raise ServiceError(f"{self.root / key} cannot be deleted: {error.strerror or error}.") from error
+    store = open_store(f"{location.rstrip('/')}/{step}/{digest[:16]}", SETTING)
+    if not isinstance(store, ObjectStore):
+        raise ParamsError(
+            f"{SETTING} is {location!r}, and {type(store).__name__} lacks a method: states must be fetched and deleted, too."
+        )
+    return Mirror(store)
 
 
 class Mirror:
-    """Keeps a place equal to a work folder, in a thread of its own.
+    """Keeps a store equal to a work folder, in a thread of its own.
 
     Args:
-        place: Of this one run.
+        store: Of this one run.
     """
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, store: ObjectStore) -> None:
+        self.store = store
         self.counts: Counter[str] = Counter()  # uploads, failed_uploads
-        self._there: set[str] | None = None  # keys of the place; None until it was asked
+        self._there: set[str] | None = None  # keys of the store; None until it was asked
         self._next: dict[str, IO[bytes]] | None = None
         self._changed = threading.Condition()
         self._busy = False
         self._thread: threading.Thread | None = None
 
     def sync(self, folder: Path) -> None:
-        """Begin to make the place look like ``folder``, as it is now; files may be deleted there meanwhile."""
+        """Begin to make the store look like ``folder``, as it is now; files may be deleted there meanwhile."""
         files: dict[str, IO[bytes]] = {}
         states = sorted(path.stem for path in folder.glob("*.json"))
         names = [f"{FILES}/{path.name}" for path in folder.glob(f"{FILES}/[!.]*")]
@@ -142,7 +87,7 @@ class Mirror:
         with self._changed:
             done = self._changed.wait_for(lambda: not self._busy and self._next is None, timeout=seconds)
         if not done:
-            logger.warning("the last state did not reach %s within %.0f seconds", self.place.name, seconds)
+            logger.warning("the last state did not reach %s within %.0f seconds", SETTING, seconds)
         return done
 
     def fetch(self, folder: Path, usable: Callable[[str, Mapping[str, Any]], bool]) -> bool:
@@ -156,18 +101,18 @@ class Mirror:
             Whether there was one.
 
         Raises:
-            ServiceError: The place cannot be read. To begin anew then would throw away what is there.
+            ServiceError: The store cannot be read. To begin anew then would throw away what is there.
         """
-        there = self._there = self.place.keys()
+        there = self._there = set(self.store.list(""))
         names = (key.removesuffix(".json") for key in there if key.endswith(".json"))
         for name in sorted(filter(is_plain_name, names), key=newest_first):
             try:
                 if self._fetch_state(name, folder, usable):
-                    logger.info("fetched %s from %s", name, self.place.name)
+                    logger.info("fetched %s", self.store.uri(f"{name}.pt"))
                     return True
             except _Torn as torn:
                 self.counts["fallbacks"] += 1
-                logger.warning("%s: %s of %s is missing or damaged. Trying the state before it.", self.place.name, torn, name)
+                logger.warning("%s of %s is missing or damaged. Trying the state before it.", self.store.uri(str(torn)), name)
         return False
 
     def clear(self) -> None:
@@ -175,8 +120,8 @@ class Mirror:
         self._try(self._delete_all)
 
     def _delete_all(self) -> None:
-        for key in sorted(self.place.keys()):
-            self.place.delete(key)
+        for key in self.store.list(""):
+            self.store.delete(key)
         self._there = set()
 
     def close(self, *, clear: bool) -> None:
@@ -187,7 +132,7 @@ class Mirror:
     def _fetch_state(self, name: str, folder: Path, usable: Callable[[str, Mapping[str, Any]], bool]) -> bool:
         (folder / FILES).mkdir(parents=True, exist_ok=True)
         with partial_file(folder / f"{name}.json") as partial:
-            self.place.get(f"{name}.json", partial)
+            self.store.fetch(f"{name}.json", partial)
             commit = _read_commit(partial, f"{name}.json")
             if not usable(name, commit):
                 return False
@@ -195,7 +140,7 @@ class Mirror:
             for key, digest in wanted.items():
                 if self._there is not None and key not in self._there:
                     raise _Torn(key)
-                self.place.get(key, folder / key)
+                self.store.fetch(key, folder / key)
                 if file_sha256(folder / key) != digest:
                     (folder / key).unlink()
                     raise _Torn(key)
@@ -217,23 +162,23 @@ class Mirror:
 
     def _copy(self, files: Mapping[str, IO[bytes]]) -> None:
         if self._there is None:
-            self._there = self.place.keys()
+            self._there = set(self.store.list(""))
         whole = set(self._there)
         for key, file in files.items():
             # A state's two files go together: one of an earlier attempt would not fit the other.
             if key in whole and (key.startswith(f"{FILES}/") or f"{Path(key).stem}.json" in whole):
                 continue
-            self.place.put(key, file)
+            self.store.put(key, file)
             self._there.add(key)
             self.counts["uploads"] += 1
         for key in sorted(self._there - files.keys(), key=lambda key: not key.endswith(".json")):
-            self.place.delete(key)
+            self.store.delete(key)
             self._there.discard(key)
 
     def _try(self, work: Callable[[], object]) -> None:
         try:
             work()
-        except (CwbassError, OSError) as error:
+        except Exception as error:  # whatever a plugin's store raises
             self.counts["failed_uploads"] += 1
             logger.warning("the copy of the newest state failed, and training goes on: %s", error)
 
@@ -259,7 +204,7 @@ def _close(files: Mapping[str, IO[bytes]] | None) -> None:
 
 def is_plain_name(name: str) -> bool:
     """Whether a name is that of a file in a folder, and not a way out of it."""
-    return re.fullmatch(r"[\w-][\w.-]*", name, re.ASCII) is not None
+    return is_key(name) and "/" not in name
 
 
 def is_commit(values: Any) -> bool:

@@ -81,11 +81,17 @@ def test_a_run_goes_on_after_its_results_were_deleted(tiny_run: TinyRun, tmp_pat
     assert report.checkpoints["best"] == str(out / "best.pt")
 
 
-def test_a_fresh_machine_goes_on_from_the_second_place(tiny_run: TinyRun, tmp_path: Path, killed_at: Any) -> None:
-    params = changed(tiny_run.params, save_minutes=1e-9, checkpoint_uri=str(tmp_path / "mirror"))
+@pytest.mark.parametrize("location", ["mirror", "shelf://team/states"])
+def test_a_fresh_machine_goes_on_from_the_second_place(
+    location: str, tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugin_objects: Any, killed_at: Any
+) -> None:
+    """In a folder and in a store of a plugin."""
+    monkeypatch.chdir(tmp_path)
+    params = changed(tiny_run.params, save_minutes=1e-9, checkpoint_uri=location)
     killed_at(7)
     with pytest.raises(Killed):
         training(tiny_run, tmp_path / "pod1", params)
+    assert bool(plugin_objects) == ("://" in location)
     started: list[int] = []
     real = stage_module.fit
 
@@ -101,7 +107,7 @@ def test_a_fresh_machine_goes_on_from_the_second_place(tiny_run: TinyRun, tmp_pa
     for name in ("last.pt", "best.pt"):  # their params name the second place
         one, other = load_checkpoint(tmp_path / "pod2" / name), load_checkpoint(tiny_run.train / name)
         assert all(torch.equal(value, other.method_state[key]) for key, value in one.method_state.items())
-    assert not any(path.is_file() for path in (tmp_path / "mirror").rglob("*"))  # the run is done
+    assert not plugin_objects and not any(path.is_file() for path in (tmp_path / "mirror").rglob("*"))  # the run is done
 
 
 def test_another_number_of_processes_begins_the_epoch_again(

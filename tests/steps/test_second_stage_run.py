@@ -25,6 +25,7 @@ from cwbass.steps.train import TrainParams, train
 from cwbass.steps.training import TrainReport, WarmupParams
 from cwbass.steps.warmup import warmup
 from cwbass.training.checkpoint import load_checkpoint
+from cwbass.training.resume import Resume
 
 STEPS, WARMUP, RETRAIN = 7, 1, 2
 
@@ -87,10 +88,10 @@ def prepare(root: Path, data: Path, values: dict[str, Any]) -> Path:
     return root
 
 
-def run(root: Path, data: Path, values: dict[str, Any], out: Path) -> Stages:
+def run(root: Path, data: Path, values: dict[str, Any], out: Path, **settings: Any) -> Stages:
     """Train from what :func:`prepare` left below ``root``."""
     manifest, start = root / "split" / "manifest.json", root / "warmup" / "warmup.pt"
-    report = train(params(values, TrainParams), manifest=manifest, warmup=start, data_root=data, out_dir=out)
+    report = train(params(values, TrainParams), manifest=manifest, warmup=start, data_root=data, out_dir=out, **settings)
     return Stages(root, data, out, report)
 
 
@@ -126,6 +127,17 @@ def test_it_leaves_exactly_these_files(stages: Stages) -> None:
     assert stages.report.steps == STEPS + 2 * RETRAIN
     assert stages.report.checkpoints == {"last": str(stages.out / "last.pt"), "best": str(stages.out / "best.pt")}
     assert list(stages.report.selection_miou) == ["train", "retrain_reliable", "retrain_all"]
+
+
+def test_a_restart_without_it_leaves_nothing_of_it(stages: Stages, tmp_path: Path) -> None:
+    out = tmp_path / "train"
+    shutil.copytree(stages.out, out)
+    (out / "pseudo_labels" / "mine.txt").write_text("of somebody else")
+    plain = changed(method={"cwbass": {}}, train={"steps": WARMUP + 1})
+    run(stages.root, stages.data, plain, out, resume=Resume(restart=True))
+    left = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file() and path.suffix != ".sha256"}
+    written = {"last.pt", "best.pt", "probes.zip", "history.jsonl", "timings.jsonl", "run.json"}
+    assert left == {*written, "pseudo_labels/mine.txt"}
 
 
 def test_each_stage_has_its_own_steps_and_its_own_decay(stages: Stages) -> None:

@@ -1,10 +1,11 @@
-"""States in a second place: a folder and a real S3 server."""
+"""States in a second place: a folder, a real S3 server, a store of a plugin."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import re
 import socket
 import time
 from pathlib import Path
@@ -17,15 +18,18 @@ from servers import Link, S3Server
 
 from cwbass.errors import ParamsError, ServiceError
 from cwbass.files import file_sha256
-from cwbass.training.mirror import FolderPlace, Mirror, Place, is_commit, newest_first, open_mirror
-from cwbass.training.s3_place import S3Place
+from cwbass.storage import FolderStore, ObjectStore, open_store
+from cwbass.training.mirror import Mirror, is_commit, newest_first, open_mirror
 
 
-@pytest.fixture(params=["folder", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+@pytest.fixture(params=["folder", "s3", "plugin"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     if request.param == "folder":
-        return FolderPlace(tmp_path / "place")
-    return S3Place(f"{request.getfixturevalue('s3_env').location()}/")
+        return FolderStore(tmp_path / "store")
+    if request.param == "s3":
+        return open_store(f"{request.getfixturevalue('s3_env').location()}/")
+    assert request.getfixturevalue("plugin_objects") == {}
+    return open_store("shelf://states")
 
 
 def write_state(folder: Path, name: str, content: bytes, **results: bytes) -> None:
@@ -53,77 +57,78 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def synced(place: Place, folder: Path) -> Mirror:
-    mirror = Mirror(place)
+def synced(store: ObjectStore, folder: Path) -> Mirror:
+    mirror = Mirror(store)
     mirror.sync(folder)
     assert mirror.wait()
     return mirror
 
 
-def test_a_fresh_machine_gets_the_newest_state_with_its_results(place: Place, tmp_path: Path) -> None:
+def test_a_fresh_machine_gets_the_newest_state_with_its_results(store: ObjectStore, tmp_path: Path) -> None:
     work, fresh = tmp_path / "work", tmp_path / "fresh"
     write_state(work, "0-train-00000001", b"one", best=b"best of one")
     write_state(work, "0-train-00000002", b"two" * 1000, best=b"best of two")
-    mirror = synced(place, work)
-    assert place.keys() == set(tree(work))
+    mirror = synced(store, work)
+    assert set(store.list("")) == set(tree(work))
     assert (mirror.counts["uploads"], mirror.counts["failed_uploads"]) == (6, 0)
-    assert Mirror(place).fetch(fresh, lambda name, commit: True)
+    assert Mirror(store).fetch(fresh, lambda name, commit: True)
     expected = {name: data for name, data in tree(work).items() if "00000001" not in name and data != b"best of one"}
     assert tree(fresh) == expected
 
 
-def test_what_is_there_is_not_copied_again_and_what_is_gone_is_deleted(place: Place, tmp_path: Path) -> None:
+def test_what_is_there_is_not_copied_again_and_what_is_gone_is_deleted(store: ObjectStore, tmp_path: Path) -> None:
     work = tmp_path / "work"
     write_state(work, "0-train-00000001", b"one", best=b"best of one")
-    synced(place, work)
+    synced(store, work)
     for path in work.rglob("*"):
         if path.is_file():
             path.unlink()
     write_state(work, "0-train-00000002", b"two", best=b"best of one")
-    again = synced(place, work)  # another process: it asks the place what is there
-    assert place.keys() == set(tree(work))
+    again = synced(store, work)  # another process: it asks the store what is there
+    assert set(store.list("")) == set(tree(work))
     assert again.counts["uploads"] == 2
     again.clear()
-    assert place.keys() == set()
+    assert set(store.list("")) == set()
 
 
-def test_a_damaged_state_in_the_place_gives_way_to_the_one_before(
-    place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_damaged_state_in_the_store_gives_way_to_the_one_before(
+    store: ObjectStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     work = tmp_path / "work"
     for step, content in enumerate((b"one", b"two", b"three", b"four")):
         write_state(work, f"0-train-0000000{step}", content, best=b"best of " + content)
-    synced(place, work)
+    synced(store, work)
     damaged = tmp_path / "damaged"
     damaged.write_bytes(b"no state")
     with damaged.open("rb") as file:
-        place.put("0-train-00000003.pt", file)  # its bytes
+        store.put("0-train-00000003.pt", file)  # its bytes
     with damaged.open("rb") as file:
-        place.put("0-train-00000002.json", file)  # its JSON
-    place.delete(f"files/{_digest(tmp_path, b'best of two')}")  # a result that it needs
-    mirror = Mirror(place)
+        store.put("0-train-00000002.json", file)  # its JSON
+    store.delete(f"files/{_digest(tmp_path, b'best of two')}")  # a result that it needs
+    mirror = Mirror(store)
     assert mirror.fetch(tmp_path / "fresh", lambda name, commit: True)
     assert (tmp_path / "fresh" / "0-train-00000000.pt").read_bytes() == b"one"
     assert mirror.counts["fallbacks"] == 3
     assert caplog.text.count("Trying the state before it.") == 3
 
 
-def test_the_caller_may_pass_a_state_over(place: Place, tmp_path: Path) -> None:
+def test_the_caller_may_pass_a_state_over(store: ObjectStore, tmp_path: Path) -> None:
     work = tmp_path / "work"
     write_state(work, "0-train-00000001-epoch", b"one")
     write_state(work, "0-train-00000002", b"two")
-    synced(place, work)
-    assert Mirror(place).fetch(tmp_path / "fresh", lambda name, commit: name.endswith("-epoch"))
+    synced(store, work)
+    assert Mirror(store).fetch(tmp_path / "fresh", lambda name, commit: name.endswith("-epoch"))
     assert sorted(tree(tmp_path / "fresh")) == ["0-train-00000001-epoch.json", "0-train-00000001-epoch.pt"]
-    assert not Mirror(place).fetch(tmp_path / "none", lambda name, commit: False)
+    assert not Mirror(store).fetch(tmp_path / "none", lambda name, commit: False)
 
 
 def test_two_runs_below_one_location_do_not_meet(tmp_path: Path) -> None:
-    places = [open_mirror(str(tmp_path), step, run).place for step in ("warmup", "train") for run in ({"seed": 0}, {"seed": 1})]
-    roots = {place.root for place in places if isinstance(place, FolderPlace)}
-    assert len(roots) == 4
-    same = open_mirror(f"{tmp_path}/", "train", {"seed": 1}).place
-    assert isinstance(same, FolderPlace) and same.root in roots
+    def uri(location: str, step: str, seed: int) -> str:
+        return open_mirror(location, step, {"seed": seed}).store.uri("key")
+
+    assert len({uri(str(tmp_path), step, seed) for step in ("warmup", "train") for seed in (0, 1)}) == 4
+    assert uri(f"{tmp_path}/", "train", 1) == uri(str(tmp_path), "train", 1)
+    assert uri(str(tmp_path), "train", 1).startswith(f"{tmp_path}/train/")
 
 
 @pytest.fixture
@@ -139,9 +144,9 @@ def store_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("store_is_down")
 def test_a_store_that_is_down_is_told_and_counted_and_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_state(tmp_path / "work", "0-train-00000001", b"one")
-    mirror = synced(S3Place("s3://states/run"), tmp_path / "work")
+    mirror = synced(open_store("s3://states/run"), tmp_path / "work")
     assert mirror.counts == {"failed_uploads": 1}
-    assert "the copy of the newest state failed, and training goes on: s3://states/run: out of reach" in caplog.text
+    assert "the copy of the newest state failed, and training goes on: s3://states/run/ at http://127.0.0.1:" in caplog.text
     mirror.sync(tmp_path / "work")  # and it is tried again with the next state
     assert mirror.wait()
     assert mirror.counts["failed_uploads"] == 2
@@ -150,23 +155,25 @@ def test_a_store_that_is_down_is_told_and_counted_and_stops_nothing(tmp_path: Pa
 @pytest.mark.usefixtures("store_is_down")
 def test_a_run_does_not_begin_anew_because_its_store_is_down(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="out of reach"):
-        Mirror(S3Place("s3://states/run")).fetch(tmp_path / "work", lambda name, commit: True)
+        Mirror(open_store("s3://states/run")).fetch(tmp_path / "work", lambda name, commit: True)
 
 
 def test_a_full_second_place_is_told_and_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "place").write_text("a file, where the folder should be")
     write_state(tmp_path / "work", "0-train-00000001", b"one")
-    mirror = synced(FolderPlace(tmp_path / "place" / "run"), tmp_path / "work")
+    mirror = open_mirror(str(tmp_path / "place"), "train", {})
+    mirror.sync(tmp_path / "work")
+    assert mirror.wait()
     assert mirror.counts["failed_uploads"] == 1
-    assert "cannot be written: Not a directory" in caplog.text
+    assert re.search(r"training goes on: cannot \w+ .*: Not a directory\. Check train\.checkpoint_uri, its perm", caplog.text)
 
 
-class _Slow(FolderPlace):
+class _Slow(FolderStore):
     """Takes its time for every file."""
 
-    def put(self, key, file):  # type: ignore[no-untyped-def]
+    def put(self, key, content, *, if_absent=False):  # type: ignore[no-untyped-def]
         time.sleep(0.3)
-        super().put(key, file)
+        return super().put(key, content, if_absent=if_absent)
 
 
 def test_a_slow_place_gets_the_newest_state_and_not_all(tmp_path: Path) -> None:
@@ -187,8 +194,32 @@ def test_a_slow_place_gets_the_newest_state_and_not_all(tmp_path: Path) -> None:
 
 
 def test_a_location_of_another_form_is_refused() -> None:
-    with pytest.raises(ParamsError, match="not of the form"):
-        S3Place("s3://bucket")
+    with pytest.raises(
+        ParamsError, match=r"train\.checkpoint_uri is 'gs://bucket.*; give a folder, or a URL that begins with s3://"
+    ):
+        open_mirror("gs://bucket", "train", {})
+
+
+@pytest.mark.usefixtures("plugin_objects")
+def test_a_store_that_can_keep_no_states_is_refused_before_there_are_any() -> None:
+    with pytest.raises(ParamsError, match=r"train\.checkpoint_uri is 'archive://a', and Archive lacks a method"):
+        open_mirror("archive://a", "train", {})
+
+
+class _Broken(FolderStore):
+    """Of a plugin that lets errors of its library through."""
+
+    def put(self, key, content, *, if_absent=False):  # type: ignore[no-untyped-def]
+        raise LookupError("no session")
+
+
+def test_whatever_a_store_raises_is_told_and_counted_and_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_state(tmp_path / "work", "0-train-00000001", b"one")
+    mirror = synced(_Broken(tmp_path / "store"), tmp_path / "work")
+    mirror.sync(tmp_path / "work")
+    assert mirror.wait()
+    assert mirror.counts == {"failed_uploads": 2}
+    assert caplog.text.count("training goes on: no session") == 2
 
 
 def test_names_sort_by_part_and_step() -> None:
@@ -205,14 +236,14 @@ def _messages_are_seen(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize("name", ["../best.pt", "/best.pt", "a/best.pt", "..", ""])
 def test_a_state_whose_results_lie_outside_its_folder_is_passed_over(name: str, tmp_path: Path) -> None:
     """Who may write to a bucket may not write to the disk of those who read it."""
-    work, place = tmp_path / "work", FolderPlace(tmp_path / "place")
+    work, store = tmp_path / "work", FolderStore(tmp_path / "store")
     write_state(work, "0-train-00000001", b"one")
     write_state(work, "0-train-00000002", b"two", best=b"best")
     commit = work / "0-train-00000002.json"
     values = json.loads(commit.read_text())
     commit.write_text(json.dumps({**values, "files": {name: values["files"]["best.pt"]}}))
-    synced(place, work)
-    mirror = Mirror(place)
+    synced(store, work)
+    mirror = Mirror(store)
     assert mirror.fetch(tmp_path / "fresh", lambda name, commit: True)
     assert mirror.counts["fallbacks"] == 1
     assert not list((tmp_path / "fresh").glob(".*"))
@@ -237,10 +268,12 @@ def test_whatever_stands_in_a_states_json_it_counts_or_it_does_not(key: str, val
         assert key != "files" or all("/" not in name and name[:1] != "." for name in value)
 
 
-def test_an_empty_answer_is_no_empty_bucket(s3_env: S3Server, link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_answer_is_no_empty_bucket(
+    s3_env: S3Server, link: Link, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else a run would begin anew where its states are."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", link.url)
-    place = S3Place(f"{s3_env.location()}/states")
+    store = open_store(f"{s3_env.location()}/states")
     link.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     with pytest.raises(ServiceError, match=r"the store's answer is not a whole list of objects.*run again"):
-        place.keys()
+        Mirror(store).fetch(tmp_path, lambda name, commit: True)
