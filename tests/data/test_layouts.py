@@ -315,6 +315,17 @@ class TestCityscapes:
         with pytest.raises(DataError, match=r"bonn_9_gtFine_labelTrainIds\.png: has no labelIds"):
             listed(city, layout="cityscapes")
 
+    @pytest.mark.parametrize(
+        ("folder", "ending"), [("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds"), ("gtFine", "gtFine_labelTrainIds")]
+    )
+    def test_a_name_that_no_list_could_hold_is_refused(self, city: Path, folder: str, ending: str) -> None:
+        touch(city, f"{folder}/train/aachen/a\nb_{ending}.png")
+        name = repr(f"train/aachen/a\nb_{ending}.png".encode())
+        with pytest.raises(
+            DataError, match=re.escape(f"{folder}: the name of the file {name} has a line break. Rename the file.")
+        ):
+            listed(city, layout="cityscapes")
+
     def test_classes_can_be_merged_but_not_recounted(self, city: Path) -> None:
         spec = listed(city, layout="cityscapes", merge={"two wheels": ["motorcycle", "bicycle"]}).spec
         assert (spec.num_classes, spec.ids[32], spec.ids[33]) == (18, 17, 17)
