@@ -377,6 +377,20 @@ class TestLists:
         with pytest.raises(DataError, match=r"l\.txt, line 3: '2007_00033' is not among the 3 .* Did you mean '2007_000032'\?"):
             read_ids(tmp_path / "l.txt", self.IMAGES)
 
+    def test_a_name_that_only_looks_the_same_says_so(self, plain: Path) -> None:
+        touch(plain, "images/Foto\u0308 1.jpg")  # NFD
+        said = r"'Foto\u0308 1' looks the same, and is written with other code points (Unicode NFC or NFD). Write both alike."
+        (plain / "test.txt").write_text("Fot\u00f6 1\n")
+        with pytest.raises(
+            DataError,
+            match=re.escape(f"line 1: 'Fot\u00f6 1' is not among the 4 images that may be named here. Mend the line. {said}"),
+        ):
+            listed(plain)
+        (plain / "test.txt").unlink()
+        touch(plain, "masks/Fot\u00f6 1.png")
+        with pytest.raises(DataError, match=re.escape(f"no image images/Fot\u00f6 1.*. {said}")):
+            listed(plain)
+
     def test_duplicate_names_both_lines(self, tmp_path: Path) -> None:
         (tmp_path / "l.txt").write_text("2007_000032\nJPEGImages/2007_000032.jpg x\n")
         with pytest.raises(DataError, match=r"line 2: '2007_000032' is named in line 1 already"):
