@@ -47,7 +47,7 @@ def model_card(
         "Data": _data(metrics, params),
         "Recipe": markdown_table(("Setting", "Value"), _recipe(params).items()),
         "Limitations": "\n".join(f"- {line}" for line in _limitations(config, metrics)),
-        "Loading": _loading(name, config.get("onnx") or {}),
+        "Loading": _loading(name, config.get("onnx") or {}, _protocol(metrics)),
         "Provenance": markdown_table(("What", "Value"), _provenance(provenance).items()),
     }
     body = "\n".join(f"\n## {title}\n\n{content}" for title, content in sections.items())
@@ -111,7 +111,6 @@ def _intended_use(config: Values) -> str:
 
 def _scores(metrics: Values) -> str:
     images = f"{metrics['images']:,} test images" if number(metrics.get("images")) is not None else "the test images"
-    protocol = markdown_text(metrics.get("protocol") or "not recorded")
     rows = [(label, row.ours, row.theirs, row.change) for label, row in score_table(metrics).items()]
     ece = number(metrics.get("ece"))
     calibration = (
@@ -121,10 +120,14 @@ def _scores(metrics: Values) -> str:
     )
     baseline = "the same network, trained on the labelled images alone" if has_supervised_baseline(metrics) else "another model"
     return (
-        f"In per cent, over all pixels of {images} together. Protocol: {protocol}. Weights: {markdown_text(metrics['weights'])}. "
+        f"In per cent, over all pixels of {images} together. Protocol: {_protocol(metrics)}. Weights: {markdown_text(metrics['weights'])}. "
         f"The baseline is {baseline}.\n\n"
         f"{markdown_table(('Score', 'This model', 'Baseline', 'Change'), rows)}\n\n{calibration}"
     )
+
+
+def _protocol(metrics: Values) -> str:
+    return markdown_text(metrics.get("protocol") or "not recorded")
 
 
 def _classes(config: Values, metrics: Values) -> str:
@@ -186,7 +189,7 @@ def _limitations(config: Values, metrics: Values) -> list[str]:
     return lines
 
 
-def _loading(name: str, onnx: Values) -> str:
+def _loading(name: str, onnx: Values, protocol: str) -> str:
     if onnx.get("file"):
         parity = onnx["parity"]
         graph = (
@@ -214,7 +217,10 @@ net = load_network(read_version(store, latest(store, "{name}")))
 probs = net(image).softmax(dim=1)  # image: [B, 3, H, W] RGB, 0 to 255, any size
 ```
 
-{graph}"""
+{graph}
+
+Either is the network alone: scales, windows and mirror images of the scores' protocol ({protocol}) are up to whoever calls it. \
+`cwbass predict` follows section `eval` of `params.yaml`."""
 
 
 def _provenance(provenance: Values) -> dict[str, Any]:

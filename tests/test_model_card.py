@@ -163,6 +163,11 @@ def test_limitations_tell_what_the_baseline_says() -> None:
     assert "No supervised baseline" in section(card(miou_gain=None), "Limitations")[-1]
 
 
+def test_who_calls_the_network_is_told_the_protocol_of_the_scores() -> None:
+    text = card(protocol="slide:512/341 scale:0.5,1 flip")
+    assert "mirror images of the scores' protocol (slide:512/341 scale:0.5,1 flip) are up to" in section(text, "Loading")[-1]
+
+
 def test_provenance_names_the_checkpoint_and_the_commit() -> None:
     lines = section(card(), "Provenance")
     assert "| Git revision | c0ffee, with uncommitted changes |" in lines

@@ -73,10 +73,10 @@ def cityscapes(root: Path, config: DataConfig) -> DatasetFiles:
 
 
 def _by_frame(root: Path, folder: str, ending: str) -> dict[str, str]:
-    found = {name.removesuffix(ending): f"{folder}/{name}" for name in scan(root, folder) if name.endswith(ending)}
+    found = [name for name in scan(root, folder) if name.endswith(ending)]
     for name in found:
         check_name(root / folder, name)
-    return found
+    return {name.removesuffix(ending): f"{folder}/{name}" for name in found}
 
 
 def _label_ids() -> dict[int, int | None]:

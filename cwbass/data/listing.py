@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from bisect import bisect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -111,8 +112,16 @@ def check_png(root: Path, masks: Iterable[str]) -> None:
             raise DataError(f"{root}/{mask}: masks must be PNG, which keeps every value. Export them as PNG.")
 
 
+def composed(name: str) -> str:
+    """One text for all that look the same: an umlaut is one code point (NFC), or two (NFD, as some macOS tools write it)."""
+    return unicodedata.normalize("NFC", name)
+
+
 def near(name: str, names: Iterable[str]) -> str:
     """A hint `` Did you mean 'x'?`` for a mistyped name, or nothing."""
+    names = list(names)
+    if twin := next((other for other in names if composed(other) == composed(name)), None):
+        return f" {twin!a} looks the same, and is written with other code points (Unicode NFC or NFD). Write both alike."
     ordered = sorted(names)
     place = bisect(ordered, name)
     # Similarity is slow: among many names, compare only with those beside it in the alphabet.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from cwbass.data.listing import near
+from cwbass.data.listing import composed, near
 from cwbass.errors import DataError, counted
 
 
@@ -91,11 +91,11 @@ def id_finder(images: Mapping[str, str]) -> Callable[[str], tuple[str | None, st
     a "photo (2)", the line "photo (3)" does not mean "photo".
     """
     by_path = {image: id for id, image in images.items()}
-    begun = {id.partition(" ")[0] for id in images if " " in id}
+    begun = {composed(id.partition(" ")[0]) for id in images if " " in id}
 
     def find(line: str) -> tuple[str | None, str]:
         first = line.split()[0]
-        names = [name.lstrip("/") for name in ((line,) if first in begun else (line, first))]
+        names = [name.lstrip("/") for name in ((line,) if composed(first) in begun else (line, first))]
         return next((by_path.get(name, name) for name in names if name in images or name in by_path), None), names[-1]
 
     return find

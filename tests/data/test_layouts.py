@@ -315,6 +315,17 @@ class TestCityscapes:
         with pytest.raises(DataError, match=r"bonn_9_gtFine_labelTrainIds\.png: has no labelIds"):
             listed(city, layout="cityscapes")
 
+    @pytest.mark.parametrize(
+        ("folder", "ending"), [("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds"), ("gtFine", "gtFine_labelTrainIds")]
+    )
+    def test_a_name_that_no_list_could_hold_is_refused(self, city: Path, folder: str, ending: str) -> None:
+        touch(city, f"{folder}/train/aachen/a\nb_{ending}.png")
+        name = repr(f"train/aachen/a\nb_{ending}.png".encode())
+        with pytest.raises(
+            DataError, match=re.escape(f"{folder}: the name of the file {name} has a line break. Rename the file.")
+        ):
+            listed(city, layout="cityscapes")
+
     def test_classes_can_be_merged_but_not_recounted(self, city: Path) -> None:
         spec = listed(city, layout="cityscapes", merge={"two wheels": ["motorcycle", "bicycle"]}).spec
         assert (spec.num_classes, spec.ids[32], spec.ids[33]) == (18, 17, 17)
@@ -365,6 +376,20 @@ class TestLists:
         (tmp_path / "l.txt").write_text("2007_000032\n\n2007_00033\n")
         with pytest.raises(DataError, match=r"l\.txt, line 3: '2007_00033' is not among the 3 .* Did you mean '2007_000032'\?"):
             read_ids(tmp_path / "l.txt", self.IMAGES)
+
+    def test_a_name_that_only_looks_the_same_says_so(self, plain: Path) -> None:
+        touch(plain, "images/Foto\u0308 1.jpg")  # NFD
+        said = r"'Foto\u0308 1' looks the same, and is written with other code points (Unicode NFC or NFD). Write both alike."
+        (plain / "test.txt").write_text("Fot\u00f6 1\n")
+        with pytest.raises(
+            DataError,
+            match=re.escape(f"line 1: 'Fot\u00f6 1' is not among the 4 images that may be named here. Mend the line. {said}"),
+        ):
+            listed(plain)
+        (plain / "test.txt").unlink()
+        touch(plain, "masks/Fot\u00f6 1.png")
+        with pytest.raises(DataError, match=re.escape(f"no image images/Fot\u00f6 1.*. {said}")):
+            listed(plain)
 
     def test_duplicate_names_both_lines(self, tmp_path: Path) -> None:
         (tmp_path / "l.txt").write_text("2007_000032\nJPEGImages/2007_000032.jpg x\n")

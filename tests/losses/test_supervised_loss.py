@@ -134,6 +134,12 @@ def test_hard_pixels_are_those_of_the_usual_formula() -> None:
         assert torch.equal(HardPixels(threshold, share).chosen(-probability.log(), known), expected)
 
 
+def test_a_share_of_all_takes_no_more_pixels_than_there_are() -> None:
+    count = 2**24 + 3  # as float32, in which the share is taken, one more
+    known = torch.ones(1, 1, count, dtype=torch.bool)
+    assert bool(HardPixels(0.7, 1.0).chosen(torch.zeros(1, 1, count), known).all())
+
+
 def test_without_a_labelled_pixel_none_is_hard() -> None:
     logits = torch.randn(2, 3, 4, 4, requires_grad=True)
     loss = supervised_cross_entropy(logits, torch.full((2, 4, 4), IGNORE), ignore_index=IGNORE, hard=HardPixels(0.7, 0.1))

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from tiny import sections, smoke_params
 
-from cwbass.methods import METHODS
+from cwbass.data.synthetic import write_shapes
+from cwbass.methods import METHODS, OFFLINE
+from cwbass.methods.st_plus_plus import OfflineStPlusPlus
 from cwbass.steps.measure import measure
 from cwbass.steps.split import SplitParams, split
 from cwbass.steps.train import TrainParams
+from cwbass.types import PLACE, LabeledBatch, Progress, StepOutput, UnlabeledBatch
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +53,30 @@ def test_without_time_images_are_counted_all_the_same(shapes: Path, manifest: Pa
     assert found.retraining is not None
     assert (found.step.seconds, found.step.passes, found.step.passes_no_grad) == (None, 2, 0)
     assert (found.retraining.seconds, found.retraining.passes, found.retraining.passes_no_grad) == (None, 4, 0)
+
+
+def test_a_second_stage_is_measured_with_tags_and_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_shapes(tmp_path, seed=0, labeled=6, unlabeled=6, test=2, size=(64, 64))
+    names = (tmp_path / "classes.txt").read_text().split()
+    ids = sorted(path.stem for path in (tmp_path / "unlabeled").iterdir())
+    (tmp_path / "tags.txt").write_text("".join(f"{name}, {names[turn]}\n" for turn, name in enumerate(ids)))
+    seen: list[UnlabeledBatch] = []
+
+    class Asking(OfflineStPlusPlus):
+        wants_places: ClassVar[bool] = True
+
+        def training_step(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, progress: Progress) -> StepOutput:
+            assert unlabeled is not None
+            seen.append(unlabeled)
+            return super().training_step(labeled, unlabeled, progress)
+
+    monkeypatch.setitem(OFFLINE, "st_plus_plus", Asking)
+    split(sections(smoke_params(), SplitParams), data_root=tmp_path, out_dir=tmp_path / "split")  # type: ignore[arg-type]
+    measure(training_of("st_plus_plus"), manifest=tmp_path / "split" / "manifest.json", data_root=tmp_path, timed=False)
+    (batch,) = seen
+    assert batch.place is not None and batch.tags is not None
+    for image, tags in zip(batch.place[:, PLACE.index("index")].tolist(), batch.tags.tolist(), strict=True):
+        assert tags == [int(index == image) for index in range(len(names))]  # the n-th image is said to show class n
 
 
 def training_of(method: str) -> TrainParams:
