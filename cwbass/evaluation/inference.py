@@ -36,7 +36,7 @@ class Predictor:
 
     @property
     def network_alone(self) -> Predictor:
-        """The same without a step after the probabilities: pseudo-labels have none, nor may what measures them."""
+        """The same without a step after the probabilities: labels made while training have none, nor may what measures them."""
         return replace(self, config=self.config.model_copy(update={"postprocess": None, "postprocess_options": {}}))
 
     def probs(self, net: nn.Module, image: NDArray[np.uint8]) -> Tensor:
