@@ -7,9 +7,8 @@ was worth.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cwbass.config import EvalConfig, Section, SplitConfig
-from cwbass.data import list_dataset
-from cwbass.data.base import DatasetSpec, Sample
-from cwbass.data.manifest import Manifest
-from cwbass.data.remote import local_dataset
-from cwbass.errors import DataError, ParamsError, counted
-from cwbass.evaluation.evaluate import OnImage
-from cwbass.evaluation.evaluate import evaluate as score
+from cwbass.config import EvalConfig, Section
+from cwbass.data.base import Sample
+from cwbass.errors import ParamsError
 from cwbass.evaluation.inference import Predictor
 from cwbass.evaluation.metrics import EvalResult
 from cwbass.evaluation.per_image import CONFUSIONS, PerImage
@@ -35,22 +29,20 @@ from cwbass.evaluation.sweep import SWEEP, read_sweep
 from cwbass.files import spare_params, write_whole
 from cwbass.jsonfile import read_rows
 from cwbass.pixels import highest
-from cwbass.progress import counting
 from cwbass.pseudo_labels import threshold_map
 from cwbass.reporting.gallery import GalleryItem
 from cwbass.resolve import describe
-from cwbass.steps.checkpoints import find_checkpoints, open_checkpoints, open_snapshots
+from cwbass.steps.checkpoints import find_checkpoints
 from cwbass.steps.report import GALLERY, METRICS, SPEC, RunFiles, write_run_files
+from cwbass.steps.scoring import Model, Scorer, TestSet, list_test_set, open_model
 from cwbass.steps.train import LAST
 from cwbass.steps.warmup import WARMUP
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import Checkpoint
-from cwbass.training.device import place, scoring_device
+from cwbass.training.device import scoring_device
 from cwbass.training.flight import PROBES
 from cwbass.training.history import TIMINGS
 from cwbass.training.resume import RUN
-
-logger = logging.getLogger(__name__)
 
 
 class EvaluateParams(Section):
@@ -69,18 +61,6 @@ class EvalReport:
     def to_dict(self) -> dict[str, Any]:
         """metrics.json, with the report's path."""
         return {**self.metrics, "report": None if self.report is None else str(self.report)}
-
-
-@dataclass(frozen=True, slots=True)
-class TestSet:
-    """What is scored on."""
-
-    samples: tuple[Sample, ...]
-    root: Path
-    spec: DatasetSpec
-    split_hash: str | None  # None: not the test images of a split
-    counts: Mapping[str, int]
-    notes: tuple[str, ...]
 
 
 def evaluate(
@@ -120,12 +100,12 @@ def evaluate(
         spare_params(out_dir, METRICS, SPEC, GALLERY)
         if any((out_dir / name).exists() for name in (RUN, LAST, WARMUP)):
             raise ParamsError(f"{out_dir} holds a training, whose history would be written over. Give another folder with --out.")
-    ours = _Model(checkpoint, open_checkpoints(checkpoint))
-    theirs = None if baseline is None else _Model(baseline, open_checkpoints(baseline), prefix="baseline ")
+    ours = open_model(checkpoint)
+    theirs = None if baseline is None else open_model(baseline, prefix="baseline ")
     chosen = ours.chosen
     config = chosen.run_params.eval if params is None else params.eval
-    data = _test_set(ours, theirs, manifest, data_root)
-    scorer = _Scorer(data, Predictor(config, *scoring_device(device, chosen.run_params.train.precision)))
+    data = list_test_set(ours, theirs, manifest, data_root)
+    scorer = Scorer(data, Predictor(config, *scoring_device(device, chosen.run_params.train.precision)))
     gallery = _Gallery(data, config.gallery)
     confusions = ImageConfusions(data.spec.num_classes, data.spec.ignore_index)
 
@@ -163,86 +143,6 @@ def describe_protocol(config: EvalConfig) -> str:
     options = ",".join(f"{name}={value}" for name, value in sorted(config.postprocess_options.items()))
     after = "" if config.postprocess is None else f" {config.postprocess}({options})"
     return f"{cut} scale:{scales}{' flip' if config.flip else ''}{after}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Model:
-    """The checkpoints of a path, by name; the first is the one that counts."""
-
-    path: Path
-    checkpoints: Mapping[str, Checkpoint]
-    prefix: str = ""  # of its rows in the table of scores
-
-    @property
-    def name(self) -> str:
-        return next(iter(self.checkpoints))
-
-    @property
-    def chosen(self) -> Checkpoint:
-        return self.checkpoints[self.name]
-
-    def network(self, config: EvalConfig) -> str:
-        """Name of the network that counts."""
-        return self.chosen.network_name(config.weights)
-
-    @property
-    def trained_as_warmup(self) -> bool:
-        """Whether its method is its run's for labelled images alone, as that of a supervised baseline is."""
-        return self.chosen.method == self.chosen.run_params.warmup.name
-
-    @property
-    def folder(self) -> Path:
-        return self.path if self.path.is_dir() else self.path.parent
-
-
-class _Scorer:
-    """Scores networks on the test images; ``table`` has the main scores of those that are no snapshots, by name."""
-
-    def __init__(self, data: TestSet, predictor: Predictor) -> None:
-        self.data, self.predictor = data, predictor
-        self.table: dict[str, dict[str, Any]] = {}
-
-    def score_chosen(self, model: _Model, on_image: OnImage) -> EvalResult:
-        """All scores of the network that counts."""
-        network = model.network(self.predictor.config)
-        result = self._score(model.chosen, network, on_image, boundary=True)
-        self.table[f"{model.prefix}{network} {model.name}"] = _headline(result)
-        return result
-
-    def score_others(self, *models: _Model | None) -> None:
-        """Let the table have every network of every checkpoint."""
-        for model in filter(None, models):
-            for name, checkpoint in model.checkpoints.items():
-                for network in checkpoint.networks:
-                    if (key := f"{model.prefix}{network} {name}") not in self.table:
-                        self.table[key] = _headline(self._score(checkpoint, network))
-
-    def score_snapshots(self, model: _Model) -> list[dict[str, Any]]:
-        """Main scores of the network that counts, as its run's snapshots have it."""
-        network = model.network(self.predictor.config)
-        snapshots = open_snapshots(model.path, model.chosen)
-        return [{"step": each.step, **_headline(self._score(each, network))} for each in snapshots]
-
-    def _score(
-        self, checkpoint: Checkpoint, network: str, on_image: OnImage | None = None, *, boundary: bool = False
-    ) -> EvalResult:
-        net = place(checkpoint.network(network), self.predictor.device)
-        with counting(f"{network} of {checkpoint.stage} at step {checkpoint.step}", len(self.data.samples)) as one_more:
-
-            def seen(sample: Sample, image: NDArray[np.uint8], mask: NDArray[np.uint8], probs: Tensor) -> None:
-                if on_image is not None:
-                    on_image(sample, image, mask, probs)
-                one_more()
-
-            return score(
-                net,
-                self.data.samples,
-                root=self.data.root,
-                spec=self.data.spec,
-                predictor=self.predictor,
-                boundary=boundary,
-                on_image=seen,
-            )
 
 
 class _Gallery:
@@ -286,59 +186,7 @@ class _Gallery:
         return items
 
 
-def _test_set(ours: _Model, theirs: _Model | None, manifest: Path | None, data_root: Path | None) -> TestSet:
-    """The images that both are scored on, none of which they may have been trained on where there is a manifest."""
-    if manifest is None:
-        data = _whole_folder(ours.chosen, data_root)
-    else:
-        split = Manifest.read(manifest)
-        root = data_root if data_root is not None else local_dataset(ours.chosen.run_params.data.root)
-        _check_classes(ours.chosen, split.spec, str(manifest))
-        ours.chosen.check_split(split.hash, ours.path, manifest, "test images")
-        if theirs is not None:
-            for each in theirs.checkpoints.values():
-                each.check_split(split.hash, theirs.path, manifest, "test images")
-        data = TestSet(split.test, root, split.spec, split.hash, split.counts, split.notes)
-    return data if theirs is None else replace(data, notes=data.notes + _other_length(ours, theirs))
-
-
-def _whole_folder(checkpoint: Checkpoint, data_root: Path | None) -> TestSet:
-    """The test images of a dataset's own list, or else all that have masks."""
-    if data_root is None:
-        raise DataError("there is nothing to score on: give the split's manifest, or a folder with --data.")
-    config = checkpoint.run_params.data.model_copy(update={"root": str(data_root)})
-    listing = list_dataset(config, SplitConfig(), data_root)
-    _check_classes(checkpoint, listing.spec, str(data_root))
-    samples = listing.test or tuple(sample for sample in listing.train if sample.mask is not None)
-    note = f"scored on {counted(len(samples), 'image')} of {data_root}, not on the split the model was trained with"
-    logger.warning("%s: some of them may have been trained on", note)
-    return TestSet(samples, data_root, listing.spec, None, {"test": len(samples)}, (note,))
-
-
-def _check_classes(checkpoint: Checkpoint, spec: DatasetSpec, where: str) -> None:
-    theirs = checkpoint.dataset.class_names
-    if theirs != spec.class_names:
-        raise DataError(
-            f"{where} has classes {', '.join(spec.class_names)}; the checkpoint knows {', '.join(theirs)}. "
-            "Scores need the same classes in the same order; see data.classes and data.merge."
-        )
-
-
-def _other_length(ours: _Model, theirs: _Model) -> tuple[str, ...]:
-    """A note where a supervised baseline has not taken as many steps as the training: the gain is not the method's alone then."""
-    one, other = ours.checkpoints.get("last"), theirs.checkpoints.get("last")
-    if one is None or other is None or (one.stage, other.stage) != ("train", "baseline") or one.step == other.step:
-        return ()
-    note = f"The baseline has taken {other.step} steps and the training {one.step}: the gain is not the method's alone."
-    logger.warning("%s If one of them was stopped, run the same command again.", note)
-    return (note,)
-
-
-def _headline(result: EvalResult) -> dict[str, Any]:
-    return {"miou": result.miou, "pixel_accuracy": result.pixel_accuracy, "ece": result.ece}
-
-
-def _metrics(result: EvalResult, model: _Model, data: TestSet, config: EvalConfig) -> dict[str, Any]:
+def _metrics(result: EvalResult, model: Model, data: TestSet, config: EvalConfig) -> dict[str, Any]:
     """metrics.json of a model that is alone, but for the table of scores."""
     chosen = model.chosen
     return {
@@ -356,7 +204,7 @@ def _metrics(result: EvalResult, model: _Model, data: TestSet, config: EvalConfi
     }
 
 
-def _add_baseline(metrics: dict[str, Any], result: EvalResult, baseline: _Model, class_names: Sequence[str]) -> None:
+def _add_baseline(metrics: dict[str, Any], result: EvalResult, baseline: Model, class_names: Sequence[str]) -> None:
     metrics |= {f"baseline_{key}": score for key, score in result.scores().items()}
     metrics["miou_gain"] = metrics["miou"] - metrics["baseline_miou"]
     theirs = result.to_dict(class_names)["per_class"]
@@ -368,9 +216,7 @@ def _add_baseline(metrics: dict[str, Any], result: EvalResult, baseline: _Model,
         metrics["baseline_supervised"] = True
 
 
-def _run_files(
-    metrics: Mapping[str, Any], ours: _Model, theirs: _Model | None, gallery: _Gallery, sweep: Path | None
-) -> RunFiles:
+def _run_files(metrics: Mapping[str, Any], ours: Model, theirs: Model | None, gallery: _Gallery, sweep: Path | None) -> RunFiles:
     """All that the report shows; what is not in the checkpoints lies beside them."""
     probes = _beside(PROBES, ours)
     swept = sweep or _beside(SWEEP, theirs, ours)
@@ -385,7 +231,7 @@ def _run_files(
     )
 
 
-def _history(*stages: _Model | None) -> list[dict[str, Any]]:
+def _history(*stages: Model | None) -> list[dict[str, Any]]:
     """Rows of all stages of one run, with their timings where these lie beside the checkpoints."""
     rows: list[dict[str, Any]] = []
     for model in filter(None, stages):
@@ -398,7 +244,7 @@ def _history(*stages: _Model | None) -> list[dict[str, Any]]:
     return rows
 
 
-def _beside(name: str, *models: _Model | None) -> Path | None:
+def _beside(name: str, *models: Model | None) -> Path | None:
     """The first file of this name in the folder of a model, if there is one."""
     return next(filter(Path.is_file, (model.folder / name for model in filter(None, models))), None)
 
