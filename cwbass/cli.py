@@ -202,7 +202,7 @@ def synthesize(params: ParamsFile = PARAMS, overrides: Overrides = None) -> None
 
 @app.command()
 def init(
-    root: Annotated[Path, typer.Argument(help="Folder of the dataset.")],
+    root: Annotated[str, typer.Argument(metavar="FOLDER|s3://...", help="The dataset. What is not a folder is copied first.")],
     out: Annotated[Path, typer.Option(help="File to write.", dir_okay=False)] = PARAMS,
     device: Annotated[DeviceName, typer.Option(help="What the run is planned for; a GPU need not be here.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over a file that is there.")] = False,
@@ -210,7 +210,7 @@ def init(
     """Write parameters that fit a dataset: layout, size of images and crops, network, budget."""
     from cwbass.steps.init import init
 
-    _print(init(root, out=out, device=device, overwrite=overwrite).to_dict())
+    _print(init(_folder(root), root=root, out=out, device=device, overwrite=overwrite).to_dict())
 
 
 @app.command("import")
