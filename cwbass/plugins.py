@@ -80,7 +80,7 @@ def _load(name: str, origin: str) -> Plugin:
         top = importlib.import_module(name.partition(".")[0])
         path = _place(module if top.__file__ is None else top)  # the folders of a namespace are of many owners
         plugin = Plugin(name, path, source_sha256(path))
-    except Exception as error:  # whatever a module does when it is imported
+    except (Exception, SystemExit) as error:  # whatever a module, or a script, does when it is imported
         raise ParamsError(
             f"plugin {name}, named by {origin}, cannot be imported ({type(error).__name__}: {one_line(error, 300)}). "
             "Mend it, put its folder into PYTHONPATH, or do without it."

@@ -179,7 +179,13 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 def test_what_cannot_be_imported_is_named_with_what_named_it(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (fresh / "broken_plugin.py").write_text("raise ZeroDivisionError('a half')")
-    for name, said in (("broken_plugin", r"\(ZeroDivisionError: a half\)"), ("absent_plugin", "No module named 'absent_plugin'")):
+    (fresh / "script_plugin.py").write_text("raise SystemExit(3)")
+    reasons = {
+        "broken_plugin": r"\(ZeroDivisionError: a half\)",
+        "script_plugin": r"\(SystemExit: 3\)",
+        "absent_plugin": "No module named 'absent_plugin'",
+    }
+    for name, said in reasons.items():
         monkeypatch.setenv(VARIABLE, name)
         with pytest.raises(ParamsError, match=f"plugin {name}, named by CWBASS_PLUGINS, cannot be imported .*{said}"):
             load_params({}, Params)

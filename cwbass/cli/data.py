@@ -20,7 +20,7 @@ def synthesize(params: ParamsFile = PARAMS, overrides: Overrides = None) -> None
 
 
 def init(
-    root: Annotated[Path, typer.Argument(help="Folder of the dataset.")],
+    root: Annotated[str, typer.Argument(metavar="FOLDER|s3://...", help="The dataset. What is not a folder is copied first.")],
     out: Annotated[Path, typer.Option(help="File to write.", dir_okay=False)] = PARAMS,
     device: Annotated[DeviceName, typer.Option(help="What the run is planned for; a GPU need not be here.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over a file that is there.")] = False,
@@ -28,7 +28,7 @@ def init(
     """Write parameters that fit a dataset: layout, size of images and crops, network, budget."""
     from cwbass.steps.init import init
 
-    print_json(init(root, out=out, device=device, overwrite=overwrite).to_dict())
+    print_json(init(dataset_folder(root), root=root, out=out, device=device, overwrite=overwrite).to_dict())
 
 
 def import_(

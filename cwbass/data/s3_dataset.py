@@ -17,7 +17,7 @@ from cwbass.s3 import fetch, list_objects, s3_client, s3_failures, split_uri
 
 logger = logging.getLogger(__name__)
 
-_AT_ONCE = 16
+_AT_ONCE = 10  # a client keeps as many connections open
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +55,13 @@ class InitReport:
         return {**asdict(self), "next": f"cwbass check --params {self.params}"}
 
 
-def init(root: Path, *, out: Path, device: str = "auto", overwrite: bool = False) -> InitReport:
+def init(folder: Path, *, out: Path, root: str | None = None, device: str = "auto", overwrite: bool = False) -> InitReport:
     """Write a file of parameters that fits a dataset: its layout, sizes of images and crops, network, budget.
 
     Args:
-        root: The dataset's folder; its layout is told from the names of the folders in it.
+        folder: Of the dataset; its layout is told from the names of the folders in it.
         out: The file.
+        root: The ``data.root`` of the file, where the folder is a copy of what lies there; None: the folder.
         device: What the run is planned for: cpu, cuda, which need not be here, or auto: a GPU where there is one.
         overwrite: Write over a file that is there.
 
@@ -70,7 +71,8 @@ def init(root: Path, *, out: Path, device: str = "auto", overwrite: bool = False
     """
     if out.exists() and not overwrite:
         raise ParamsError(f"{out} is there already. Give --overwrite to write over it, or another name with --out.")
-    seen = look(root)
+    seen = look(folder)
+    seen = seen if root is None else replace(seen, root=root)
     gpu = torch.cuda.is_available() if device == "auto" else device == "cuda"
     text = proposal(seen, gpu=gpu, weights=WEIGHTS if Path(WEIGHTS).is_file() else "imagenet")
     load_params(parse_yaml(text, str(out)), Params)

@@ -14,6 +14,7 @@ from cwbass.config import AugmentConfig, EvalConfig, TrainConfig
 from cwbass.data.base import Sample
 from cwbass.data.cache import ImageSource, open_source
 from cwbass.data.manifest import Manifest
+from cwbass.errors import ParamsError, counted
 from cwbass.evaluation.inference import Predictor
 from cwbass.losses.supervised import HardPixels, balanced_class_weights
 from cwbass.telemetry.base import SILENT, Telemetry
@@ -101,10 +102,18 @@ def plan_steps(train: TrainConfig, manifest: Manifest) -> StepPlan:
     """How long the whole run is, and how often it is measured.
 
     A pass is over the unlabelled images, or over the labelled ones where there are none.
+
+    Raises:
+        ParamsError: ``train.epochs`` has no more steps than the warm-up alone.
     """
     images, batch = len(manifest.unlabeled), train.unlabeled_a_step
     if not images:
         images, batch = len(manifest.labeled), train.labeled_a_step
     pass_steps = math.ceil(images / batch)
     total = train.steps if train.steps is not None else (train.epochs or 1) * pass_steps
+    if train.epochs is not None and train.warmup_steps >= total:  # of steps the parameters say it themselves
+        raise ParamsError(
+            f"train.warmup_steps is {train.warmup_steps}, but train.epochs counts the warm-up too and is {train.epochs}: "
+            f"{counted(total, 'step')} of {counted(batch, 'image')}. Lower the one, or raise the other."
+        )
     return StepPlan(total, train.epoch_steps or pass_steps, pass_steps, train.snapshots)

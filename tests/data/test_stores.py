@@ -11,6 +11,7 @@ from commands import call
 from cwbass.data.manifest import Manifest
 from cwbass.data.remote import STORES, local_dataset
 from cwbass.errors import ParamsError
+from cwbass.params import read_params
 
 
 def test_a_path_is_taken_as_it_is_and_an_unknown_kind_of_url_is_refused(tmp_path: Path) -> None:
@@ -33,5 +34,8 @@ def test_a_kind_of_ones_own_is_a_function_and_a_line(monkeypatch: pytest.MonkeyP
     assert call("check", *smoke, "--set", "data.root=shelf://three").returncode == 0
     done = call("split", *smoke, "--data", "shelf://four", "--out", tmp_path / "split")
     assert done.returncode == 0, done.stderr
-    assert asked == ["shelf://three", "shelf://four"]
+    assert call("init", "shelf://five/photos", "--out", tmp_path / "five.yaml").returncode == 0
+    proposed = read_params(tmp_path / "five.yaml")
+    assert (proposed["data"]["root"], proposed["registry"]["name"]) == ("shelf://five/photos", "cwbass-photos")
+    assert asked == ["shelf://three", "shelf://four", "shelf://five/photos"]
     assert len(Manifest.read(tmp_path / "split" / "manifest.json").unlabeled) == 16

@@ -204,6 +204,14 @@ def test_crops_that_show_little_are_told_before_training(
         assert any(message.startswith("augment.crop_size: at scale 8 to 8, crops") for message in caplog.messages) is told
 
 
+def test_epochs_that_the_warmup_would_fill_are_refused_before_it_begins(tiny_run: TinyRun, tmp_path: Path) -> None:
+    params = sections(smoke_params(steps=None, epochs=1, warmup_steps=8), WarmupParams)  # 16 unlabelled images by two
+    said = "train.warmup_steps is 8, but train.epochs counts the warm-up too and is 1: 8 steps of 2 images. Lower the one"
+    with pytest.raises(ParamsError, match=said):
+        warmup(params, manifest=tiny_run.manifest, data_root=tiny_run.data, out_dir=tmp_path / "warmup")
+    assert not (tmp_path / "warmup").exists()
+
+
 def test_training_refuses_a_warmup_that_was_stopped(tiny_run: TinyRun, tmp_path: Path) -> None:
     save_checkpoint(replace(load_checkpoint(tiny_run.warmup / "warmup.pt"), step=4), tmp_path / "warmup.pt")
     params = sections(tiny_run.params, TrainParams)
