@@ -17,7 +17,7 @@ from typing import IO, Protocol, runtime_checkable
 
 from cwbass.errors import DataError, ParamsError, ServiceError
 from cwbass.files import partial_file, sync_folder
-from cwbass.plugins import load_plugins
+from cwbass.plugins import Registry, load_plugins
 
 # Safe in every file system, in URLs and in S3. A part starts with no dot: no "..", and no name of a partial file.
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
@@ -81,7 +81,7 @@ def _s3(location: str, setting: str) -> ObjectStore:
 
 
 # Scheme -> from a URL, and the setting that names it, for messages, to the store there. A mirror adds parts to the URL.
-OBJECT_STORES: dict[str, Callable[[str, str], ObjectStore]] = {"s3": _s3}
+OBJECT_STORES: Registry[Callable[[str, str], ObjectStore]] = Registry({"s3": _s3})
 
 
 def open_store(location: str, setting: str = "registry.store") -> ObjectStore:
