@@ -55,7 +55,11 @@ def eval_(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option("--data", metavar="FOLDER|s3://...", help="A dataset; without --manifest, all its masked images."),
+        typer.Option(
+            "--data",
+            metavar="FOLDER|s3://...",
+            help="A dataset; without --manifest, the test images that it names, or else all with masks.",
+        ),
     ] = None,
     store: Store = None,
     out: Annotated[Path | None, typer.Option(help="Folder for metrics.json, the report and the plots.")] = None,

@@ -84,7 +84,7 @@ def evaluate(
             selected checkpoint counts where there is one, else the last, and all are listed, snapshots too.
         baseline: Likewise, of the supervised baseline, or of any other model; None compares with nothing.
         sweep: ``sweep.json`` of the warm-up, for the report; None takes the one beside the baseline or the checkpoint.
-        manifest: The split; None scores all images with masks below ``data_root``.
+        manifest: The split; None scores the test images that ``data_root`` names, else all with masks.
         data_root: Folder of the dataset; None takes the checkpoint's.
         out_dir: Where metrics.json, the report and the plots go; None writes nothing.
         device: auto, cpu or cuda.
@@ -150,7 +150,8 @@ class _Gallery:
 
     def __init__(self, data: TestSet, wanted: int) -> None:
         count = len(data.samples)
-        self.ids = {data.samples[i * count // wanted].id for i in range(min(wanted, count))} if wanted else set()
+        shown = min(wanted, count)
+        self.ids = {data.samples[i * count // shown].id for i in range(shown)}
         self.spec = data.spec
         self.seen: dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8], Tensor]] = {}
         self.baseline: dict[str, NDArray[np.uint8]] = {}

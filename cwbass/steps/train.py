@@ -137,19 +137,21 @@ def train(
     run.keeper.begin()
     if second is None:
         stage.train(schedule, checkpoint=LAST, best=BEST, snapshots=plan.snapshots(schedule))
-        return finish_run(run, _report(run, [stage], plan.total, out_dir))
+        return finish_run(run, _report(run, [stage], out_dir))
     stage.train(schedule, checkpoint=FIRST_LAST, best=FIRST_BEST, snapshots=second.snapshots)
     stages = [stage, *second.retrain(stage, last=LAST, best=BEST)]
-    return finish_run(run, _report(run, stages, plan.total + 2 * second.steps, out_dir))
+    return finish_run(run, _report(run, stages, out_dir))
 
 
-def _report(run: Run, stages: Sequence[Stage], steps: int, out_dir: Path) -> TrainReport:
-    """Names the files of the last stage, which are the run's."""
+def _report(run: Run, stages: Sequence[Stage], out_dir: Path) -> TrainReport:
+    """Names the files of the last stage, which are the run's; counts the steps of all."""
     written = {"last": str(out_dir / LAST)}
     if stages[-1].best:
         written["best"] = str(out_dir / BEST)
     reached = {stage.name: stage.best.get("miou") for stage in stages}
-    incidents = sum("incident" in row for row in stages[-1].history.epochs)
+    history = stages[-1].history.epochs
+    steps = sum({row["stage"]: row["step"] for row in history}.values())  # of each stage its last: early stop may have ended it
+    incidents = sum("incident" in row for row in history)
     return TrainReport("train", steps, run.manifest.hash, written, reached, incidents)
 
 

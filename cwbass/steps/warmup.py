@@ -109,5 +109,5 @@ def warmup(
         if second.best:
             written["baseline_best"] = str(out_dir / BASELINE_BEST)
         reached["baseline"] = second.best.get("miou")
-    taken = plan.total if params.train.baseline else steps
+    taken = max((row["step"] for row in first.history.epochs), default=0)
     return finish_run(run, TrainReport("warmup", taken, run.manifest.hash, written, reached))

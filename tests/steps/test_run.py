@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from cwbass.files import file_sha256
 from cwbass.methods.cw_bass import CwBass
 from cwbass.methods.fixmatch import FixMatchConfig
 from cwbass.reporting.summary import scores_page
-from cwbass.steps.evaluate import evaluate
+from cwbass.steps.evaluate import EvaluateParams, evaluate
 from cwbass.steps.predict import predict
 from cwbass.steps.register import RegisterParams, register
 from cwbass.steps.report import report
@@ -72,10 +73,13 @@ def test_after_a_warmup_that_stopped_early_baseline_and_method_begin_at_the_same
     params = smoke_params(steps=6, warmup_steps=4, epoch_steps=1, early_stop=1, optimizer={"name": "sgd", "lr": 3.0})
     split(sections(params, SplitParams), data_root=shapes, out_dir=tmp_path)
     places = {"manifest": tmp_path / "manifest.json", "data_root": shapes}
-    warmup(sections(params, WarmupParams), out_dir=tmp_path / "warmup", **places)
-    train(sections(params, TrainParams), warmup=tmp_path / "warmup" / "warmup.pt", out_dir=tmp_path / "train", **places)
+    reports = [
+        warmup(sections(params, WarmupParams), out_dir=tmp_path / "warmup", **places),
+        train(sections(params, TrainParams), warmup=tmp_path / "warmup" / "warmup.pt", out_dir=tmp_path / "train", **places),
+    ]
     taken = [(row["stage"], row["step"]) for step in ("warmup", "train") for row in rows(tmp_path / step / "history.jsonl")]
     assert taken == [("warmup", 1), ("warmup", 2), ("baseline", 3), ("baseline", 4), ("train", 3), ("train", 4)]
+    assert [report.steps for report in reports] == [4, 4]
 
 
 def test_history_has_a_row_an_epoch_with_what_the_method_did(tiny_run: TinyRun) -> None:
@@ -146,6 +150,17 @@ def test_the_checkpoint_scores_the_same_without_its_params_file(tiny_run: TinyRu
     metrics = json.loads((tiny_run.reports / "metrics.json").read_text())
     assert alone.metrics["miou"] == metrics["miou"]
     assert alone.metrics["baseline_miou"] is None
+
+
+@pytest.mark.parametrize(("wanted", "shown"), [(0, []), (4, [0, 1, 3, 4]), (6, [0, 1, 2, 3, 4, 5]), (9, [0, 1, 2, 3, 4, 5])])
+def test_the_gallery_is_evenly_spread_and_shows_all_where_there_are_no_more(
+    tiny_run: TinyRun, tmp_path: Path, wanted: int, shown: list[int]
+) -> None:
+    params = EvaluateParams(eval=tiny_run.params.eval.model_copy(update={"gallery": wanted}))
+    evaluate(params, checkpoint=tiny_run.train / "last.pt", manifest=tiny_run.manifest, data_root=tiny_run.data, out_dir=tmp_path)
+    test = [sample.id for sample in Manifest.read(tiny_run.manifest).test]
+    found = re.findall(r'alt="Photograph ([^"]*)"', (tmp_path / "report.html").read_text())
+    assert found == [test[index] for index in shown]
 
 
 def test_other_data_is_scored_by_its_folder(tiny_run: TinyRun) -> None:
