@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 from tiny import sections, smoke_params
 
 from cwbass.data.synthetic import write_shapes
-from cwbass.methods import METHODS, OFFLINE
+from cwbass.methods import METHODS
 from cwbass.methods.st_plus_plus import OfflineStPlusPlus
 from cwbass.steps.measure import measure
 from cwbass.steps.split import SplitParams, split
@@ -62,15 +61,17 @@ def test_a_second_stage_is_measured_with_tags_and_places(tmp_path: Path, monkeyp
     (tmp_path / "tags.txt").write_text("".join(f"{name}, {names[turn]}\n" for turn, name in enumerate(ids)))
     seen: list[UnlabeledBatch] = []
 
-    class Asking(OfflineStPlusPlus):
-        wants_places: ClassVar[bool] = True
+    training_step = OfflineStPlusPlus.training_step
 
-        def training_step(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, progress: Progress) -> StepOutput:
-            assert unlabeled is not None
-            seen.append(unlabeled)
-            return super().training_step(labeled, unlabeled, progress)
+    def noting(
+        method: OfflineStPlusPlus, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, progress: Progress
+    ) -> StepOutput:
+        assert unlabeled is not None
+        seen.append(unlabeled)
+        return training_step(method, labeled, unlabeled, progress)
 
-    monkeypatch.setitem(OFFLINE, "st_plus_plus", Asking)
+    monkeypatch.setattr(OfflineStPlusPlus, "wants_places", True)
+    monkeypatch.setattr(OfflineStPlusPlus, "training_step", noting)
     split(sections(smoke_params(), SplitParams), data_root=tmp_path, out_dir=tmp_path / "split")  # type: ignore[arg-type]
     measure(training_of("st_plus_plus"), manifest=tmp_path / "split" / "manifest.json", data_root=tmp_path, timed=False)
     (batch,) = seen
