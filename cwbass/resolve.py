@@ -178,13 +178,13 @@ def _fetch_checkpoint(uri: str, cache: Path) -> Path:
             f"{uri} is neither a checkpoint (s3://bucket/.../best.pt) nor a version (s3://.../models/NAME/versions/1.4.0)."
         )
     expected = _published_digest(base, name)
-    if expected is None:
-        logger.warning("%s has no .sha256 beside it: it is used as it came", uri)
     for _ in range(2):  # a damaged copy is fetched once more
         path = download(uri, cache / "checkpoints")
-        if expected is None or file_sha256(path) == expected:
-            if expected is not None:
-                digest_path(path).write_text(f"{expected}  {path.name}\n", encoding="ascii")
+        if expected is None:
+            logger.warning("%s has no .sha256 beside it: it is used as it came", uri)
+            return path
+        if file_sha256(path) == expected:
+            digest_path(path).write_text(f"{expected}  {path.name}\n", encoding="ascii")
             return path
         path.unlink()
     raise ServiceError(

@@ -13,17 +13,28 @@ from collections.abc import Callable
 from torch import Tensor
 
 from cwbass.config import EvalConfig, keyword_options
+from cwbass.errors import ParamsError
 from cwbass.plugins import Registry
 
 POSTPROCESS: Registry[Callable[..., Tensor]] = Registry()
 
 
 def postprocessed(probs: Tensor, image: Tensor, config: EvalConfig) -> Tensor:
-    """The probabilities, after what ``config.postprocess`` names. [C, H, W] float32, and [3, H, W] uint8."""
+    """The probabilities, after what ``config.postprocess`` names. [C, H, W] float32, and [3, H, W] uint8.
+
+    Raises:
+        ParamsError: It gives something else than such probabilities.
+    """
     if config.postprocess is None:
         return probs
     entry = POSTPROCESS[config.postprocess]
-    return entry(probs, image, **keyword_options(entry, config.postprocess_options))
+    found = entry(probs, image, **keyword_options(entry, config.postprocess_options))
+    if found.shape != probs.shape or not bool(found.isfinite().all()):
+        raise ParamsError(
+            f"eval.postprocess: {config.postprocess} was given probabilities of shape {list(probs.shape)} and gives shape "
+            f"{list(found.shape)}, or numbers that are not finite. Mend it, or set eval.postprocess: null."
+        )
+    return found
 
 
 def foreign_options(config: EvalConfig) -> list[str]:

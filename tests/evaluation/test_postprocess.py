@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from cwbass.config import EvalConfig
 from cwbass.data.manifest import Manifest
 from cwbass.errors import ParamsError
-from cwbass.evaluation import POSTPROCESS
+from cwbass.evaluation import POSTPROCESS, postprocessed
 from cwbass.evaluation.inference import Predictor, predict_probs
 from cwbass.params import Params, json_schema, load_params
 from cwbass.steps.evaluate import EvaluateParams, describe_protocol, evaluate
@@ -49,6 +50,14 @@ def test_it_is_given_the_mean_over_all_views_and_the_image() -> None:
     assert red.any() and not red.all()
     assert torch.equal(found[:, ~red], plain[:, ~red])
     assert torch.equal(found[:, red], torch.tensor([[1.0], [0.0]]).expand(2, int(red.sum())))
+
+
+@pytest.mark.parametrize("broken", [lambda probs, image: probs[:, :-1], lambda probs, image: probs.log() * 0])
+def test_what_gives_no_probabilities_is_named(monkeypatch: pytest.MonkeyPatch, broken: Callable[..., Tensor]) -> None:
+    monkeypatch.setitem(POSTPROCESS, "broken", broken)
+    image = torch.zeros(3, 4, 5, dtype=torch.uint8)
+    with pytest.raises(ParamsError, match=r"eval\.postprocess: broken was given probabilities of shape \[2, 4, 5\] and gives"):
+        postprocessed(torch.stack((torch.zeros(4, 5), torch.ones(4, 5))), image, EvalConfig(postprocess="broken"))
 
 
 def test_scores_are_of_what_it_gives_and_say_so(tiny_run: TinyRun, tmp_path: Path) -> None:
