@@ -21,19 +21,25 @@ def highest(maps: Tensor) -> tuple[Tensor, Tensor]:
         counts. Where one is NaN, so is the value, and the class is any.
     """
     maps = maps.detach()
-    if maps.dim() == 4 and maps.device.type == "cpu":
-        each = [highest(image) for image in maps]
-        return torch.stack([value for value, _ in each]), torch.stack([label for _, label in each])
-    if maps.device.type != "cpu" or not maps[0].is_contiguous() or len(maps) > 255:
+    if maps.device.type != "cpu" or maps.shape[-3] > 255 or maps.dtype == torch.float64:
         value, label = maps.max(-3)
-        return value, label
-    planes = maps.float()  # numpy knows no bfloat16
-    value = planes.amax(0)
-    return value.to(maps.dtype), torch.from_numpy(_first_equal(planes.numpy(), value.numpy()))
+    elif maps.dim() == 4:
+        value = maps.new_empty(len(maps), *maps.shape[2:])
+        label = torch.empty_like(value, dtype=torch.int64)
+        for row, image in enumerate(maps):
+            value[row], label[row] = highest(image)
+    elif not maps[0].is_contiguous():
+        value, label = maps.max(-3)
+    else:
+        planes = maps.float()  # numpy knows no bfloat16
+        value = planes.amax(0)
+        label = torch.from_numpy(_first_equal(planes.numpy(), value.numpy()))
+        value = value.to(maps.dtype)
+    return value, label
 
 
 def look_up(table: Tensor, index: Tensor) -> Tensor:
-    """``table[index]``, in a third of its time. [K], [...] int64 -> [...] of the table's type."""
+    """``table[index]``, which torch takes longer for (benchmarks: metrics.look_up). [K], [...] int64 -> [...] of the table's type."""
     return table.index_select(0, index.flatten()).view(index.shape)
 
 

@@ -29,6 +29,7 @@ from cwbass.files import partial_file
 
 ATTEMPTS = 3
 CONNECT_TIMEOUT, READ_TIMEOUT = 3, 20  # seconds, for each attempt
+CONNECTIONS = 16  # that a client keeps open: as many objects may be copied at a time
 MAX_OBJECT = 1 << 40  # bytes; what claims to be larger is no object of ours
 CHECKSUM = "CWBASS_S3_CHECKSUM"  # when_required for stores that do not know the checksums boto3 sends since 1.36
 _PASSING = (408, 409, 412, 429)  # timeout, a write at the same moment, changed while it was read, too many requests
@@ -52,6 +53,7 @@ def s3_client() -> Any:
     config = Config(
         connect_timeout=CONNECT_TIMEOUT,
         read_timeout=READ_TIMEOUT,
+        max_pool_connections=CONNECTIONS,
         retries={"total_max_attempts": ATTEMPTS, "mode": "standard"},
         request_checksum_calculation=checksum,
         response_checksum_validation=checksum,

@@ -50,6 +50,17 @@ def test_half_precision_keeps_its_type_and_the_first_of_equals(dtype: torch.dtyp
     assert torch.equal(label, first)
 
 
+@pytest.mark.parametrize("shape", [(0, 11, 6, 5), (2, 11, 0, 5), (11, 0, 5)])
+def test_nothing_has_no_highest_class(shape: tuple[int, ...]) -> None:
+    value, label = highest(torch.zeros(shape))
+    assert value.shape == label.shape == (*shape[:-3], *shape[-2:])
+
+
+def test_doubles_are_told_apart_where_floats_are_not() -> None:
+    maps = torch.tensor([1.0, 1.0 + 1e-12], dtype=torch.float64).view(2, 1, 1)
+    assert highest(maps)[1].item() == 1
+
+
 def test_no_gradient_flows() -> None:
     maps = _maps(2, 3, 4, 4).requires_grad_()
     value, _ = highest(maps)

@@ -7,16 +7,15 @@ from typing import Any
 import pytest
 from servers import Link, S3Server
 
-from cwbass.data.s3_dataset import _AT_ONCE
 from cwbass.errors import ParamsError, ServiceError
-from cwbass.s3 import ATTEMPTS, download, s3_client, split_uri
+from cwbass.s3 import ATTEMPTS, CONNECTIONS, download, s3_client, split_uri
 
 URI = "s3://models/encoders/resnet.pth"
 OBJECT = "/models/encoders/resnet.pth"
 
 
-def test_a_dataset_is_copied_over_no_more_connections_than_a_client_keeps() -> None:
-    assert s3_client().meta.config.max_pool_connections >= _AT_ONCE  # more are closed after each object, with a warning
+def test_a_client_keeps_the_connections_over_which_a_dataset_is_copied() -> None:
+    assert s3_client().meta.config.max_pool_connections == CONNECTIONS  # more are closed after each object, with a warning
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from cwbass.evaluation.inference import Predictor, predict_probs
 from cwbass.evaluation.metrics import Scores
 from cwbass.memory import keep_freed_memory
 from cwbass.models import build_model
-from cwbass.pixels import highest
+from cwbass.pixels import highest, look_up
 from cwbass.pseudo_labels import probabilities
 from cwbass.training.device import place
 
@@ -126,6 +126,13 @@ def measure_highest(num_classes: int, plain: Callable[[Tensor, int], object], re
     return Pair(_one_thread(lambda: highest(probs)), _one_thread(lambda: plain(probs, 0)), calls=4, clock=time.process_time)
 
 
+def measure_look_up(repeats: int) -> Pair:
+    """A class's value for each pixel of four masks of 176 pixels, against an index."""
+    keep_freed_memory()  # as every command does
+    table, index = torch.rand(11), torch.randint(0, 11, (4, 176, 176), generator=torch.Generator().manual_seed(0))
+    return Pair(_one_thread(lambda: look_up(table, index)), _one_thread(lambda: table[index]), calls=4, clock=time.process_time)
+
+
 def _one_thread(call: Callable[[], object]) -> Callable[[], object]:
     def wrapped() -> None:
         threads = torch.get_num_threads()
@@ -162,6 +169,8 @@ def _metric_rows() -> tuple[Row, ...]:
             what = f"highest class of each pixel and its probability, 500 x 375, {num_classes} classes"
             run = partial(measure_highest, num_classes, plain)
             rows.append(Row(f"metrics.highest.{num_classes}.{name}", what, f"torch.{name}", at_least(1), run, 15))
+    what = "value of each pixel's class, 4 masks of 176 x 176 pixels"
+    rows.append(Row("metrics.look_up", what, "an index", at_least(1), measure_look_up, 15))
     return tuple(rows)
 
 

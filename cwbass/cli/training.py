@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +18,7 @@ from cwbass.errors import ParamsError
 
 if TYPE_CHECKING:
     from cwbass.steps.training import TrainReport, WarmupParams
+    from cwbass.telemetry import Telemetry
 
 Manifest = Annotated[Path, typer.Option("--manifest", help="Split, written by `cwbass split`.", dir_okay=False)]
 WarmupFile = Annotated[Path, typer.Option("--warmup", help="Checkpoint to start from, written by `cwbass warmup`.")]
@@ -64,13 +66,16 @@ def warmup(
     """Train supervised: the warm-up, and the baseline that goes on from it. A stopped run goes on where it was."""
     from cwbass.steps.training import WarmupParams
     from cwbass.steps.warmup import warmup
+    from cwbass.telemetry import observe_here
     from cwbass.training.resume import Resume
 
     loaded = load(WarmupParams, params, overrides)
     resume = Resume(restart, tuple(resume_force or ()), keep_state)
     step = partial(warmup, loaded, manifest=manifest, work_dir=work, resume=resume)
-    telling = {"port": metrics_port, "linger": metrics_linger, "textfile": metrics_textfile, "pushgateway": pushgateway}
-    _run("warmup", step, loaded, nodes=1, data=data, out=out, telling=telling, report_file=report_file)
+    observe = partial(
+        observe_here, "warmup", port=metrics_port, linger=metrics_linger, textfile=metrics_textfile, pushgateway=pushgateway
+    )
+    _run(step, observe, loaded, nodes=1, data=data, out=out, report_file=report_file)
 
 
 def train(
@@ -92,13 +97,16 @@ def train(
 ) -> None:
     """Train semi-supervised, from the warm-up's checkpoint on. A stopped run goes on where it was."""
     from cwbass.steps.train import TrainParams, train
+    from cwbass.telemetry import observe_here
     from cwbass.training.resume import Resume
 
     loaded = load(TrainParams, params, overrides)
     resume = Resume(restart, tuple(resume_force or ()), keep_state)
     step = partial(train, loaded, manifest=manifest, warmup=warmup, work_dir=work, resume=resume)
-    telling = {"port": metrics_port, "linger": metrics_linger, "textfile": metrics_textfile, "pushgateway": pushgateway}
-    _run("train", step, loaded, nodes=loaded.train.nodes, data=data, out=out, telling=telling, report_file=report_file)
+    observe = partial(
+        observe_here, "train", port=metrics_port, linger=metrics_linger, textfile=metrics_textfile, pushgateway=pushgateway
+    )
+    _run(step, observe, loaded, nodes=loaded.train.nodes, data=data, out=out, report_file=report_file)
 
 
 def launch(
@@ -149,23 +157,21 @@ def measure(
 
 
 def _run(
-    stage: str,
     step: Callable[..., TrainReport],
+    observe: Callable[..., AbstractContextManager[Telemetry]],
     params: WarmupParams,
     *,
     nodes: int,
     data: str | None,
     out: Path,
-    telling: Mapping[str, Any],
     report_file: Path | None,
 ) -> None:
     """Take a step of training in as many processes as there shall be, tell metrics of it, and print its report."""
-    from cwbass.telemetry import observe_here
     from cwbass.training.distributed import joined
 
     root = dataset_folder(data or params.data.root)  # before there are several processes, which would all copy it
     _spread(params.train.processes, nodes)
-    with observe_here(stage, out_dir=out, **telling) as telemetry, joined(params.train.device, os.environ) as world:
+    with observe(out_dir=out) as telemetry, joined(params.train.device, os.environ) as world:
         report = step(data_root=root, out_dir=out, telemetry=telemetry, world=world)
     if world.main:
         print_json(report.to_dict(), report_file)

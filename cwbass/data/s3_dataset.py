@@ -13,11 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cwbass.errors import DataError, counted
-from cwbass.s3 import fetch, list_objects, s3_client, s3_failures, split_uri
+from cwbass.s3 import CONNECTIONS, fetch, list_objects, s3_client, s3_failures, split_uri
 
 logger = logging.getLogger(__name__)
-
-_AT_ONCE = 10  # a client keeps as many connections open
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +76,7 @@ def _copy(client: Any, bucket: str, objects: list[_Object], path: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         fetch(client, bucket, item.key, target, item.size, threads=False)
 
-    pool = ThreadPoolExecutor(_AT_ONCE)
+    pool = ThreadPoolExecutor(CONNECTIONS)
     try:
         for _ in pool.map(copy, objects):  # raises the first failure
             pass

@@ -29,11 +29,13 @@ def postprocessed(probs: Tensor, image: Tensor, config: EvalConfig) -> Tensor:
         return probs
     entry = POSTPROCESS[config.postprocess]
     found = entry(probs, image, **keyword_options(entry, config.postprocess_options))
-    if found.shape != probs.shape or not bool(found.isfinite().all()):
-        raise ParamsError(
-            f"eval.postprocess: {config.postprocess} was given probabilities of shape {list(probs.shape)} and gives shape "
-            f"{list(found.shape)}, or numbers that are not finite. Mend it, or set eval.postprocess: null."
-        )
+    wrong = None
+    if found.shape != probs.shape:
+        wrong = f"probabilities of shape {list(found.shape)} for {list(probs.shape)}"
+    elif not bool(found.isfinite().all()):
+        wrong = "probabilities that are not finite"
+    if wrong is not None:
+        raise ParamsError(f"eval.postprocess: {config.postprocess} gives {wrong}. Mend it, or set eval.postprocess: null.")
     return found
 
 

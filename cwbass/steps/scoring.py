@@ -51,10 +51,12 @@ class Model:
 
     @property
     def name(self) -> str:
+        """Of the checkpoint that counts."""
         return next(iter(self.checkpoints))
 
     @property
     def chosen(self) -> Checkpoint:
+        """The checkpoint that counts."""
         return self.checkpoints[self.name]
 
     def network(self, config: EvalConfig) -> str:
@@ -68,6 +70,7 @@ class Model:
 
     @property
     def folder(self) -> Path:
+        """Where its other files lie."""
         return self.path if self.path.is_dir() else self.path.parent
 
 

@@ -52,11 +52,17 @@ def test_it_is_given_the_mean_over_all_views_and_the_image() -> None:
     assert torch.equal(found[:, red], torch.tensor([[1.0], [0.0]]).expand(2, int(red.sum())))
 
 
-@pytest.mark.parametrize("broken", [lambda probs, image: probs[:, :-1], lambda probs, image: probs.log() * 0])
-def test_what_gives_no_probabilities_is_named(monkeypatch: pytest.MonkeyPatch, broken: Callable[..., Tensor]) -> None:
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (lambda probs, image: probs[:, :-1], r"of shape \[2, 3, 5\] for \[2, 4, 5\]"),
+        (lambda probs, image: probs.log() * 0, "that are not finite"),
+    ],
+)
+def test_what_gives_no_probabilities_is_named(monkeypatch: pytest.MonkeyPatch, broken: Callable[..., Tensor], said: str) -> None:
     monkeypatch.setitem(POSTPROCESS, "broken", broken)
     image = torch.zeros(3, 4, 5, dtype=torch.uint8)
-    with pytest.raises(ParamsError, match=r"eval\.postprocess: broken was given probabilities of shape \[2, 4, 5\] and gives"):
+    with pytest.raises(ParamsError, match=rf"eval\.postprocess: broken gives probabilities {said}"):
         postprocessed(torch.stack((torch.zeros(4, 5), torch.ones(4, 5))), image, EvalConfig(postprocess="broken"))
 
 
