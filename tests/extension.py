@@ -84,9 +84,6 @@ class Tagged(Method):
             loss, means={"loss": loss.detach(), "shown": (tags == 1).float().mean(0), "known": known.float().mean()}
         )
 
-    def networks(self) -> dict[str, SegmentationNet]:
-        return {"student": self.student}
-
 
 def nesterov(groups: list[dict[str, Any]], config: OptimizerConfig, *, momentum: float) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=config.lr, momentum=momentum, nesterov=True)

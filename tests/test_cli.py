@@ -48,6 +48,13 @@ def test_a_missing_parameter_file_is_named(tmp_path: Path) -> None:
     assert (done.returncode, "none.yaml: no such file" in done.stderr) == (3, True)
 
 
+def test_an_override_that_the_command_does_not_read_is_told(tiny_run: TinyRun, caplog: pytest.LogCaptureFixture) -> None:
+    keys = ("--set", "train.steps=5", "--set", "eval.scales=[1.0]")
+    done = call("eval", "--checkpoint", tiny_run.train / "last.pt", "--manifest", tiny_run.manifest, *keys)
+    assert done.returncode == 0
+    assert "--set train.steps changes nothing: this command reads eval alone." in caplog.messages
+
+
 def test_config_show_prints_what_an_override_changed() -> None:
     done = call("config", "show", "--set", "train.optimizer.lr=0.5")
     assert done.returncode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,25 @@ from cwbass.cli.options import PARAMS
 if TYPE_CHECKING:
     from cwbass.params import P
 
+logger = logging.getLogger(__name__)
+
 
 def load(kind: type[P], params: Path, overrides: list[str] | None) -> P:
     """The sections of a step, from ``--params`` and ``--set``."""
-    from cwbass.params import load_params, read_params
+    from cwbass.params import read_params
 
-    return load_params(read_params(params, overrides or ()), kind)
+    return load_changed(kind, read_params(params), overrides)
+
+
+def load_changed(kind: type[P], values: dict[str, Any], overrides: list[str] | None) -> P:
+    """The sections of a step, from values that ``--set`` changes in place; tells of keys that the step does not read."""
+    from cwbass.params import apply_overrides, load_params
+
+    loaded = load_params(apply_overrides(values, overrides or ()), kind)
+    keys = [override.partition("=")[0].strip() for override in overrides or ()]
+    if unread := [key for key in keys if key.partition(".")[0] not in kind.model_fields]:
+        logger.warning("--set %s changes nothing: this command reads %s alone.", ", ".join(unread), ", ".join(kind.model_fields))
+    return loaded
 
 
 def dataset_folder(data: str) -> Path:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cwbass.cli.common import dataset_folder, load, local_checkpoint, print_json
+from cwbass.cli.common import dataset_folder, load, load_changed, local_checkpoint, print_json
 from cwbass.cli.options import (
     MANIFEST,
     PARAMS,
@@ -68,7 +68,7 @@ def eval_(
     as_json: Annotated[bool, typer.Option("--json", help="All scores as JSON on stdout, not a table.")] = False,
 ) -> None:
     """Score a checkpoint on the test split, or on other data."""
-    from cwbass.params import apply_overrides, load_params, parse_yaml
+    from cwbass.params import parse_yaml
     from cwbass.steps.checkpoints import chosen_file
     from cwbass.steps.evaluate import EvaluateParams, evaluate
     from cwbass.telemetry import observe_here
@@ -82,7 +82,7 @@ def eval_(
         from cwbass.resolve import open_checkpoint
 
         values = parse_yaml(open_checkpoint(chosen_file(path)).params, str(path))
-        loaded = load_params(apply_overrides(values, overrides), EvaluateParams)
+        loaded = load_changed(EvaluateParams, values, overrides)
     if manifest is None and data is None:
         manifest = MANIFEST
     with observe_here("evaluate") as telemetry:
@@ -194,7 +194,7 @@ def report(
 def export(
     checkpoint: Checkpoint,
     out: Annotated[Path, typer.Option(help="ONNX file to write.", dir_okay=False)] = Path("model.onnx"),
-    weights: Annotated[str, typer.Option(help="auto, student or teacher.")] = "auto",
+    weights: Annotated[str, typer.Option(help="student or teacher; auto: the one that is scored.")] = "auto",
     store: Store = None,
 ) -> None:
     """Write the network as one ONNX file, checked against it at three sizes."""

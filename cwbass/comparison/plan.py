@@ -20,6 +20,7 @@ from cwbass.data.splits import check_pool, find_candidates
 from cwbass.errors import DataError, ParamsError
 from cwbass.files import write_whole
 from cwbass.jsonfile import read_object
+from cwbass.methods import check_scored
 from cwbass.methods.base import MethodConfig
 from cwbass.params import Params, flatten, load_params
 from cwbass.training.identity import decisive, differences
@@ -72,6 +73,8 @@ class Plan:
         for name in (*self.variants, *self.labels):
             if not _NAME.fullmatch(name):
                 raise ParamsError(f"{name!r} names a folder of the comparison; use letters, digits and ._- in it.")
+        for config in self.variants.values():
+            check_scored(self.params.eval.weights, config.name)
         if len(self.variants) < 2 or not self.seeds or not self.labels:
             raise ParamsError("a comparison needs at least one method beside supervised, one seed and one set of labels.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cwbass.errors import ParamsError
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.methods.corrmatch import CorrMatch
 from cwbass.methods.cps import Cps
@@ -42,6 +43,12 @@ OFFLINE: Registry[type[Method]] = Registry({"cw_bass": OfflineCwBass, "st_plus_p
 def supervised_methods() -> dict[str, type[Method]]:
     """Those that a warm-up, and the baseline that goes on from it, may train with: they ask for no unlabelled images."""
     return {name: method for name, method in METHODS.items() if not method.needs_unlabeled and name not in OFFLINE}
+
+
+def check_scored(wanted: str, method: str) -> None:
+    """Raise a ParamsError unless the method of this name ships the network that ``eval.weights`` asks for."""
+    if wanted not in ("auto", *(ships := METHODS[method].ships)):
+        raise ParamsError(f"eval.weights is {wanted}, but {method} has no {wanted}: set {' or '.join(ships)}, or auto.")
 
 
 def build_method(config: MethodConfig, build_model: BuildModel, *, offline: bool = False, **data: Any) -> Method:

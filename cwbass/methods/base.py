@@ -81,6 +81,7 @@ class Method(nn.Module, ABC):
 
     config_cls: ClassVar[type[MethodConfig]]
     needs_unlabeled: ClassVar[bool]
+    ships: ClassVar[tuple[str, ...]] = ("student",)  # attributes that are networks to be scored and shipped, preferred one last
     strong_views: ClassVar[int] = 1  # of each unlabelled crop: 1, or 2 for UnlabeledBatch.strong2
     wants_places: ClassVar[bool] = False  # whether batches say which part of which image their crops show: LabeledBatch.place
 
@@ -119,9 +120,9 @@ class Method(nn.Module, ABC):
             logits, mask.long(), ignore_index=self.ignore_index, class_weight=self.class_weight, hard=self.hard, world=world
         )
 
-    @abstractmethod
     def networks(self) -> dict[str, SegmentationNet]:
-        """The networks that can be scored and shipped, preferred one last: ``student``, ``teacher``."""
+        """The networks that can be scored and shipped, preferred one last."""
+        return {name: getattr(self, name) for name in self.ships}
 
     def trainable(self) -> nn.Module:
         """What the optimiser moves: the student, or a ``ModuleList`` that begins with it."""

@@ -100,9 +100,6 @@ class CorrMatch(Method):
     def trainable(self) -> nn.Module:
         return nn.ModuleList([self.student, self.correlation])
 
-    def networks(self) -> dict[str, SegmentationNet]:
-        return {"student": self.student}
-
     def _sure(self, logits: Tensor, valid: Tensor, world: World) -> Targets:
         """Labels of confidence tau or more; tau follows the mean, over the classes that are named, of their surest pixel."""
         confidence, label = confidence_and_label(logits)

@@ -74,9 +74,6 @@ class Cps(Method):
     def trainable(self) -> nn.Module:
         return nn.ModuleList([self.student, self.second])
 
-    def networks(self) -> dict[str, SegmentationNet]:
-        return {"student": self.student}
-
     @torch.no_grad()
     def start_from(self, networks: Mapping[str, SegmentationNet]) -> None:
         super().start_from(networks)

@@ -22,7 +22,6 @@ from cwbass.losses.boundary import Frame, boundary_mask, boundary_mean
 from cwbass.losses.confidence import confidence_weighted_mean, pixel_cross_entropy, soft_cross_entropy
 from cwbass.methods.base import BuildModel, Method, MethodConfig, Retraining
 from cwbass.methods.consistency import draw_cutmix
-from cwbass.models.base import SegmentationNet
 from cwbass.models.ema import Buffers, ema_decay_at, make_ema_teacher, update_ema_
 from cwbass.models.features import drop_channels, join_features, rows_of
 from cwbass.models.norm import frozen_statistics
@@ -247,6 +246,7 @@ class CwBass(Method):
 
     config_cls: ClassVar[type[MethodConfig]] = CwBassConfig
     needs_unlabeled: ClassVar[bool] = True
+    ships: ClassVar[tuple[str, ...]] = ("student", "teacher")
 
     thresholds: Tensor  # [K] float, tau of the rule auto
     class_confidence: Tensor  # [K] float, running mean confidence of each predicted class
@@ -341,9 +341,6 @@ class CwBass(Method):
 
     def keeps(self, confidence: Tensor, label: Tensor, threshold: Tensor | None) -> Tensor:
         return confidence > (0.0 if threshold is None else threshold_map(threshold, label))  # above tau, as published
-
-    def networks(self) -> dict[str, SegmentationNet]:
-        return {"student": self.student, "teacher": self.teacher}
 
     def calibrate(self, reliability: Reliability | None) -> None:
         rule = self.terms.threshold

@@ -15,7 +15,6 @@ from torch import Tensor
 from cwbass.config import Fraction, NonNegative
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.methods.consistency import Targets, consistency_loss, cutmix, draw_cutmix, report
-from cwbass.models.base import SegmentationNet
 from cwbass.models.ema import follow_, make_ema_teacher
 from cwbass.models.features import drop_channels, join_features, rows_of
 from cwbass.pseudo_labels import class_aware_thresholds, confidence_and_label
@@ -47,6 +46,7 @@ class Dssn(Method):
 
     config_cls: ClassVar[type[MethodConfig]] = DssnConfig
     needs_unlabeled: ClassVar[bool] = True
+    ships: ClassVar[tuple[str, ...]] = ("student", "teacher")
     strong_views: ClassVar[int] = 2
 
     def __init__(self, config: DssnConfig, build_model: BuildModel, **data: Any) -> None:
@@ -86,9 +86,6 @@ class Dssn(Method):
 
     def after_optimizer_step(self, progress: Progress) -> None:
         follow_(self.teacher, self.student, updates=progress.step, decay=self.config.ema_decay)
-
-    def networks(self) -> dict[str, SegmentationNet]:
-        return {"student": self.student, "teacher": self.teacher}
 
     def _targets(self, logits: Tensor, valid: Tensor) -> Targets:
         confidence, label = confidence_and_label(logits)

@@ -11,7 +11,6 @@ from torch import Tensor
 from cwbass.config import Fraction, NonNegative
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.methods.consistency import keep_all, report
-from cwbass.models.base import SegmentationNet
 from cwbass.models.ema import follow_, make_ema_teacher
 from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
 from cwbass.world import World
@@ -33,6 +32,7 @@ class MeanTeacher(Method):
 
     config_cls: ClassVar[type[MethodConfig]] = MeanTeacherConfig
     needs_unlabeled: ClassVar[bool] = True
+    ships: ClassVar[tuple[str, ...]] = ("student", "teacher")
 
     def __init__(self, config: MeanTeacherConfig, build_model: BuildModel, **data: Any) -> None:
         super().__init__(config, build_model, **data)
@@ -55,9 +55,6 @@ class MeanTeacher(Method):
 
     def after_optimizer_step(self, progress: Progress) -> None:
         follow_(self.teacher, self.student, updates=progress.step, decay=self.config.ema_decay)
-
-    def networks(self) -> dict[str, SegmentationNet]:
-        return {"student": self.student, "teacher": self.teacher}
 
 
 def probability_distance(logits: Tensor, taught: Tensor, valid: Tensor, *, world: World) -> Tensor:

@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from cwbass.config import NonNegative, Section
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.methods.consistency import Area, cross_supervision, draw_odd_boxes, exchange, keep_all, report
-from cwbass.models.base import SegmentationNet
 from cwbass.models.features import deepest
 from cwbass.pixels import highest
 from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
@@ -93,9 +92,6 @@ class Mgd(Method):
 
     def trainable(self) -> nn.Module:
         return nn.ModuleList([self.student, self.deep, self.wide])
-
-    def networks(self) -> dict[str, SegmentationNet]:
-        return {"student": self.student}
 
 
 def image_distance(logits: Tensor, taught: Tensor, valid: Tensor, *, world: World) -> Tensor:

@@ -16,7 +16,6 @@ from cwbass.config import Positive
 from cwbass.losses.confidence import pixel_cross_entropy
 from cwbass.methods.base import BuildModel, Method, MethodConfig, Retraining
 from cwbass.methods.consistency import NO_LABEL, Targets, report
-from cwbass.models.base import SegmentationNet
 from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
 from cwbass.world import World
 
@@ -55,9 +54,6 @@ class StPlusPlus(Method):
     def training_step(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, progress: Progress) -> StepOutput:
         loss = self.supervised_loss(self.student(labeled.image), labeled.mask, progress.world)
         return StepOutput(loss, means={"loss": loss.detach(), "loss_sup": loss.detach()})
-
-    def networks(self) -> dict[str, SegmentationNet]:
-        return {"student": self.student}
 
 
 class OfflineStPlusPlus(StPlusPlus):

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from cwbass.config import Fraction
 from cwbass.methods.base import BuildModel, Method, MethodConfig
-from cwbass.models.base import SegmentationNet
 from cwbass.models.ema import follow_, make_ema_teacher
 from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
 
@@ -25,6 +24,7 @@ class Supervised(Method):
 
     config_cls: ClassVar[type[MethodConfig]] = SupervisedConfig
     needs_unlabeled: ClassVar[bool] = False
+    ships: ClassVar[tuple[str, ...]] = ("student", "teacher")
 
     def __init__(self, config: SupervisedConfig, build_model: BuildModel, **data: Any) -> None:
         super().__init__(config, build_model, **data)
@@ -38,6 +38,3 @@ class Supervised(Method):
 
     def after_optimizer_step(self, progress: Progress) -> None:
         follow_(self.teacher, self.student, updates=progress.step, decay=self.config.ema_decay)
-
-    def networks(self) -> dict[str, SegmentationNet]:
-        return {"student": self.student, "teacher": self.teacher}

@@ -15,7 +15,6 @@ from cwbass.config import Fraction, NonNegative
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.methods.consistency import consistency_loss, cutmix, draw_cutmix, report
 from cwbass.methods.selection import Selection, SelectionConfig
-from cwbass.models.base import SegmentationNet
 from cwbass.models.features import drop_channels, join_features, rows_of
 from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
 
@@ -74,6 +73,3 @@ class UniMatch(Method):
             sums=targets.counts(self.num_classes),
             threshold=self.selection.threshold(),
         )
-
-    def networks(self) -> dict[str, SegmentationNet]:
-        return {"student": self.student}

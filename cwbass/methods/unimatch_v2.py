@@ -16,7 +16,6 @@ from cwbass.config import Fraction, NonNegative
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.methods.consistency import consistency_loss, cutmix, draw_cutmix, report
 from cwbass.methods.selection import Selection, SelectionConfig
-from cwbass.models.base import SegmentationNet
 from cwbass.models.ema import follow_, make_ema_teacher
 from cwbass.models.features import complementary_channels, join_features, rows_of
 from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
@@ -38,6 +37,7 @@ class UniMatchV2(Method):
 
     config_cls: ClassVar[type[MethodConfig]] = UniMatchV2Config
     needs_unlabeled: ClassVar[bool] = True
+    ships: ClassVar[tuple[str, ...]] = ("student", "teacher")
     strong_views: ClassVar[int] = 2
 
     def __init__(self, config: UniMatchV2Config, build_model: BuildModel, **data: Any) -> None:
@@ -79,6 +79,3 @@ class UniMatchV2(Method):
 
     def after_optimizer_step(self, progress: Progress) -> None:
         follow_(self.teacher, self.student, updates=progress.step, decay=self.config.ema_decay)
-
-    def networks(self) -> dict[str, SegmentationNet]:
-        return {"student": self.student, "teacher": self.teacher}

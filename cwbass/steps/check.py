@@ -15,7 +15,7 @@ from cwbass.data.manifest import Manifest
 from cwbass.data.splits import draw_split, find_candidates
 from cwbass.errors import CwbassError, DataError, ParamsError, counted
 from cwbass.memory import collector_paused
-from cwbass.methods import METHODS
+from cwbass.methods import METHODS, check_scored
 from cwbass.methods.base import MethodConfig
 from cwbass.models import build_model
 from cwbass.models.base import SegmentationNet
@@ -39,6 +39,7 @@ def check(params: Params, *, data_root: Path) -> CheckReport:
         ParamsError: The parameters do not fit the dataset or the processes, or a network cannot be built, or not be trained; the
             message names the keys.
     """
+    check_scored(params.eval.weights, params.method.name)
     check_batches(params.train, params.train.processes * params.train.nodes)
     listing = list_dataset(params.data, params.split, data_root)
     weights = check_model(params, listing.spec.class_names)

@@ -32,7 +32,7 @@ def export(*, checkpoint: Path, out: Path, weights: str = "auto") -> ExportRepor
     Args:
         checkpoint: A file, a training's folder, whose checkpoint that counts is taken, or the folder of a registered version.
         out: The file to write.
-        weights: student or teacher; auto: the one the method prefers.
+        weights: student or teacher; auto: the one that is scored, by ``eval.weights`` of the checkpoint.
 
     Raises:
         ParamsError: The extra ``export`` is missing, or the network cannot be exported.
@@ -40,6 +40,6 @@ def export(*, checkpoint: Path, out: Path, weights: str = "auto") -> ExportRepor
         GateError: The file's answers differ from the network's.
     """
     model = open_checkpoint(chosen_file(checkpoint))
-    name = model.network_name(weights)
+    name = model.network_name(model.run_params.eval.weights if weights == "auto" else weights)
     parity = export_onnx(model.network(name), out, class_names=model.dataset.class_names)
     return ExportReport(str(out), file_sha256(out), name, parity)

@@ -9,6 +9,7 @@ from typing import Any
 
 from cwbass.errors import CheckpointError, ParamsError
 from cwbass.files import file_sha256
+from cwbass.methods import check_scored
 from cwbass.methods.cw_bass import CwBassConfig
 from cwbass.models import build_model
 from cwbass.models.base import SegmentationNet
@@ -83,6 +84,7 @@ def train(
         ServiceError: There is no room on the disk, or a loader process died.
         Interrupted: SIGTERM or SIGINT came, and the state is saved.
     """
+    check_scored(params.eval.weights, params.method.name)
     start, start_sha256 = load_checkpoint(warmup), file_sha256(warmup)
     check_same(world, f"the SHA-256 of {warmup.name}", start_sha256)
     run = start_run(
@@ -112,10 +114,6 @@ def train(
         return network_factory(params.model, class_names, out_dir / "weights", world)(key=key, **other)
 
     method = new_method(run, params.method, build)
-    if (wanted := params.eval.weights) not in ("auto", *method.networks()):
-        raise ParamsError(
-            f"eval.weights is {wanted}, but {params.method.name} has no {wanted}: set {' or '.join(method.networks())}, or auto."
-        )
     method.start_from({name: start.network(name) for name in start.networks})
     check_network(method.student, params, class_names, unlabeled=method.needs_unlabeled)
     place(method, run.device)

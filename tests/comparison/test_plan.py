@@ -151,6 +151,8 @@ def test_plans_that_cannot_be_are_refused(tmp_path: Path) -> None:
         plan(tmp_path, base=load_params({"train": {"epochs": 3}}, Params))
     with pytest.raises(ParamsError, match="at least one method beside supervised"):
         plan(tmp_path, "supervised")
+    with pytest.raises(ParamsError, match=r"eval\.weights is teacher, but fixmatch has no teacher"):
+        plan(tmp_path, "supervised,fixmatch", base=load_params({"eval": {"weights": "teacher"}}, Params))
     with pytest.raises(ParamsError, match=r"'\.\./x' names a folder"):
         plan(tmp_path, labels=label_sets(["../x=list.txt"]))
     with pytest.raises(ParamsError, match="--cell 1-4/seed9/cw_bass is none of"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +9,21 @@ import pytest
 import torch
 from servers import BUCKET, S3Server
 from test_register import Run
+from tiny import TinyRun
 from tiny_model import tiny_checkpoint
 
 from cwbass.aliases import current, promote
 from cwbass.config import RegistryConfig
 from cwbass.errors import CheckpointError, DataError, ParamsError, ServiceError
+from cwbass.export import missing_packages
 from cwbass.files import digest_path, file_sha256
+from cwbass.params import dump_params
 from cwbass.registry import Number, register_version
 from cwbass.resolve import default_cache, describe, open_checkpoint, resolve
+from cwbass.steps.export import export
 from cwbass.steps.register import RegisterParams, register
 from cwbass.storage import ObjectStore, open_store
+from cwbass.training.checkpoint import load_checkpoint, save_checkpoint
 
 IMAGE = torch.randint(0, 256, (1, 3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -152,3 +158,14 @@ def test_a_promoted_version_is_followed(any_store: ObjectStore, registered: str,
     assert describe(resolve("tiny@champion", store=registered, cache=tmp_path))[0] == "tiny@1.0.0"
     promote(any_store, "tiny", "champion", Number(1, 1), seen=current(any_store, "tiny", "champion"), reason="")
     assert describe(resolve("tiny@champion", store=registered, cache=tmp_path))[0] == "tiny@1.1.0"
+
+
+@pytest.mark.skipif(bool(missing_packages()), reason="pip install 'cwbass[export]' for onnx, onnxruntime, onnxscript")
+def test_the_network_that_is_scored_is_the_one_that_is_exported(tiny_run: TinyRun, tmp_path: Path) -> None:
+    trained = load_checkpoint(tiny_run.train / "last.pt")
+    assert trained.networks == ("student", "teacher")
+    scored = tiny_run.params.eval.model_copy(update={"weights": "student"})
+    params = dump_params(trained.run_params.model_copy(update={"eval": scored}))
+    save_checkpoint(replace(trained, params=params), tmp_path / "last.pt")
+    assert export(checkpoint=tmp_path / "last.pt", out=tmp_path / "model.onnx").weights == "student"
+    assert export(checkpoint=tmp_path / "last.pt", out=tmp_path / "model.onnx", weights="teacher").weights == "teacher"

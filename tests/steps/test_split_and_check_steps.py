@@ -192,6 +192,12 @@ def test_check_tells_of_batches_that_the_processes_cannot_share(root: Path) -> N
         check(Params(train=train), data_root=root)
 
 
+def test_check_tells_of_a_network_to_score_that_the_method_has_not(root: Path) -> None:
+    params = load_params({"method": {"name": "fixmatch"}, "eval": {"weights": "teacher"}}, Params)
+    with pytest.raises(ParamsError, match=r"eval\.weights is teacher, but fixmatch has no teacher: set student, or auto\."):
+        check(params, data_root=root)
+
+
 ENCODER = "mobilenet_v2"
 
 

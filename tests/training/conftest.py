@@ -67,9 +67,6 @@ class Scripted(Method):
     def after_optimizer_step(self, progress: Progress) -> None:
         self.updates.append(progress.step)
 
-    def networks(self) -> dict[str, SegmentationNet]:
-        return {"student": self.student}
-
 
 @pytest.fixture
 def tiny_net() -> type[SegmentationNet]:
