@@ -302,8 +302,10 @@ def _claims(plan: Plan, other: Plan) -> dict[str, Any]:
     for name in ("variants", "labels", "lists_sha256"):
         theirs = getattr(other, name)
         values[name] = {key: value for key, value in values[name].items() if key in theirs}
-    if other.listing_sha256 is None:  # a plan of before there were digests
-        values["listing_sha256"] = None
+    listing = values.pop("listing_sha256")
+    if other.listing_sha256 is not None:  # a plan of before there were digests
+        values["names of the dataset's files and classes (SHA-256)"] = listing
+    values["ids in the list (SHA-256)"] = values.pop("lists_sha256")
     values["params"] = {
         key: value for key, value in decisive(values["params"]).items() if not key.startswith(("method.", "seed", "registry."))
     }

@@ -74,7 +74,7 @@ def test_a_list_that_was_edited_is_refused_for_more_seeds_and_another_order_of_i
     out = tmp_path / "out"
     ask(shapes, out, labels=ids(tmp_path, "train_00000", "train_00001"))
     ask(shapes, out, labels=ids(tmp_path, "train_00001", "# a comment", "train_00000"), seeds="1")
-    with pytest.raises(DataError, match=r"lists_sha256\.A: .* there, .* now"):
+    with pytest.raises(DataError, match=r"ids in the list \(SHA-256\)\.A: .* there, .* now"):
         ask(shapes, out, labels=ids(tmp_path, "train_00000"), seeds="2")
     assert list(Plan.read(out).seeds) == [0, 1]
 
@@ -84,7 +84,7 @@ def test_images_that_were_added_are_noticed(shapes: Path, tmp_path: Path) -> Non
     shutil.copytree(shapes, data)
     ask(data, out)
     shutil.copy(data / "unlabeled/unlabeled_00000.jpg", data / "unlabeled/more.jpg")
-    with pytest.raises(DataError, match=r"listing_sha256: .* there, .* now"):
+    with pytest.raises(DataError, match=r"names of the dataset's files and classes \(SHA-256\): .* there, .* now"):
         ask(data, out, seeds="1")
 
 
