@@ -30,13 +30,12 @@ def plan(params: str, methods: list[str], seeds: str, labels: str, budget: str, 
     from cwbass.comparison.variants import method_variants
     from cwbass.data.remote import DATASETS, local_dataset
     from cwbass.errors import disk_failures
-    from cwbass.params import Params, apply_overrides, load_params, parse_yaml
+    from cwbass.params import Params, load_text
     from cwbass.steps.compare import asked_plan, listed, prepare
     from cwbass.steps.runs import run_folder
 
     with disk_failures():
-        root = local_dataset(data, DATASETS)
-        loaded = load_params(apply_overrides(parse_yaml(params, "params"), [f"data.root={str(root)!r}"]), Params)
+        loaded = load_text(params, "params", Params, data=str(local_dataset(data, DATASETS)))
         folder = run_folder(Path(runs), run_id, "compare")
         names = {"seeds": listed(seeds), "labels": listed(labels)}
         variants = method_variants(methods, loaded)

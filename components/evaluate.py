@@ -9,6 +9,7 @@ from components.image import IMAGE
 def evaluate(
     params: str,
     data: str,
+    run_id: str,
     split: dsl.Input[dsl.Dataset],
     warmup: dsl.Input[dsl.Model],
     train: dsl.Input[dsl.Model],
@@ -23,6 +24,7 @@ def evaluate(
     Args:
         params: Section eval of params.yaml, as YAML.
         data: The dataset: s3://bucket/prefix, or a folder of the work volume.
+        run_id: Id of this run.
         split: From split.
         warmup: From warmup: the baseline.
         train: From train: the selected checkpoint counts.
@@ -38,16 +40,16 @@ def evaluate(
 
     from cwbass.data.remote import DATASETS, local_dataset
     from cwbass.errors import disk_failures
-    from cwbass.params import load_params, parse_yaml
+    from cwbass.params import load_text
     from cwbass.reporting.summary import confusion_matrix, headline, scores_page
     from cwbass.steps import evaluate as step
     from cwbass.steps.report import report_alone
     from cwbass.telemetry import observe_here
 
     with disk_failures():
-        loaded, out_dir = load_params(parse_yaml(params, "evaluate_params"), step.EvaluateParams), Path(reports.path)
+        loaded, out_dir = load_text(params, "evaluate_params", step.EvaluateParams), Path(reports.path)
         files = {"checkpoint": Path(train.path), "baseline": Path(warmup.path), "manifest": Path(split.path) / "manifest.json"}
-        with observe_here("evaluate") as telemetry:
+        with observe_here("evaluate", run_id=run_id) as telemetry:
             step.evaluate(loaded, **files, data_root=local_dataset(data, DATASETS), out_dir=out_dir, telemetry=telemetry)
         for name, value in headline(out_dir).items():
             metrics.log_metric(name, value)

@@ -8,6 +8,9 @@ from components.image import IMAGE
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def register(
     params: str,
+    data_version: str,
+    run_id: str,
+    image: str,
     train: dsl.Input[dsl.Model],
     reports: dsl.Input[dsl.Artifact],
     registration: dsl.Output[dsl.Artifact],
@@ -20,6 +23,9 @@ def register(
 
     Args:
         params: Section registry of params.yaml, as YAML.
+        data_version: Any text that says which version of the data this is.
+        run_id: Id of this run.
+        image: Of its pods.
         train: From train.
         reports: From evaluate.
 
@@ -31,18 +37,20 @@ def register(
     from pathlib import Path
 
     from cwbass.errors import GateError, disk_failures
-    from cwbass.params import load_params, parse_yaml
+    from cwbass.params import load_text
     from cwbass.reporting.summary import decision_page, read_decision
     from cwbass.steps import register as step
     from cwbass.telemetry import observe_here
 
     with disk_failures():
-        loaded, out_dir = load_params(parse_yaml(params, "register_params"), step.RegisterParams), Path(registration.path)
+        loaded, out_dir = load_text(params, "register_params", step.RegisterParams), Path(registration.path)
         files = {"checkpoint": Path(train.path), "metrics": Path(reports.path) / "metrics.json"}
         # A refusal is told, and goes no further: registration.json holds the reasons.
-        with suppress(GateError), observe_here("register") as telemetry, telemetry.registry_operation("register"):
+        with suppress(GateError), observe_here("register", run_id=run_id) as telemetry, telemetry.registry_operation("register"):
             page = Path(reports.path) / "report.html"
-            step.register(loaded, **files, report=page, out_dir=out_dir, telemetry=telemetry)
+            listing = train.metadata.get("data_listing", "")
+            origin = {"data_version": data_version, "data_listing": listing, "run_id": run_id, "image": image}
+            step.register(loaded, **files, report=page, origin=origin, out_dir=out_dir, telemetry=telemetry)
         decision = read_decision(out_dir)
         shown = ("name", "decision", "version", "uri", "manifest_sha256")
         registration.metadata.update({key: decision[key] for key in shown if decision.get(key)})

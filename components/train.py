@@ -42,7 +42,7 @@ def train(
 
     from cwbass.data.remote import DATASETS, local_dataset
     from cwbass.errors import disk_failures
-    from cwbass.params import load_params, parse_yaml
+    from cwbass.params import load_text
     from cwbass.reporting.summary import facts
     from cwbass.steps.launch import Cluster, TrainTask, train_where_asked
     from cwbass.steps.runs import run_folder
@@ -50,7 +50,7 @@ def train(
     from cwbass.telemetry import observe_here
 
     with disk_failures():
-        loaded = load_params(parse_yaml(params, "train_params"), TrainParams)
+        loaded = load_text(params, "train_params", TrainParams, data=data)
         out_dir = run_folder(Path(runs), run_id, "train")
         files = {"manifest": Path(split.path) / "manifest.json", "warmup": Path(warmup.path) / "warmup.pt"}
         root = local_dataset(data, DATASETS)
@@ -59,4 +59,5 @@ def train(
         telemetry = functools.partial(observe_here, "train", out_dir=out_dir, run_id=run_id)
         report = train_where_asked(task, cluster=cluster, telemetry=telemetry)
         shutil.copytree(out_dir, train.path, dirs_exist_ok=True)
-        train.metadata.update(facts(report.to_dict()))
+        listing = {"data_listing": root.name} if "://" in data else {}  # a copy is named by the digest of what was there
+        train.metadata.update({**listing, **facts(report.to_dict())})

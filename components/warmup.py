@@ -25,7 +25,7 @@ def warmup(params: str, data: str, runs: str, run_id: str, split: dsl.Input[dsl.
 
     from cwbass.data.remote import DATASETS, local_dataset
     from cwbass.errors import disk_failures
-    from cwbass.params import load_params, parse_yaml
+    from cwbass.params import load_text
     from cwbass.reporting.summary import facts
     from cwbass.steps.launch import WarmupTask, warmup_where_asked
     from cwbass.steps.runs import run_folder
@@ -33,7 +33,7 @@ def warmup(params: str, data: str, runs: str, run_id: str, split: dsl.Input[dsl.
     from cwbass.telemetry import observe_here
 
     with disk_failures():
-        loaded = load_params(parse_yaml(params, "warmup_params"), WarmupParams)
+        loaded = load_text(params, "warmup_params", WarmupParams, data=data)
         out_dir = run_folder(Path(runs), run_id, "warmup")
         manifest, root = Path(split.path) / "manifest.json", local_dataset(data, DATASETS)
         task = WarmupTask(params=loaded, manifest=manifest, data_root=root, out_dir=out_dir, run_id=run_id)

@@ -223,15 +223,26 @@ Either is the network alone: scales, windows and mirror images of the scores' pr
 `cwbass predict` follows section `eval` of `params.yaml`."""
 
 
+_ORIGIN = {
+    "data_version": "Version of the data",
+    "data_listing": "Listing of the data (SHA-256, first 16 digits)",
+    "run_id": "Pipeline run",
+    "image": "Image",
+}
+
+
 def _provenance(provenance: Values) -> dict[str, Any]:
     git: Values = provenance.get("git") or {}
     checkpoint: Values = provenance.get("checkpoint") or {}
     data: Values = provenance.get("data") or {}
+    origin: Values = provenance.get("origin") or {}
     revision = git.get("revision") or "not in a repository"
     changed = ", with uncommitted changes" if git.get("dirty") else ""
     return {
         "Created": provenance.get("created") or NONE,
         "Git revision": f"{revision}{changed}",
+        "Data": data.get("root") or NONE,
+        **{label: origin[name] for name, label in _ORIGIN.items() if name in origin},
         "Data, as DVC tracks it": data.get("dvc_md5") or "not tracked",
         "Checkpoint (SHA-256)": checkpoint.get("sha256") or NONE,
         "Stage, step": f"{checkpoint.get('stage', NONE)}, {checkpoint.get('step', NONE)}",

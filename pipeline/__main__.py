@@ -139,13 +139,18 @@ def run_local_compare(
 
 @app.command()
 def submit(
-    params: ParamsFile = PARAMS,
+    params: Annotated[
+        Path | None, typer.Option("--params", help=f"File of parameters; default: {PARAMS}.", dir_okay=False)
+    ] = None,
     overrides: Overrides = None,
     data: Data = None,
     argument: Annotated[
         list[str] | None, typer.Option("--argument", metavar="NAME=VALUE", help="A parameter of the pipeline, e.g. cpu=8.")
     ] = None,
-    package: Annotated[Path | None, typer.Option(help="A compiled pipeline, in place of compiling.", dir_okay=False)] = None,
+    package: Annotated[
+        Path | None,
+        typer.Option(help="A compiled pipeline, with its parameters.", dir_okay=False),
+    ] = None,
     host: Annotated[str | None, typer.Option(envvar="CWBASS_KFP_HOST", help="Address of Kubeflow Pipelines.")] = None,
     namespace: Annotated[
         str | None, typer.Option(envvar="CWBASS_KFP_NAMESPACE", help="Of the experiment; none on a single-user cluster.")
@@ -174,7 +179,13 @@ def submit(
     poll: Annotated[float, typer.Option(min=0.01, help="--wait: seconds between looks.")] = 15.0,
 ) -> None:
     """Start a run on a cluster."""
-    arguments = _arguments(params, overrides, data)
+    if package is None:
+        arguments = _arguments(params or PARAMS, overrides, data)
+    elif params or overrides:
+        raise ParamsError(f"{package} was compiled with its parameters. Leave --params and --set out, or compile it with them.")
+    else:
+        _needs_kfp()
+        arguments, argument = {}, [*([f"data={data}"] if data else ()), *(argument or ())]
     from pipeline import submit as sender
     from pipeline.service import Service, read_service
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from cwbass.comparison.variants import SUPERVISED, method_variants
 from cwbass.config import Section
-from cwbass.params import Params, dump_params, load_params
+from cwbass.params import Params, dump_params, load_params, load_text
 from cwbass.steps.compare import asked_plan, listed
 from cwbass.steps.evaluate import EvaluateParams
 from cwbass.steps.register import RegisterParams
@@ -40,6 +40,11 @@ def pipeline_arguments(values: Mapping[str, Any]) -> dict[str, str]:
     params = load_params(values, Params)
     texts = {f"{step}_params": dump_params(load_params(values, kind)) for step, kind in STEPS.items()}
     return {**texts, "data": params.data.root}
+
+
+def model_name(text: str) -> str:
+    """The model that parameters, as YAML, would register."""
+    return load_text(text, "params", RegisterParams).registry.name
 
 
 def compare_arguments(values: Mapping[str, Any], *, methods: str, seeds: str, labels: str, budget: str) -> dict[str, Any]:

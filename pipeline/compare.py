@@ -7,6 +7,7 @@ from kfp import dsl
 
 from components import compare as components
 from cwbass.comparison.variants import SUPERVISED
+from pipeline.arguments import model_name
 from pipeline.pods import HARDWARE, HOUR, LONGEST, RETRIES, RUNS, Hardware, connect, monitoring, secure, small, training
 
 NAME = "cwbass-compare"
@@ -32,7 +33,7 @@ def build(
         retries: How often a step that fails is started again.
         environment: Variables of every step's pod; None is what monitoring asks for.
     """
-    variables = monitoring(NAME) if environment is None else environment
+    variables = monitoring(f"compare-{model_name(arguments['params'])}") if environment is None else environment
     run = {"runs": runs, "run_id": run_id}
 
     def dress(task: dsl.PipelineTask, seconds: int) -> None:

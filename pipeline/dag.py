@@ -7,6 +7,7 @@ from kfp import dsl
 
 import components
 from components.image import IMAGE
+from pipeline.arguments import model_name
 from pipeline.pods import HARDWARE, HOUR, LONGEST, RETRIES, RUNS, Hardware, connect, monitoring, secure, small, training
 
 NAME = "cwbass-train-eval-register"
@@ -14,17 +15,24 @@ TIMEOUTS = {"split": 2 * HOUR, "warmup": LONGEST, "train": LONGEST, "evaluate": 
 
 
 def build(
-    arguments: Mapping[str, str], *, runs: str = RUNS, retries: int = RETRIES, environment: Mapping[str, str] | None = None
+    arguments: Mapping[str, str],
+    *,
+    runs: str = RUNS,
+    image: str = IMAGE,
+    retries: int = RETRIES,
+    environment: Mapping[str, str] | None = None,
 ) -> Any:
     """The pipeline.
 
     Args:
         arguments: Defaults of its parameters, from ``pipeline_arguments``.
         runs: Folder for checkpoints of runs, relative to the working directory of the pods.
+        image: What is recorded of the pods' image; empty where there are no pods.
         retries: How often a step that fails is started again.
-        environment: Variables of every step's pod; None is what monitoring asks for.
+        environment: Variables of every step's pod; None is what monitoring asks for, under the model's name: of each model it is
+            known by itself when it was last trained.
     """
-    variables = monitoring(NAME) if environment is None else environment
+    variables = monitoring(model_name(arguments["register_params"])) if environment is None else environment
 
     @dsl.pipeline(name=NAME)
     def cwbass(
@@ -51,7 +59,7 @@ def build(
             evaluate_params: Likewise of evaluation.
             register_params: Likewise of registration.
             data: The dataset: s3://bucket/prefix, or a folder of the work volume.
-            data_version: Any text that changes with the data; a new one draws the split anew in place of a cached one.
+            data_version: Any text that says which version of the data this is; it goes into the registry.
             cpu: CPUs that each pod of warm-up, training and evaluation asks for.
             memory: Their memory, request and limit.
             accelerator_type: Their accelerator, a resource of the nodes.
@@ -60,15 +68,24 @@ def build(
             tolerations: Taints of those nodes that they bear.
         """
         run = {"runs": runs, "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
-        split = components.split(params=split_params, data=data, data_version=data_version)
+        split = components.split(params=split_params, data=data, data_version=data_version, run_id=run["run_id"])
         splits = split.outputs["split"]
         warmup = components.warmup(params=warmup_params, data=data, split=splits, **run)
         warm = warmup.outputs["warmup"]
-        pods = {"image": IMAGE, "cpu": cpu, "memory": memory, "accelerator": accelerator_type}
+        pods = {"image": image, "cpu": cpu, "memory": memory, "accelerator": accelerator_type}
         train = components.train(params=train_params, data=data, split=splits, warmup=warm, **run, **pods)
         trained = train.outputs["train"]
-        evaluate = components.evaluate(params=evaluate_params, data=data, split=splits, warmup=warm, train=trained)
-        register = components.register(params=register_params, train=trained, reports=evaluate.outputs["reports"])
+        evaluate = components.evaluate(
+            params=evaluate_params, data=data, run_id=run["run_id"], split=splits, warmup=warm, train=trained
+        )
+        register = components.register(
+            params=register_params,
+            data_version=data_version,
+            run_id=run["run_id"],
+            image=image,
+            train=trained,
+            reports=evaluate.outputs["reports"],
+        )
         verdict = components.verdict(registration=register.outputs["registration"])
 
         for task in (split, warmup, train, evaluate, register, verdict):
@@ -80,10 +97,8 @@ def build(
         hardware = Hardware(cpu, memory, accelerator_type, accelerator_count, node_selector, tolerations)
         for task in (warmup, train, evaluate):
             training(task, hardware)
-        # What follows from texts alone may be cached. Training resumes by run id, and registration writes. evaluate is given the
-        # artifacts of this very run: there is nothing to find, but where a back end tells artifacts by their names, another model's scores.
-        split.set_caching_options(True)
-        for task in (warmup, train, evaluate, register, verdict):
+        # The cache goes by texts. Data may change below the same name, training resumes by run id, and registration writes.
+        for task in (split, warmup, train, evaluate, register, verdict):
             task.set_caching_options(False)
 
     return cwbass

@@ -38,7 +38,7 @@ def run_local(arguments: Mapping[str, str], out: Path) -> Path:
     Raises:
         CwbassError: A task failed (in the class of its error, where it is one of ours) or did not run.
     """
-    return _run(dag.build(arguments, **_here(out)), dag.NAME, out)
+    return _run(dag.build(arguments, image="", **_here(out)), dag.NAME, out)
 
 
 def run_local_compare(arguments: Mapping[str, Any], out: Path) -> Path:

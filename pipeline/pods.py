@@ -35,7 +35,7 @@ HARDWARE = Hardware("4", "16Gi", "nvidia.com/gpu", "1", {}, [GPU_TAINT])  # defa
 
 
 def monitoring(pipeline: str) -> dict[str, str]:
-    """What k8s/base/monitoring expects. A gateway that is not there costs a step one warning."""
+    """What k8s/base/monitoring expects of what trains again and again. A gateway that is not there costs a step one warning."""
     return {
         "CWBASS_METRICS_PORT": "9095",
         "CWBASS_METRICS_ADDRESS": "0.0.0.0",

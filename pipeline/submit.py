@@ -51,7 +51,7 @@ def run_spec(
     """Compile the pipeline, or read it compiled, and set its parameters.
 
     Args:
-        arguments: From ``pipeline_arguments``.
+        arguments: From ``pipeline_arguments``; with a package none, for it has its own.
         extra: More parameters of the pipeline, ``name=value``; lists and mappings are YAML or JSON.
         name: Of the run; None makes one of pipeline and date.
         service_account: Of the pods.
@@ -63,9 +63,7 @@ def run_spec(
     with TemporaryDirectory() as folder:
         path = compile_pipeline(arguments, Path(folder) / "pipeline.yaml") if package is None else package
         pipeline = _read(path)
-    known = pipeline["pipeline_spec"]["root"].get("inputDefinitions", {}).get("parameters", {})
-    ours = {key: value for key, value in arguments.items() if key in known}  # a package may be the comparison's
-    parameters = {**ours, **_parse(extra, pipeline["pipeline_spec"])}
+    parameters = {**arguments, **_parse(extra, pipeline["pipeline_spec"])}
     stamp = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
     return RunSpec(name or f"{pipeline['pipeline_spec']['pipelineInfo']['name']} {stamp}", pipeline, parameters, service_account)
 
@@ -156,7 +154,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _parse(extra: Sequence[str], spec: Mapping[str, Any]) -> dict[str, Any]:
-    known = spec["root"]["inputDefinitions"]["parameters"]
+    known = spec["root"].get("inputDefinitions", {}).get("parameters", {})
     parsed: dict[str, Any] = {}
     for item in extra:
         name, equals, text = item.partition("=")

@@ -64,7 +64,7 @@ def split(
     from cwbass.telemetry import observe_here
 
     sets = [*(overrides or ()), *([f"split.labeled_list={json.dumps(str(labeled_list))}"] if labeled_list else ())]
-    loaded = load(SplitParams, params, sets)
+    loaded = load(SplitParams, params, sets, data)
     with observe_here("split"):
         report = split(loaded, data_root=dataset_folder(data or loaded.data.root), out_dir=out)
     print_json(report.to_dict())

@@ -69,7 +69,7 @@ def warmup(
     from cwbass.telemetry import observe_here
     from cwbass.training.resume import Resume
 
-    loaded = load(WarmupParams, params, overrides)
+    loaded = load(WarmupParams, params, overrides, data)
     resume = Resume(restart, tuple(resume_force or ()), keep_state)
     step = partial(warmup, loaded, manifest=manifest, work_dir=work, resume=resume)
     observe = partial(
@@ -100,7 +100,7 @@ def train(
     from cwbass.telemetry import observe_here
     from cwbass.training.resume import Resume
 
-    loaded = load(TrainParams, params, overrides)
+    loaded = load(TrainParams, params, overrides, data)
     resume = Resume(restart, tuple(resume_force or ()), keep_state)
     step = partial(train, loaded, manifest=manifest, warmup=warmup, work_dir=work, resume=resume)
     observe = partial(
@@ -134,7 +134,7 @@ def launch(
     from cwbass.steps.launch import Cluster, TrainTask, launch, planned_job
     from cwbass.steps.train import TrainParams
 
-    loaded = load(TrainParams, params, overrides)
+    loaded = load(TrainParams, params, overrides, data)
     cluster = Cluster(image, namespace, runtime, work, cpu, memory, accelerator or None, timeout=timeout)
     root = dataset_folder(data or loaded.data.root)
     task = TrainTask(params=loaded, manifest=manifest, warmup=warmup, data_root=root, out_dir=out)

@@ -156,7 +156,7 @@ def planned_job(task: TrainTask, *, cluster: Cluster) -> dict[str, Any]:
                 f"{name} is {folder}, which the pods of a TrainJob cannot see: it must lie on the work volume, {cluster.work}."
             )
     task.check_inputs()
-    arguments = _arguments(_places(task), task.data_root.resolve(), task.out_dir.resolve())
+    arguments = _arguments(_places(task), task.params.data.root, task.data_root.resolve(), task.out_dir.resolve())
     inputs = [hashlib.sha256(dump_params(task.params).encode()).hexdigest(), *map(file_sha256, task.inputs.values())]
     return _train_job(train, cluster, arguments, inputs, _told(task.run_id))
 
@@ -205,7 +205,9 @@ def _in_processes(task: WarmupTask) -> TrainReport:
     task.check_inputs()
     files, processes = _hand_over(task), task.params.train.processes
     files["report"].unlink(missing_ok=True)
-    code = run_processes(processes, [task.verb, *_arguments(files, task.data_root, task.out_dir)], _told(task.run_id))
+    code = run_processes(
+        processes, [task.verb, *_arguments(files, task.params.data.root, task.data_root, task.out_dir)], _told(task.run_id)
+    )
     if code:
         raise error_of(code)(f"{task.verb} in {processes} processes ended with exit code {code}; see above.")
     return _read_report(files["report"])
@@ -256,10 +258,11 @@ def _train_job(
     }
 
 
-def _arguments(files: Mapping[str, Path], data_root: Path, out_dir: Path) -> list[str]:
-    """Options of ``cwbass train`` or ``cwbass warmup``."""
+def _arguments(files: Mapping[str, Path], root: str, data_root: Path, out_dir: Path) -> list[str]:
+    """Options of ``cwbass train`` or ``cwbass warmup``; a copy of the dataset is read, and what it is a copy of is recorded."""
     inputs = {name: path for name, path in files.items() if name != "report"}
-    return [f"--{name}={path}" for name, path in {**inputs, "data": data_root, "out": out_dir, "report": files["report"]}.items()]
+    paths = {**inputs, "data": data_root, "out": out_dir, "report": files["report"]}
+    return [*(f"--{name}={path}" for name, path in paths.items()), f"--set=data.root={json.dumps(root)}"]
 
 
 def _places(task: WarmupTask) -> dict[str, Path]:

@@ -70,6 +70,7 @@ def register(
     metrics: Path,
     report: Path | None,
     out_dir: Path,
+    origin: Mapping[str, str] | None = None,
     store: ObjectStore | None = None,
     telemetry: Telemetry = SILENT,
     dry_run: bool = False,
@@ -86,6 +87,8 @@ def register(
         metrics: Its metrics.json, from ``cwbass eval``.
         report: Its report.html, if there is one; a flight.html beside it, to which it links, goes along.
         out_dir: Where registration.json and gate.md are written.
+        origin: What else is known of where the model comes from (run, image, version of the data), for provenance.json; empty
+            texts are left out.
         store: Where versions are written; None opens ``registry.store``.
         telemetry: Told what is registered.
         dry_run: Pass the gate, and write nothing.
@@ -130,7 +133,7 @@ def register(
         return replace(outcome, decision="passed", version=None if same is None else str(same.number))
     version = same
     if version is None:
-        files = scored | _description(registry, model, net, scores, checkpoint_sha256)
+        files = scored | _description(registry, model, net, scores, checkpoint_sha256, origin or {})
         files |= _pages(report)
         version = register_version(store, name=registry.name, files=files)
         telemetry.uploaded(sum(len(file) if isinstance(file, bytes) else file.stat().st_size for file in files.values()))
@@ -194,7 +197,12 @@ def _weights(net: SegmentationNet) -> bytes:
 
 
 def _description(
-    registry: RegistryConfig, model: Checkpoint, net: SegmentationNet, scores: Mapping[str, Any], checkpoint_sha256: str
+    registry: RegistryConfig,
+    model: Checkpoint,
+    net: SegmentationNet,
+    scores: Mapping[str, Any],
+    checkpoint_sha256: str,
+    origin: Mapping[str, str],
 ) -> dict[str, bytes | Path]:
     """What stands beside weights and scores."""
     params = model.run_params
@@ -226,6 +234,7 @@ def _description(
             "code_version": model.code_version,
         },
         "weights": scores["weights"],
+        "origin": {name: text for name, text in origin.items() if text},
         "versions": versions(),
         "plugins": {plugin.name: plugin.sha256 for plugin in load_plugins()},
     }

@@ -99,10 +99,9 @@ def test_the_defaults_of_the_parameters_are_those_of_the_file(spec: dict[str, An
     }
 
 
-def test_what_follows_from_texts_is_cached_and_what_follows_from_a_training_is_not(tasks: dict[str, Any]) -> None:
-    """A back end may tell artifacts by their names, and those of all runs' models are one."""
-    cached = {name for name, task in tasks.items() if task["cachingOptions"].get("enableCache")}
-    assert cached == {"split"} == {name for name, task in tasks.items() if "artifacts" not in task["inputs"]}
+def test_nothing_is_cached(tasks: dict[str, Any]) -> None:
+    """A cache goes by texts and names of artifacts: data may change below the same name, and models of all runs have one name."""
+    assert {name for name, task in tasks.items() if task["cachingOptions"].get("enableCache")} == set()
 
 
 def test_every_step_is_started_again_with_growing_delays_and_the_verdict_is_not(tasks: dict[str, Any]) -> None:

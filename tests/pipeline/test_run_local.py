@@ -19,8 +19,10 @@ pytest.importorskip("kfp", reason="needs kfp: pip install -c constraints.txt -e 
 from kfp import dsl
 
 import components
+from cwbass.data.remote import STORES
 from cwbass.errors import CwbassError, DataError, GateError, ServiceError
-from cwbass.params import dump_params
+from cwbass.params import dump_params, read_params
+from cwbass.steps.launch import TrainTask
 from cwbass.steps.training import TrainReport
 from pipeline.arguments import STEPS, pipeline_arguments
 from pipeline.dag import build
@@ -170,6 +172,7 @@ def test_a_refusal_is_written_down_by_register_and_fails_the_run_in_verdict(tiny
     registration, summary = dsl.Artifact(uri=str(tmp_path / "registration")), dsl.Markdown(uri=str(tmp_path / "summary"))
     components.register.python_func(
         params=f"registry: {{name: shapes, min_miou: 0.99, store: {tmp_path / 'store'}}}",
+        **{"data_version": "", "run_id": "run", "image": ""},
         train=dsl.Model(uri=str(tiny_run.train)),
         reports=dsl.Artifact(uri=str(tiny_run.reports)),
         registration=registration,
@@ -187,6 +190,7 @@ def test_register_fails_where_it_cannot_decide(tiny_run: TinyRun, tmp_path: Path
     with pytest.raises(DataError, match="no such file"):
         components.register.python_func(
             params="registry: {name: shapes}",
+            **{"data_version": "", "run_id": "run", "image": ""},
             train=dsl.Model(uri=str(tiny_run.train)),
             reports=dsl.Artifact(uri=str(tmp_path)),
             registration=dsl.Artifact(uri=str(tmp_path / "registration")),
@@ -194,7 +198,15 @@ def test_register_fails_where_it_cannot_decide(tiny_run: TinyRun, tmp_path: Path
         )
 
 
-def component(task: str, run: TinyRun, out: Path, runs: Path, run_id: str = "run") -> dict[str, dsl.Artifact]:
+def component(
+    task: str,
+    run: TinyRun,
+    out: Path,
+    runs: Path,
+    run_id: str = "run",
+    data: str | None = None,
+    trained: dict[str, str] | None = None,
+) -> dict[str, dsl.Artifact]:
     """A component in this process, on what the steps before it left in the tiny run; returns its artifacts."""
     store = {"registry": {"name": "shapes", "store": str(out.parent / "store"), "onnx": False}}
     arguments = pipeline_arguments(run.params.model_dump(mode="json") | store)
@@ -205,6 +217,7 @@ def component(task: str, run: TinyRun, out: Path, runs: Path, run_id: str = "run
         "reports": dsl.Artifact(uri=str(run.reports)),
     }
     spec = getattr(components, task).component_spec
+    inputs["train"].metadata.update(trained or {})
     kinds = {"Metrics": dsl.Metrics, "ClassificationMetrics": dsl.ClassificationMetrics}
     outputs = {
         name: kinds.get(given.type.partition("@")[0].removeprefix("system."), dsl.Artifact)(name=name, uri=str(out / name))
@@ -212,12 +225,12 @@ def component(task: str, run: TinyRun, out: Path, runs: Path, run_id: str = "run
     }
     texts = {
         "params": arguments[f"{task}_params"],
-        "data": str(run.data),
-        "data_version": "",
+        "data": data or str(run.data),
+        "data_version": "v3",
         "runs": str(runs),
         "run_id": run_id,
     }
-    pod = {"image": "", "cpu": "1", "memory": "1Gi", "accelerator": ""}
+    pod = {"image": "registry/ours@sha256:1f", "cpu": "1", "memory": "1Gi", "accelerator": ""}
     known = {**inputs, **texts, **pod}
     getattr(components, task).python_func(**{name: known[name] for name in spec.inputs or {}}, **outputs)
     return outputs
@@ -234,6 +247,41 @@ def test_metadata_of_a_training_without_a_selection_slice_leave_its_score_out(
     made = component(task, tiny_run, out=tmp_path / "out", runs=tmp_path / "runs")
     told = {"stage": task, "steps": 16, "split_hash": "abc", "checkpoints.last": "last.pt", "incidents": 0}
     assert made[task].metadata == told
+
+
+def test_a_version_says_of_which_run_image_and_data_it_is(tiny_run: TinyRun, tmp_path: Path) -> None:
+    component(
+        "register", tiny_run, out=tmp_path / "out", runs=tmp_path / "runs", run_id="run-7", trained={"data_listing": "0a1b"}
+    )
+    version = tmp_path / "store/models/shapes/versions/1.0.0"
+    provenance = json.loads((version / "provenance.json").read_text())
+    image = "registry/ours@sha256:1f"
+    assert provenance["origin"] == {"data_version": "v3", "data_listing": "0a1b", "run_id": "run-7", "image": image}
+    assert provenance["data"]["root"] == str(tiny_run.data)
+    card = (version / "README.md").read_text()
+    for row in (("Pipeline run", "run-7"), ("Image", image), ("Version of the data", "v3")):
+        assert f"| {row[0]} | {row[1]} |" in card
+
+
+def test_what_is_recorded_names_the_data_that_a_component_was_given(
+    tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not ``data.root`` of the parameters, from which the pipeline was compiled; the copy is named by its listing."""
+    monkeypatch.setitem(STORES, "shelf", lambda url, copies: tiny_run.data)
+    component("split", tiny_run, out=tmp_path, runs=tmp_path / "runs", data="shelf://streets")
+    assert read_params(tmp_path / "split/params.yaml")["data"]["root"] == "shelf://streets"
+
+    seen: list[TrainTask] = []
+
+    def train(task: TrainTask, **_: object) -> TrainReport:
+        seen.append(task)
+        task.out_dir.mkdir(parents=True)
+        return TrainReport("train", 16, "abc", {"last": "last.pt"}, {})
+
+    monkeypatch.setattr("cwbass.steps.launch.train_where_asked", train)
+    made = component("train", tiny_run, out=tmp_path, runs=tmp_path / "runs", data="shelf://streets")
+    assert (seen[0].params.data.root, seen[0].data_root) == ("shelf://streets", tiny_run.data)
+    assert made["train"].metadata["data_listing"] == tiny_run.data.name
 
 
 @pytest.mark.parametrize("task", STEPS)

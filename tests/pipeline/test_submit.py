@@ -50,7 +50,8 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpApi]:
 def submit(*arguments: object) -> Done:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logging.getLogger(), "handlers", [])
-        return Done(*run(main, "pipeline", "submit", "--params", "configs/smoke.yaml", *arguments))
+        given = () if "--package" in arguments else ("--params", "configs/smoke.yaml")
+        return Done(*run(main, "pipeline", "submit", *given, *arguments))
 
 
 def test_a_run_is_posted_with_both_documents_its_parameters_and_the_service_account(api: KfpApi) -> None:
@@ -88,6 +89,18 @@ def test_a_compiled_package_is_sent_as_it_is(api: KfpApi, tmp_path: Path) -> Non
     package.write_text(text.replace("ghcr.io/cwbass/cwbass:", "registry.example.com/ours:"))
     assert submit("--host", api.url, "--token", TOKEN, "--package", package).code == 0
     assert "registry.example.com/ours:" in json.dumps(api.runs[0]["pipeline_spec"])
+    assert not api.runs[0]["runtime_config"].get("parameters")
+    wanted = ("--data", "s3://bucket/v2", "--argument", "cpu=8")
+    assert submit("--host", api.url, "--token", TOKEN, "--package", package, *wanted).code == 0
+    assert api.runs[1]["runtime_config"]["parameters"] == {"data": "s3://bucket/v2", "cpu": "8"}
+
+
+def test_a_compiled_package_takes_no_other_parameters(api: KfpApi) -> None:
+    package = TOP / "tests/pipeline/pipeline.golden.yaml"
+    done = submit("--host", api.url, "--package", package, "--set", "train.steps=5")
+    assert done.code == 3
+    assert "pipeline.golden.yaml was compiled with its parameters. Leave --params and --set out" in done.line
+    assert api.runs == []
 
 
 def test_the_token_is_read_from_a_file_at_each_request(api: KfpApi, tmp_path: Path) -> None:

@@ -42,6 +42,10 @@ def train_params(**train: Any) -> TrainParams:
     return load_params({name: dumped[name] for name in TrainParams.model_fields}, TrainParams)
 
 
+def of_data(params: TrainParams, root: str) -> TrainParams:
+    return params.model_copy(update={"data": params.data.model_copy(update={"root": root})})
+
+
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
     """A work volume with data, and a manifest and a warm-up that lie elsewhere, as artifacts do."""
@@ -70,7 +74,7 @@ def write_report(job: dict[str, Any]) -> None:
 
 def test_a_job_is_created_followed_and_its_report_read(work: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    params = train_params(nodes=2, processes=1)
+    params = of_data(train_params(nodes=2, processes=1), "s3://datasets/streets")
     with FakeKubernetes({}, ended("Suspended"), active(2), ended("Complete"), created=write_report) as server:
         report = start(server, work, params, cluster={"timeout": 3600})
     assert report.to_dict() == REPORT
@@ -79,6 +83,7 @@ def test_a_job_is_created_followed_and_its_report_read(work: Path, caplog: pytes
     assert (trainer["numNodes"], trainer["numProcPerNode"], trainer["image"]) == (2, 1, "registry/cwbass:1")
     assert job["spec"]["activeDeadlineSeconds"] == 3600
     files = dict(argument.removeprefix("--").split("=", 1) for argument in trainer["args"])
+    assert files.pop("set") == 'data.root="s3://datasets/streets"'  # of what the folder is a copy
     assert load_params(parse_yaml(Path(files["params"]).read_text(), "params"), TrainParams) == params
     assert Path(files["warmup"]).read_bytes() == b"weights"
     assert all(Path(path).is_relative_to(work) for path in files.values())
@@ -106,7 +111,7 @@ def test_a_job_says_whose_run_it_is_as_the_step_that_starts_it_does(work: Path, 
 
 
 def test_a_dry_run_prints_the_job_that_a_launch_starts_and_writes_nothing(work: Path) -> None:
-    params = train_params(nodes=2, processes=1)
+    params = of_data(train_params(nodes=2, processes=1), "work/data")
     (work.parent / "params.yaml").write_text(dump_params(params))
     words = ["--image", "registry/cwbass:1", "--params", "params.yaml", "--data", "work/data", "--manifest", "manifest.json"]
     words += ["--warmup", "warmup.pt", "--out", "work/train", "--work", "work", "--dry-run"]
