@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cwbass.errors import counted
-from cwbass.headline import DASH, false_classes, percent, score_table, scored_on
+from cwbass.headline import DASH, certainty, false_classes, percent, score_table, scored_on
 
 if TYPE_CHECKING:  # torch takes seconds to load, and a table does not need it
     from cwbass.data.check import CheckReport
@@ -31,6 +31,8 @@ def print_scores(metrics: Mapping[str, Any], report: Path | None) -> None:
             table.add_row(*map(Text, row))
         table.add_section()
     console.print(table)
+    if (sure := certainty(metrics)) is not None:
+        console.print(Text(sure))
     if metrics.get("absent_classes"):
         console.print(Text(f"absent from the test split: {', '.join(metrics['absent_classes'])}"))
     if false := false_classes(metrics):

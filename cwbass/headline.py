@@ -52,6 +52,14 @@ def false_classes(metrics: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def certainty(metrics: Mapping[str, Any]) -> str | None:
+    """How sure the gain in mIoU is, in words; None where it was not measured, as before there were intervals."""
+    if metrics.get("miou_gain_interval") is None:
+        return None
+    low, high = map(points, metrics["miou_gain_interval"])
+    return f"95 % of resampled test images put the gain in mIoU between {low} and {high}; another seed may do otherwise."
+
+
 def scored_on(metrics: Mapping[str, Any]) -> str:
     """What a metrics.json was measured on: the test images of a split, by its hash, or other images."""
     images = f"{counted(metrics['images'], 'image')}, {metrics['protocol']}"

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from cwbass.headline import has_supervised_baseline
+from cwbass.headline import certainty, has_supervised_baseline
 from cwbass.markdown import markdown_table, markdown_text
 from cwbass.params import Params
 from cwbass.reporting.curves import number
@@ -118,11 +118,12 @@ def _scores(metrics: Values) -> str:
         if ece is None
         else f"Calibration: confidence and accuracy differ by {percent(ece)} points on average (ECE)."
     )
+    notes = " ".join(filter(None, (certainty(metrics), calibration)))
     baseline = "the same network, trained on the labelled images alone" if has_supervised_baseline(metrics) else "another model"
     return (
         f"In per cent, over all pixels of {images} together. Protocol: {_protocol(metrics)}. Weights: {markdown_text(metrics['weights'])}. "
         f"The baseline is {baseline}.\n\n"
-        f"{markdown_table(('Score', 'This model', 'Baseline', 'Change'), rows)}\n\n{calibration}"
+        f"{markdown_table(('Score', 'This model', 'Baseline', 'Change'), rows)}\n\n{notes}"
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cwbass.comparison.results import Result
-from cwbass.comparison.statistics import Difference, mean_over_classes, paired_difference, resampled_iou
+from cwbass.evaluation.statistics import Difference, mean_over_classes, overlaps, paired_difference, resampled_iou
 
 Cells = Mapping[int, Result]  # of one variant, by seed
 
@@ -26,7 +26,7 @@ class Pairs:
     def __init__(self, variants: Mapping[str, Cells], draws: NDArray[np.int64]) -> None:
         self.variants = variants
         self.iou = {
-            name: {seed: resampled_iou(result.images.matrices, draws) for seed, result in cells.items()}
+            name: {seed: resampled_iou(overlaps(result.images.matrices), draws) for seed, result in cells.items()}
             for name, cells in variants.items()
         }
         self.miou = {name: {seed: mean_over_classes(iou) for seed, iou in found.items()} for name, found in self.iou.items()}

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from cwbass.comparison.pairs import Pairs, class_iou
 from cwbass.comparison.plan import Plan
 from cwbass.comparison.results import Result
-from cwbass.comparison.statistics import RESAMPLES, draw_images, t_interval
 from cwbass.comparison.variants import SUPERVISED
+from cwbass.evaluation.statistics import RESAMPLES, draw_images, t_interval
 
 SCHEMA = 1
 SCORES = {

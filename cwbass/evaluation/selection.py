@@ -19,25 +19,35 @@ from cwbass.world import World
 RESAMPLES = 200
 
 
+def confusion_of(probs: Tensor, mask: NDArray[np.uint8], ignore_index: int) -> NDArray[np.int64]:
+    """Confusion matrix of an image: [C, C] pixels, a row per true class.
+
+    Args:
+        probs: Or anything else whose highest is the prediction. [C, H, W] float.
+        mask: True classes. [H, W].
+        ignore_index: Its value that takes no part.
+    """
+    num_classes = len(probs)
+    label = highest(probs)[1].cpu().numpy()
+    known = mask != ignore_index
+    counts = np.bincount(mask[known].astype(np.int64) * num_classes + label[known], minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
+
+
 class ImageConfusions:
     """One confusion matrix an image, to resample images from.
 
     Args:
-        num_classes: C.
         ignore_index: Mask value that takes no part.
     """
 
-    def __init__(self, num_classes: int, ignore_index: int) -> None:
-        self.num_classes, self.ignore_index = num_classes, ignore_index
+    def __init__(self, ignore_index: int) -> None:
+        self.ignore_index = ignore_index
         self.matrices: list[NDArray[np.int64]] = []  # [C, C] each, a row per true class
 
     def add(self, probs: Tensor, mask: NDArray[np.uint8]) -> None:
         """Count an image. probs [C, H, W], mask [H, W]."""
-        label = highest(probs)[1].cpu().numpy()
-        known = mask != self.ignore_index
-        pairs = mask[known].astype(np.int64) * self.num_classes + label[known]
-        counts = np.bincount(pairs, minlength=self.num_classes**2)
-        self.matrices.append(counts.reshape(self.num_classes, self.num_classes))
+        self.matrices.append(confusion_of(probs, mask, self.ignore_index))
 
     def add_up(self, world: World) -> None:
         """Take in the images of all processes, of which each had every n-th, in the order of all."""

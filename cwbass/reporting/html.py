@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cwbass.data.base import DatasetSpec
-from cwbass.headline import false_classes, has_supervised_baseline
+from cwbass.headline import certainty, false_classes, has_supervised_baseline
 from cwbass.provenance import versions
 from cwbass.reporting import scores
 from cwbass.reporting.curves import Row, draw_curves, number
@@ -65,6 +65,7 @@ def write_report(
         ours=ours if has_baseline else "model",
         theirs=theirs,
         verdict=scores.verdict(metrics),
+        certainty=certainty(metrics),
         tiles=scores.tiles(metrics),
         facts=scores.facts(metrics),
         has_baseline=has_baseline,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cwbass.errors import DataError
-from cwbass.headline import false_classes, score_table, scored_on
+from cwbass.headline import certainty, false_classes, score_table, scored_on
 from cwbass.jsonfile import read_metrics, read_object, read_rows
 from cwbass.markdown import markdown_table, markdown_text
 from cwbass.params import Params, flatten, load_params, read_params
@@ -72,6 +72,8 @@ def scores_page(reports: Path) -> str:
     title = f"{scored_on(metrics)}, seed {metrics['seed']}."
     rows = [*table.scores, *([f"IoU of {name}", *values] for name, *values in table.classes)]
     parts = [markdown_text(title), markdown_table(table.header, rows)]
+    if (sure := certainty(metrics)) is not None:
+        parts.append(markdown_text(sure))
     if absent := metrics.get("absent_classes"):
         parts.append(f"Absent from the test split: {markdown_text(', '.join(absent))}.")
     if false := false_classes(metrics):

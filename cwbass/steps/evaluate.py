@@ -24,7 +24,8 @@ from cwbass.evaluation.inference import Predictor
 from cwbass.evaluation.metrics import EvalResult
 from cwbass.evaluation.per_image import CONFUSIONS, PerImage
 from cwbass.evaluation.probes import ProbeBook
-from cwbass.evaluation.selection import ImageConfusions
+from cwbass.evaluation.selection import confusion_of
+from cwbass.evaluation.statistics import draw_images, mean_over_classes, overlaps, percentiles, resampled_iou
 from cwbass.evaluation.sweep import SWEEP, read_sweep
 from cwbass.files import spare_params, write_whole
 from cwbass.jsonfile import read_rows
@@ -107,16 +108,25 @@ def evaluate(
     data = list_test_set(ours, theirs, manifest, data_root)
     scorer = Scorer(data, Predictor(config, *scoring_device(device, chosen.run_params.train.precision)))
     gallery = _Gallery(data, config.gallery)
-    confusions = ImageConfusions(data.spec.num_classes, data.spec.ignore_index)
+    matrices: list[NDArray[np.int64]] = []  # of each image, [C, C], where they are asked for
+    counts, baseline_counts = [], []  # of each image, [2, C]
 
     def on_image(sample: Sample, image: NDArray[np.uint8], mask: NDArray[np.uint8], probs: Tensor) -> None:
         gallery.take(sample, image, mask, probs)
-        if per_image:
-            confusions.add(probs, mask)
+        if per_image or theirs is not None:
+            confusion = confusion_of(probs, mask, data.spec.ignore_index)
+            counts.append(overlaps(confusion))
+            matrices.extend([confusion] if per_image else ())
+
+    def on_baseline(sample: Sample, image: NDArray[np.uint8], mask: NDArray[np.uint8], probs: Tensor) -> None:
+        gallery.take_baseline(sample, image, mask, probs)
+        baseline_counts.append(overlaps(confusion_of(probs, mask, data.spec.ignore_index)))
 
     metrics = _metrics(scorer.score_chosen(ours, on_image), ours, data, config)
     if theirs is not None:
-        _add_baseline(metrics, scorer.score_chosen(theirs, gallery.take_baseline), theirs, data.spec.class_names)
+        _add_baseline(metrics, scorer.score_chosen(theirs, on_baseline), theirs, data.spec.class_names)
+        if len(counts) > 1:
+            _add_intervals(metrics, np.stack(counts), np.stack(baseline_counts))
     if out_dir is not None:  # the report shows them
         scorer.score_others(ours, theirs)
         metrics["snapshots"] = scorer.score_snapshots(ours)
@@ -131,7 +141,7 @@ def evaluate(
     report = write_run_files(_run_files(metrics, ours, theirs, gallery, sweep), out_dir)
     if per_image:
         ids = tuple(sample.id for sample in data.samples)
-        images = PerImage(ids, data.spec.class_names, np.stack(confusions.matrices))
+        images = PerImage(ids, data.spec.class_names, np.stack(matrices))
         write_whole(out_dir / CONFUSIONS, images.serialize())  # the last file: a comparison takes it for the end
     return EvalReport(metrics, report)
 
@@ -215,6 +225,21 @@ def _add_baseline(metrics: dict[str, Any], result: EvalResult, baseline: Model, 
     metrics["baseline_method"] = baseline.chosen.method
     if baseline.trained_as_warmup and baseline.chosen.method != "supervised":  # a supervised method of somebody's own
         metrics["baseline_supervised"] = True
+
+
+def _add_intervals(metrics: dict[str, Any], ours: NDArray[np.int64], theirs: NDArray[np.int64]) -> None:
+    """How sure the gains are, as far as test images go: 95 % of a paired bootstrap of these two networks.
+
+    Args:
+        metrics: With the baseline's scores.
+        ours: Overlaps of each image. [N, 2, C].
+        theirs: Likewise.
+    """
+    draws = draw_images(len(ours))
+    iou, other = resampled_iou(ours, draws), resampled_iou(theirs, draws)
+    metrics["miou_gain_interval"] = percentiles(mean_over_classes(iou) - mean_over_classes(other))
+    for row, gain in zip(metrics["per_class"].values(), (iou - other).T, strict=True):
+        row["iou_gain_interval"] = percentiles(gain)
 
 
 def _run_files(metrics: Mapping[str, Any], ours: Model, theirs: Model | None, gallery: _Gallery, sweep: Path | None) -> RunFiles:

@@ -91,7 +91,7 @@ class Validation:
         """
         run = self.run
         spec = run.manifest.spec
-        images = ImageConfusions(spec.num_classes, spec.ignore_index)
+        images = ImageConfusions(spec.ignore_index)
 
         def on_image(sample: Sample, image: NDArray[np.uint8], mask: NDArray[np.uint8], probs: Tensor) -> None:
             images.add(probs, mask)

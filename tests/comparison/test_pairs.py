@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from cwbass.comparison.pairs import Pairs
 from cwbass.comparison.plan import Cell
 from cwbass.comparison.results import Result
-from cwbass.comparison.statistics import draw_images
 from cwbass.evaluation.per_image import PerImage
+from cwbass.evaluation.statistics import draw_images
 
 NAMES = ("a", "b", "c")
 IMAGES, RESAMPLES = 6, 90

@@ -169,12 +169,12 @@ def test_sliding_scores_equal_whole_scores(tmp_path: Path, window: int):
 @pytest.mark.parametrize("processes", [2, 3, 9])  # seven images: not a multiple of any, and fewer than nine
 def test_processes_count_every_image_exactly_once(tmp_path: Path, processes: int) -> None:
     samples = write_many(tmp_path, 7)
-    alone = ImageConfusions(2, 255)
+    alone = ImageConfusions(255)
     expected = run(samples, tmp_path, on_image=lambda sample, image, mask, probs: alone.add(probs, mask))
 
     def part(world: World) -> tuple[EvalResult, list[str], ImageConfusions]:
         names: list[str] = []
-        confusions = ImageConfusions(2, 255)
+        confusions = ImageConfusions(255)
 
         def count(sample: Sample, image: object, mask: NDArray[np.uint8], probs: Tensor) -> None:
             names.append(sample.id)

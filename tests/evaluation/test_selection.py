@@ -18,20 +18,20 @@ def test_mean_iou_by_hand_leaves_out_a_class_that_is_nowhere() -> None:
 
 
 def test_an_image_is_counted_without_its_ignored_pixels() -> None:
-    images = ImageConfusions(2, 255)
+    images = ImageConfusions(255)
     images.add(probs([[0, 1], [1, 1]]), np.array([[0, 0], [1, 255]], dtype=np.uint8))
     assert images.matrices[0].tolist() == [[1, 1], [0, 1]]
 
 
 def test_equal_images_leave_no_doubt() -> None:
-    images = ImageConfusions(2, 255)
+    images = ImageConfusions(255)
     for _ in range(3):
         images.add(probs([[0, 1]]), np.array([[0, 0]], dtype=np.uint8))
     assert images.standard_error() == 0.0
 
 
 def test_the_error_of_two_images_is_that_of_their_three_mixtures() -> None:
-    images = ImageConfusions(2, 255)
+    images = ImageConfusions(255)
     images.add(probs([[0, 1]]), np.array([[0, 1]], dtype=np.uint8))  # mIoU 1
     images.add(probs([[1, 0]]), np.array([[0, 1]], dtype=np.uint8))  # mIoU 0
     # Resamples: both twice right (1/4), both wrong (1/4), one of each (1/2: IoU 1/3 for both classes).
@@ -42,7 +42,7 @@ def test_the_error_of_two_images_is_that_of_their_three_mixtures() -> None:
 
 
 def test_one_image_says_nothing_of_the_next() -> None:
-    images = ImageConfusions(2, 255)
+    images = ImageConfusions(255)
     images.add(probs([[0, 1]]), np.array([[0, 0]], dtype=np.uint8))
     assert images.standard_error() == float("inf")
 

@@ -19,6 +19,9 @@ from cwbass.data.base import read_image
 from cwbass.data.manifest import Manifest
 from cwbass.errors import CheckpointError, DataError, ParamsError
 from cwbass.evaluation.metrics import Scores
+from cwbass.evaluation.per_image import CONFUSIONS, PerImage
+from cwbass.evaluation.selection import mean_iou
+from cwbass.evaluation.statistics import draw_images
 from cwbass.files import file_sha256
 from cwbass.methods.cw_bass import CwBass
 from cwbass.methods.fixmatch import FixMatchConfig
@@ -92,6 +95,26 @@ def test_history_has_a_row_an_epoch_with_what_the_method_did(tiny_run: TinyRun) 
         kept = row["retention_per_class"]
         assert isinstance(kept, list) and len(kept) == 8
         assert sum(row["pseudo_label_share"]) == pytest.approx(1) or row["retention"] == 0  # type: ignore[arg-type]
+
+
+def test_how_sure_a_gain_is_is_a_paired_bootstrap_over_test_images(tiny_run: TinyRun, tmp_path: Path) -> None:
+    metrics = json.loads((tiny_run.reports / "metrics.json").read_text())
+    images = []
+    for name in ("train", "warmup"):
+        out, places = tmp_path / name, {"manifest": tiny_run.manifest, "data_root": tiny_run.data}
+        evaluate(None, checkpoint=tiny_run.root / name, out_dir=out, per_image=True, **places)
+        images.append(PerImage.read(out / CONFUSIONS).matrices)
+    gains = []
+    for draw in draw_images(6):
+        one, other = (np.repeat(matrices, draw, axis=0).sum(0) for matrices in images)
+        gains.append(mean_iou(one) - mean_iou(other))
+    assert metrics["miou_gain_interval"] == pytest.approx(np.quantile(gains, [0.025, 0.975]).tolist())
+    low, high = metrics["miou_gain_interval"]
+    assert low < metrics["miou_gain"] < high
+    for row in metrics["per_class"].values():
+        if row["iou"] is not None and row["baseline_iou"] is not None:
+            low, high = row["iou_gain_interval"]
+            assert low <= row["iou"] - row["baseline_iou"] <= high
 
 
 def test_metrics_hold_the_names_that_others_rely_on(tiny_run: TinyRun) -> None:

@@ -55,20 +55,31 @@ def draw_images(count: int, *, resamples: int = RESAMPLES, seed: int = 0) -> NDA
     return rng.multinomial(count, np.full(count, 1 / count), size=resamples)
 
 
-def resampled_iou(matrices: NDArray[np.int64], draws: NDArray[np.int64]) -> NDArray[np.float64]:
-    """IoU of each class in each resample, from the summed confusion matrices of its images.
+def overlaps(matrices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Intersection and union of each class, which add up image by image as IoU does not.
 
     Args:
-        matrices: Of each image. [N, C, C] pixels, a row per true class.
+        matrices: Confusion matrices. [..., C, C] pixels, a row per true class.
+
+    Returns:
+        [..., 2, C] pixels.
+    """
+    hit = np.diagonal(matrices, axis1=-2, axis2=-1)
+    return np.stack((hit, matrices.sum(-2) + matrices.sum(-1) - hit), axis=-2)
+
+
+def resampled_iou(overlaps: NDArray[np.int64], draws: NDArray[np.int64]) -> NDArray[np.float64]:
+    """IoU of each class in each resample, from the summed intersections and unions of its images.
+
+    Args:
+        overlaps: Of each image. [N, 2, C] pixels.
         draws: From :func:`draw_images`; the same for all networks that are compared. [R, N].
 
     Returns:
         [R, C] in [0, 1]; NaN where no image of a resample shows a class and none was named so.
     """
-    hit = np.diagonal(matrices, axis1=1, axis2=2)
-    union = matrices.sum(1) + matrices.sum(2) - hit
-    # Both add up image by image; floats are exact for counts below 2**53, and fast.
-    hits, unions = (draws.astype(np.float64) @ each.astype(np.float64) for each in (hit, union))  # [R, C] each
+    # Floats are exact for counts below 2**53, and fast.
+    hits, unions = (draws.astype(np.float64) @ overlaps[:, part].astype(np.float64) for part in range(2))  # [R, C] each
     return np.divide(hits, unions, out=np.full_like(hits, np.nan), where=unions > 0)
 
 
@@ -76,6 +87,22 @@ def mean_over_classes(iou: NDArray[np.float64]) -> NDArray[np.float64]:
     """mIoU of each resample, over the classes that it has; 0 where it has none. [R, C] -> [R]."""
     mean: NDArray[np.float64] = np.nansum(iou, axis=1) / np.maximum((~np.isnan(iou)).sum(1), 1)
     return mean
+
+
+def percentiles(resampled: NDArray[np.float64]) -> tuple[float, float] | None:
+    """Bounds of the middle 95 % of a score of resamples; None where none has it.
+
+    Args:
+        resampled: NaN where a resample has no score. [R].
+
+    Source:
+        The percentile bootstrap (Efron, 1979).
+    """
+    known = resampled[~np.isnan(resampled)]
+    if not known.size:
+        return None
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
 def paired_difference(
@@ -96,17 +123,15 @@ def paired_difference(
         None where no seed is common, or no resample has the scores of all.
 
     Source:
-        The percentile bootstrap (Efron, 1979), images being the units, and pairs of networks on one resample the statistic; and
-        the paired t interval (Student, 1908), seeds being the units.
+        :func:`percentiles`, images being the units, and pairs of networks on one resample the statistic; and the paired t
+        interval (Student, 1908), seeds being the units.
     """
     pairs = {seed: (values[seed], others[seed]) for seed in sorted(values.keys() & others.keys())}
     each = {seed: one - other for seed, (one, other) in pairs.items() if one is not None and other is not None}
     if not each:
         return None
-    resampled = np.mean([ours[seed] - theirs[seed] for seed in each], axis=0)
-    resampled = resampled[~np.isnan(resampled)]
-    if not resampled.size:
+    bounds = percentiles(np.mean([ours[seed] - theirs[seed] for seed in each], axis=0))
+    if bounds is None:
         return None
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     over_seeds = t_interval(list(each.values()))
-    return Difference(over_seeds.value, float(low), float(high), each, over_seeds)
+    return Difference(over_seeds.value, *bounds, each, over_seeds)

@@ -6,23 +6,24 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cwbass.comparison.statistics import (
+from cwbass.evaluation.selection import mean_iou
+from cwbass.evaluation.statistics import (
     Difference,
     Interval,
     draw_images,
     mean_over_classes,
+    overlaps,
     paired_difference,
     resampled_iou,
     t_interval,
 )
-from cwbass.evaluation.selection import mean_iou
 
 RIGHT = [[2, 0], [0, 2]]
 HALF = [[1, 1], [1, 1]]
 
 
 def miou(matrices: NDArray[np.int64], draws: NDArray[np.int64]) -> NDArray[np.float64]:
-    return mean_over_classes(resampled_iou(matrices, draws))
+    return mean_over_classes(resampled_iou(overlaps(matrices), draws))
 
 
 def test_an_interval_over_three_seeds_is_that_of_student() -> None:
@@ -55,14 +56,14 @@ def test_draws_are_whole_resamples_and_repeat() -> None:
 def test_scores_of_resamples_come_from_summed_matrices() -> None:
     matrices = np.array([RIGHT, [[2, 0], [1, 1]]])
     # both: [[4, 0], [1, 3]]; the first twice: all right; the second twice: [[4, 0], [2, 2]]
-    iou = resampled_iou(matrices, np.array([[1, 1], [2, 0], [0, 2]]))
+    iou = resampled_iou(overlaps(matrices), np.array([[1, 1], [2, 0], [0, 2]]))
     assert iou == pytest.approx(np.array([[4 / 5, 3 / 4], [1, 1], [4 / 6, 2 / 4]]))
     assert mean_over_classes(iou) == pytest.approx([31 / 40, 1, 7 / 12])
 
 
 def test_a_class_that_no_image_of_a_resample_shows_does_not_count_in_it() -> None:
     matrices = np.array([[[4, 0], [0, 0]], [[2, 0], [1, 1]], [[0, 0], [0, 0]]])
-    iou = resampled_iou(matrices, np.array([[3, 0, 0], [1, 1, 1], [0, 0, 3]]))
+    iou = resampled_iou(overlaps(matrices), np.array([[3, 0, 0], [1, 1, 1], [0, 0, 3]]))
     assert iou == pytest.approx(np.array([[1, math.nan], [6 / 7, 1 / 2], [math.nan, math.nan]]), nan_ok=True)
     assert mean_over_classes(iou) == pytest.approx([1.0, (6 / 7 + 1 / 2) / 2, 0.0])
 
