@@ -237,6 +237,11 @@ class TrainConfig(Section):
         "faster ones on GPUs, mostly. Parts of a network that a method calls apart are not compiled. "
         "Needs a C++ compiler; without one it is left out, with a warning.",
     )
+    deterministic: bool = Field(
+        default=False,
+        description="On a GPU: whether torch takes kernels that add in the same order each time, where it has them, and warns where "
+        "it has none. Slower, mostly. A CPU is deterministic without.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one.")
     nodes: Annotated[int, Field(ge=1)] = Field(default=1, description="Machines; more than one are a TrainJob of a cluster.")
     processes: Annotated[int, Field(ge=1)] = Field(default=1, description="Processes on each machine, one for each GPU.")

@@ -27,7 +27,7 @@ from cwbass.params import Params, TrainingSections, dump_params, load_params
 from cwbass.plugins import load_plugins
 from cwbass.steps.split import warn_of_changes
 from cwbass.telemetry.base import SILENT, Telemetry
-from cwbass.training.device import resolve_device, resolve_precision
+from cwbass.training.device import resolve_device, resolve_precision, set_deterministic
 from cwbass.training.distributed import check_same
 from cwbass.training.enough import too_few_classes
 from cwbass.training.identity import run_identity
@@ -127,6 +127,7 @@ def start_run(
         world=world,
     )
     seed_everything(full.seed)
+    set_deterministic(train.deterministic, device)
     telemetry.describe_run(data_version=split.hash, params=params_text, model=full.model.label)
     return Run(
         manifest=split,

@@ -34,6 +34,18 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda" if seen and name != "cpu" else "cpu")
 
 
+def set_deterministic(wanted: bool, device: torch.device) -> None:
+    """Let torch's kernels add in the same order each time, or in any, by ``train.deterministic``; of this process, from now on.
+
+    A CPU's do so anyway, and torch would fill every new tensor for nothing. What has no such kernel warns once and runs.
+    """
+    on = wanted and device.type == "cuda"
+    if on:  # cuBLAS reads it when it is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if on != torch.are_deterministic_algorithms_enabled():  # the call takes seconds: torch loads its compiler for it
+        torch.use_deterministic_algorithms(on, warn_only=True)
+
+
 @contextmanager
 def gpu_memory() -> Iterator[None]:
     """Around training: what to do where the GPU's memory does not suffice.

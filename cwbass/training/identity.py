@@ -32,6 +32,7 @@ NEUTRAL = frozenset(
 LATER: Mapping[str, Any] = {
     "eval.postprocess": None,
     "eval.postprocess_options": {},
+    "train.deterministic": False,
     "train.ohem.min_share": 0.1,
     "train.ohem.threshold": 1.0,
     "train.optimizer.options": {},

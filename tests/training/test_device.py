@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import shutil
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from cwbass.errors import ParamsError
-from cwbass.training.device import compile_networks_, gpu_memory, resolve_device, resolve_precision
+from cwbass.training.device import compile_networks_, gpu_memory, resolve_device, resolve_precision, set_deterministic
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -101,3 +102,20 @@ def test_compiled_networks_give_the_same_loss_and_gradient_under_the_same_names(
         torch.testing.assert_close(one, other)
     follower = copy.deepcopy(fast)  # as a teacher is made of a student
     torch.testing.assert_close(follower.eval()(image), fast.eval()(image))
+
+
+def test_deterministic_kernels_are_for_gpus_and_warn_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    try:
+        set_deterministic(True, CPU)
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+        set_deterministic(True, CUDA)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        set_deterministic(False, CUDA)
+        assert not torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+        os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
