@@ -208,7 +208,11 @@ class TrainConfig(Section):
     baseline: bool = Field(default=True, description="Whether the warm-up stage goes on, supervised, for all steps.")
     batch_labeled: Annotated[int, Field(ge=1)] = Field(default=4, description="Labelled crops a step.")
     batch_unlabeled: Annotated[int, Field(ge=1)] = Field(default=4, description="Unlabelled crops a step.")
-    accumulate: Annotated[int, Field(ge=1)] = Field(default=1, description="Batches whose gradients make one step.")
+    accumulate: Annotated[int, Field(ge=1)] = Field(
+        default=1,
+        description="Batches whose gradients make one step. Each is a mean of its own: with few and uneven labelled pixels not quite "
+        "what one larger batch is.",
+    )
     epoch_steps: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Steps between measurements; null is one pass over the unlabelled images."
     )

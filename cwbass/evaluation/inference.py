@@ -36,8 +36,15 @@ class Predictor:
 
     @property
     def network_alone(self) -> Predictor:
-        """The same without a step after the probabilities: labels made while training have none, nor may what measures them."""
-        return replace(self, config=self.config.model_copy(update={"postprocess": None, "postprocess_options": {}}))
+        """One pass of the network: no mirror image, no step after the probabilities, and of several scales the middle one.
+
+        Labels made while training have no more, nor may what measures them.
+        """
+        scales = self.config.scales
+        middle = math.prod(scales) ** (1 / len(scales))
+        nearest = min(scales, key=lambda scale: (round(abs(math.log(scale / middle)), 9), -scale))
+        plain = {"flip": False, "scales": [nearest], "postprocess": None, "postprocess_options": {}}
+        return replace(self, config=self.config.model_copy(update=plain))
 
     def probs(self, net: nn.Module, image: NDArray[np.uint8]) -> Tensor:
         """:func:`predict_probs` of a decoded image, and what ``config.postprocess`` makes of them.

@@ -17,6 +17,7 @@ from cwbass.config import ModelConfig, Section, TrainConfig
 from cwbass.data.manifest import Manifest
 from cwbass.data.sizes import median_size, small_crop
 from cwbass.errors import CheckpointError, DataError, ParamsError, WeightsError
+from cwbass.files import file_sha256
 from cwbass.methods import build_method
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.models import build_model
@@ -145,6 +146,12 @@ def start_run(
         # Also where float32 stands in for float16: it changes no bit there.
         loss_scale=LossScale() if train.precision == "float16" else None,
     )
+
+
+def weights_inputs(**sections: Section) -> dict[str, str]:
+    """SHA-256 of the local files that sections name as ``weights``, by dotted key: a run from other weights is another run."""
+    files = {f"{name}.weights_sha256": getattr(section, "weights", None) for name, section in sections.items()}
+    return {key: file_sha256(Path(file)) for key, file in files.items() if file and Path(file).is_file()}
 
 
 def finished_report(run: Run, out_dir: Path) -> TrainReport | None:

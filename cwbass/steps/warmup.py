@@ -20,6 +20,7 @@ from cwbass.steps.training import (
     network_factory,
     new_method,
     start_run,
+    weights_inputs,
 )
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import load_checkpoint, save_checkpoint
@@ -74,6 +75,7 @@ def warmup(
         work_dir=work_dir,
         resume=resume,
         results=(WARMUP, BASELINE_LAST, BASELINE_BEST, SWEEP, SNAPSHOTS),
+        inputs=weights_inputs(model=params.model),
         telemetry=telemetry,
         world=world,
     )

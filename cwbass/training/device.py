@@ -90,8 +90,10 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype | None:
     """Autocast type of ``train.precision``: torch.bfloat16, torch.float16, or None for float32.
 
     ``auto`` takes bfloat16 where the hardware multiplies it; emulated, it is slower than float32. On a CPU ``float16``
-    is float32, and says so: few CPUs multiply it, and a model that was trained in it must be scored anywhere.
+    is float32, and says so: few CPUs multiply it, and a model that was trained in it must be scored anywhere. float32 is
+    that in convolutions too, from now on in this process: by default a GPU would round their factors to ten bits (TF32).
     """
+    torch.backends.cudnn.allow_tf32 = False
     if name == "bfloat16":
         return torch.bfloat16
     if name == "float32":

@@ -57,6 +57,15 @@ def slide(window: int, stride: int, **others: object) -> EvalConfig:
     return EvalConfig(protocol="slide", window=window, stride=stride, **others)
 
 
+@pytest.mark.parametrize(
+    ("scales", "middle"), [([0.4], 0.4), ([0.5, 1.0], 1.0), ([0.5, 0.75, 1.0, 1.25, 1.5, 1.75], 1.0), ([2.0, 0.5, 1.0], 1.0)]
+)
+def test_the_network_alone_is_one_pass_at_the_scale_nearest_to_their_geometric_mean(scales: list[float], middle: float) -> None:
+    config = EvalConfig(scales=scales, flip=True, protocol="slide", window=64, stride=32)
+    alone = Predictor(config, torch.device("cpu"), None).network_alone.config
+    assert (alone.scales, alone.flip, alone.protocol, alone.window) == ([middle], False, "slide", 64)
+
+
 def test_whole_image_is_the_softmax_of_the_logits():
     net, image = PointNet(), an_image(13, 9)
     assert torch.equal(predict_probs(net, image, EvalConfig()), net(image).softmax(1))

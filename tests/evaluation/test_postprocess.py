@@ -81,7 +81,9 @@ def test_scores_are_of_what_it_gives_and_say_so(tiny_run: TinyRun, tmp_path: Pat
 def test_thresholds_are_measured_of_the_network_alone_as_pseudo_labels_are_made(tiny_run: TinyRun) -> None:
     checkpoint = tiny_run.warmup / "warmup.pt"
     split, own = Manifest.read(tiny_run.manifest), tiny_run.params.eval
-    after = own.model_copy(update={"postprocess": "first_where_red", "postprocess_options": {"red": 0}})
+    after = own.model_copy(
+        update={"postprocess": "first_where_red", "postprocess_options": {"red": 0}, "flip": True, "scales": [0.5, 1.0, 1.5]}
+    )
     predictors = (Predictor(config, torch.device("cpu"), autocast_dtype=None) for config in (own, after))
     plain, other = (_measure(checkpoint, split, tiny_run.data, predictor) for predictor in predictors)
     assert torch.equal(other.reliability.total, plain.reliability.total)

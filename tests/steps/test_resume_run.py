@@ -14,6 +14,7 @@ import pytest
 import torch
 from commands import run
 from killing import Killed
+from safetensors.torch import save_file
 from tiny import TinyRun, sections
 
 from cwbass.cli import main
@@ -23,6 +24,8 @@ from cwbass.data.synthetic import write_shapes
 from cwbass.errors import CwbassError, DataError, ParamsError
 from cwbass.files import file_sha256
 from cwbass.methods import METHODS
+from cwbass.models import build_model
+from cwbass.models.smp_net import SmpNet
 from cwbass.params import Params, dump_params, load_params
 from cwbass.steps.split import SplitParams, split
 from cwbass.steps.train import TrainParams, train
@@ -162,6 +165,24 @@ def test_a_finished_run_is_reported_at_once_and_another_one_is_refused(
     with pytest.raises(ParamsError, match="holds a finished run that differs from this one:\n  seed: 0 there, 1 now\n"):
         training(tiny_run, tiny_run.train, other)
     assert file_sha256(tiny_run.train / "last.pt") == before
+
+
+def test_a_run_from_other_weights_in_the_same_file_is_another_run(tiny_run: TinyRun, tmp_path: Path) -> None:
+    file, names = tmp_path / "encoder.safetensors", Manifest.read(tiny_run.manifest).spec.class_names
+    model = tiny_run.params.model.model_copy(update={"weights": str(file)})
+    net = build_model(tiny_run.params.model, names)
+    assert isinstance(net, SmpNet)
+    state = net.net.encoder.state_dict()
+    save_file(state, file)
+    params = sections(tiny_run.params.model_copy(update={"model": model}), WarmupParams)
+    places: dict[str, Any] = {"manifest": tiny_run.manifest, "data_root": tiny_run.data, "out_dir": tmp_path / "out"}
+    first = warmup(params, **places)
+    assert warmup(params, **places) == first  # done
+    before, key = file_sha256(file), next(key for key in state if key.endswith("weight"))
+    save_file({**state, key: state[key] * 2}, file)
+    line = rf"model\.weights_sha256: \"{before[:40]}.* there, \"{file_sha256(file)[:40]}.* now"
+    with pytest.raises(ParamsError, match=line):
+        warmup(params, **places)
 
 
 def test_the_command_line_refuses_a_run_of_other_parameters_and_takes_a_forced_one(

@@ -104,6 +104,12 @@ def test_compiled_networks_give_the_same_loss_and_gradient_under_the_same_names(
     torch.testing.assert_close(follower.eval()(image), fast.eval()(image))
 
 
+def test_float32_is_float32_in_convolutions_of_a_gpu_too() -> None:
+    torch.backends.cudnn.allow_tf32 = True  # as torch has it
+    assert resolve_precision("float32", CUDA) is None
+    assert not torch.backends.cudnn.allow_tf32
+
+
 def test_deterministic_kernels_are_for_gpus_and_warn_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     try:
