@@ -75,6 +75,10 @@ def check(
     overrides: Overrides = None,
     data: DataRoot = None,
     as_json: Annotated[bool, typer.Option("--json", help="Findings as JSON on stdout.")] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="Also write findings, classes and some masks in colours as one page.", dir_okay=False),
+    ] = None,
     params_only: Annotated[bool, typer.Option("--params-only", help="Check parameters, not data.")] = False,
 ) -> None:
     """Check parameters, weights and data before any long step; exit code 4 where the data is wrong."""
@@ -88,6 +92,10 @@ def check(
         return
     root = dataset_folder(data or loaded.data.root)
     report = check(loaded, data_root=root)
+    if html is not None:
+        from cwbass.reporting.check import write_check
+
+        write_check(html, report, name=root.name, root=root)
     if as_json:
         print_json(report.to_dict())
     else:

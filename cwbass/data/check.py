@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cwbass.config import AugmentConfig
 from cwbass.data import findings
 from cwbass.data.base import DatasetSpec, Sample
@@ -21,6 +23,18 @@ from cwbass.data.manifest import ROLES, Manifest
 from cwbass.data.parallel import map_threads
 from cwbass.data.splits import NOTHING_SEEN
 
+EXAMPLES = 6  # samples of each role whose masks are worth a look
+
+
+@dataclass(frozen=True, slots=True)
+class RoleFacts:
+    """What the images of one role are; of unlabelled ones no mask is opened."""
+
+    images: int
+    pixels: tuple[int, ...]  # of each class. [C]
+    shown_by: tuple[int, ...]  # masks that show each class. [C]
+    examples: tuple[Sample, ...]  # evenly spread over those whose mask can be read
+
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
@@ -28,6 +42,8 @@ class CheckReport:
 
     images: int  # files read
     masks: int  # files read
+    spec: DatasetSpec
+    roles: Mapping[str, RoleFacts]
     findings: tuple[Finding, ...]
 
     @property
@@ -47,6 +63,14 @@ class CheckReport:
             "masks": self.masks,
             "errors": len(self.errors),
             "warnings": len(self.warnings),
+            "roles": {
+                role: {
+                    "images": facts.images,
+                    "pixels": dict(zip(self.spec.class_names, facts.pixels, strict=True)),
+                    "shown_by": dict(zip(self.spec.class_names, facts.shown_by, strict=True)),
+                }
+                for role, facts in self.roles.items()
+            },
             "findings": [finding.to_dict() for finding in self.findings],
         }
 
@@ -107,5 +131,15 @@ def check_dataset(
     return CheckReport(
         images=len(files),
         masks=sum(file.mask is not None for file in files),
+        spec=spec,
+        roles={role: _facts([file for file in files if file.role == role], spec.num_classes) for role in roles},
         findings=tuple(sorted(found, key=lambda finding: finding.severity)),
     )
+
+
+def _facts(files: Sequence[File], num_classes: int) -> RoleFacts:
+    sound = [(file.sample, file.mask.pixels) for file in files if file.mask is not None and file.mask.sound]
+    pixels = np.array([pixels for _, pixels in sound], dtype=np.int64).reshape(len(sound), num_classes)
+    shown = min(EXAMPLES, len(sound))
+    examples = tuple(sound[index * len(sound) // shown][0] for index in range(shown))
+    return RoleFacts(len(files), tuple(pixels.sum(0).tolist()), tuple((pixels > 0).sum(0).tolist()), examples)
