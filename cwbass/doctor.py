@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ OPTIONAL = {"kfp": "pipeline", "kfp-kubernetes": "pipeline", "dvc": "dvc"}  # pa
 GIB = 1 << 30
 LOW_MEMORY, LOW_DISK = 2 * GIB, 5 * GIB
 _CGROUP = Path("/sys/fs/cgroup")
+_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,22 +113,25 @@ def package(name: str, extra: str | None = None) -> Check:
 
 def _compute(train: TrainConfig) -> Iterator[Check]:
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    yield gpu(names, wanted=train.device, cuda=torch.version.cuda)
+    yield gpu(names, wanted=train.device, cuda=torch.version.cuda, driver=_read(_DRIVER))
     if names or train.device != "cuda":
         dtype = resolve_precision(train.precision, resolve_device(train.device))
         yield Check("precision", "ok", f"{train.precision}: {str(dtype or torch.float32).removeprefix('torch.')}")
     yield cpu(len(os.sched_getaffinity(0)), torch.get_num_threads(), _read(_CGROUP / "cpu.max"))
 
 
-def gpu(names: list[str], *, wanted: str, cuda: str | None) -> Check:
+def gpu(names: list[str], *, wanted: str, cuda: str | None, driver: str | None = None) -> Check:
     """The GPUs that torch sees.
 
     Args:
         names: Of the devices.
         wanted: ``train.device``.
         cuda: Version that torch is built for; None: a CPU build.
+        driver: What NVIDIA's driver says of itself; None: it is not there.
     """
-    build = f"torch is built for CUDA {cuda}" if cuda else "torch is built without CUDA"
+    version = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)", driver or "")
+    seen = f"driver {version[1]}" if version else "a driver" if driver else "no driver"
+    build = f"{seen}, torch is built for CUDA {cuda}" if cuda else f"{seen}, torch is built without CUDA"
     if names:
         return Check("gpu", "ok", f"{', '.join(names)}; {build}")
     if wanted == "cuda":

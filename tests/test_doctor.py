@@ -54,9 +54,28 @@ def test_missing_gpu_is_an_error_only_where_it_is_asked_for(names: list[str], wa
 
 
 def test_gpu_names_the_devices_and_the_build() -> None:
-    assert gpu(["A", "B"], wanted="auto", cuda="13.0").value == "A, B; torch is built for CUDA 13.0"
-    assert gpu([], wanted="auto", cuda=None).value == "none seen, training runs on the CPU; torch is built without CUDA"
+    assert gpu(["A", "B"], wanted="auto", cuda="13.0").value == "A, B; no driver, torch is built for CUDA 13.0"
+    seen = "none seen, training runs on the CPU; no driver, torch is built without CUDA"
+    assert gpu([], wanted="auto", cuda=None).value == seen
     assert "train.device: auto" in gpu([], wanted="cuda", cuda=None).mend
+
+
+@pytest.mark.parametrize(
+    ("driver", "seen"),
+    [
+        (
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14  Thu Feb 22 01:44:30 UTC 2024\nGCC version: 12.2.0",
+            "driver 550.54.14",
+        ),
+        (
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  565.57.01  Release Build  (dvs-builder)\n",
+            "driver 565.57.01",
+        ),
+        ("something else", "a driver"),
+    ],
+)
+def test_the_driver_is_named_by_its_version(driver: str, seen: str) -> None:
+    assert gpu(["A"], wanted="auto", cuda="13.0", driver=driver).value == f"A; {seen}, torch is built for CUDA 13.0"
 
 
 @pytest.mark.parametrize(
