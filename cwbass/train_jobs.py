@@ -140,7 +140,8 @@ class TrainJobs:
                 ) from error
             if error.status == 404:
                 raise ParamsError(
-                    f"the cluster has no {PLURAL}.{GROUP}, or no namespace {self.namespace} ({said}). Install Kubeflow Trainer 2."
+                    f"the cluster has no {PLURAL}.{GROUP}, or no namespace {self.namespace} ({said}). "
+                    "Install Kubeflow Trainer 2.2 or newer."
                 ) from error
             if error.status and 400 <= error.status < 500 and error.status != 429:
                 raise ParamsError(f"the cluster refuses to {what} ({error.status}: {said}).") from error

@@ -180,7 +180,7 @@ def test_a_job_past_its_deadline_says_so_without_a_pod(work: Path) -> None:
     [
         ({"POST": 403}, r"does not let us create a TrainJob in namespace cwbass \(403: POST is not allowed\).*k8s/base/access"),
         ({"GET": 401}, r"does not let us read a TrainJob"),
-        ({"POST": 404}, r"no trainjobs\.trainer\.kubeflow\.org, or no namespace cwbass.*Install Kubeflow Trainer"),
+        ({"POST": 404}, r"no trainjobs\.trainer\.kubeflow\.org, or no namespace cwbass.*Install Kubeflow Trainer 2\.2"),
         ({"POST": 422}, r"refuses to create a TrainJob \(422"),
     ],
 )
@@ -305,6 +305,8 @@ def test_the_runtime_mounts_what_the_launcher_relies_on() -> None:
     (rule,) = job["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["values"] == [2, 3, 4, 5]
     assert pod["restartPolicy"] == "Never"  # a failure policy of pods needs it
+    # For a JobSet that its time to live has deleted Trainer makes another, and a job that failed trains again.
+    assert "ttlSecondsAfterFinished" not in runtime["spec"]["template"]["spec"]
 
 
 def test_the_server_refuses_what_the_api_would() -> None:
