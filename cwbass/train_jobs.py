@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from cwbass.errors import CwbassError, ParamsError, ServiceError, error_of
@@ -15,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 JOB_OF_POD = "jobset.sigs.k8s.io/jobset-name"  # label of its pods
+_POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _LOST = 5  # questions in a row without an answer, after which the cluster is given up
 
 
@@ -148,6 +150,11 @@ class TrainJobs:
             raise ServiceError(f"the Kubernetes API cannot {what} ({error.status}: {said}).") from error
         except (HTTPError, OSError) as error:
             raise ServiceError(f"the Kubernetes API does not answer: cannot {what} ({str(error)[:200]}).") from error
+
+
+def own_namespace() -> str:
+    """The namespace of the pod that this process runs in; elsewhere the one that k8s/ makes."""
+    return _POD_NAMESPACE.read_text(encoding="utf-8").strip() if _POD_NAMESPACE.is_file() else "cwbass"
 
 
 def connect() -> Any:

@@ -117,7 +117,7 @@ def launch(
     manifest: Manifest = MANIFEST,
     warmup: WarmupFile = WARMUP,
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, on the work volume.")] = TRAIN_DIR,
-    namespace: Annotated[str, typer.Option(help="Of the job.")] = "cwbass",
+    namespace: Annotated[str | None, typer.Option(help="Of the job; by default that of this pod, elsewhere cwbass.")] = None,
     runtime: Annotated[str, typer.Option(help="TrainingRuntime of the namespace.")] = "cwbass-torch",
     work: Annotated[Path, typer.Option(help="Where the work volume is mounted.", file_okay=False)] = Path("/workspace"),
     cpu: Annotated[str, typer.Option(help="CPUs of each machine.")] = "4",
@@ -133,9 +133,10 @@ def launch(
     """Train on train.nodes machines: start a Kubeflow TrainJob on a cluster, and follow it to its end."""
     from cwbass.steps.launch import Cluster, TrainTask, launch, planned_job
     from cwbass.steps.train import TrainParams
+    from cwbass.train_jobs import own_namespace
 
     loaded = load(TrainParams, params, overrides, data)
-    cluster = Cluster(image, namespace, runtime, work, cpu, memory, accelerator or None, timeout=timeout)
+    cluster = Cluster(image, namespace or own_namespace(), runtime, work, cpu, memory, accelerator or None, timeout=timeout)
     root = dataset_folder(data or loaded.data.root)
     task = TrainTask(params=loaded, manifest=manifest, warmup=warmup, data_root=root, out_dir=out)
     print_json(planned_job(task, cluster=cluster) if dry_run else launch(task, cluster=cluster).to_dict())

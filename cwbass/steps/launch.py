@@ -28,7 +28,7 @@ from cwbass.steps.train import TrainParams, train
 from cwbass.steps.training import TrainReport, WarmupParams, check_batches
 from cwbass.steps.warmup import warmup
 from cwbass.telemetry.base import SILENT, Telemetry
-from cwbass.train_jobs import GROUP, JOB_OF_POD, VERSION, TrainJobs, connect
+from cwbass.train_jobs import GROUP, JOB_OF_POD, VERSION, TrainJobs, connect, own_namespace
 from cwbass.training.torchrun import run_processes
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Cluster:
     """Where a job runs, and what of it is not in the parameters."""
 
     image: str
-    namespace: str = "cwbass"
+    namespace: str = field(default_factory=own_namespace)
     runtime: str = "cwbass-torch"  # a TrainingRuntime of the namespace
     work: Path = Path("/workspace")  # where this process and the job's pods mount the work volume
     cpu: str = "4"  # of each machine

@@ -46,6 +46,12 @@ def of_data(params: TrainParams, root: str) -> TrainParams:
     return params.model_copy(update={"data": params.data.model_copy(update={"root": root})})
 
 
+@pytest.fixture(autouse=True)
+def no_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the tests run in one."""
+    monkeypatch.setattr("cwbass.train_jobs._POD_NAMESPACE", tmp_path / "namespace")
+
+
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
     """A work volume with data, and a manifest and a warm-up that lie elsewhere, as artifacts do."""
@@ -110,11 +116,21 @@ def test_a_job_says_whose_run_it_is_as_the_step_that_starts_it_does(work: Path, 
     assert (settings.pipeline, settings.run_id) == ("streets", "run-7")
 
 
+def test_a_job_goes_to_the_namespace_of_the_pod_that_starts_it(work: Path, tmp_path: Path) -> None:
+    """A profile of Kubeflow has a name of its own, and KFP without users runs pods in `kubeflow`."""
+    (tmp_path / "namespace").write_text("team-a\n")
+    with FakeKubernetes(ended("Complete"), created=write_report) as server:
+        start(server, work)
+        start(server, work, train_params(nodes=2, max_nonfinite=3), cluster={"namespace": "team-b"})
+    assert [job["metadata"]["namespace"] for job in server.jobs.values()] == ["team-a", "team-b"]
+    assert "/namespaces/team-a/trainjobs" in server.requests[0]
+
+
 def test_a_dry_run_prints_the_job_that_a_launch_starts_and_writes_nothing(work: Path) -> None:
     params = of_data(train_params(nodes=2, processes=1), "work/data")
     (work.parent / "params.yaml").write_text(dump_params(params))
     words = ["--image", "registry/cwbass:1", "--params", "params.yaml", "--data", "work/data", "--manifest", "manifest.json"]
-    words += ["--warmup", "warmup.pt", "--out", "work/train", "--work", "work", "--dry-run"]
+    words += ["--warmup", "warmup.pt", "--out", "work/train", "--work", "work", "--namespace", "cwbass", "--dry-run"]
     before = sorted(work.parent.rglob("*"))
     done = subprocess.run(
         [sys.executable, "-m", "cwbass", "launch", *words], cwd=work.parent, capture_output=True, text=True, check=True
