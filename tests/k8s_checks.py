@@ -71,6 +71,18 @@ def pod_specs(value: Any, where: str = "") -> Iterator[tuple[str, Manifest]]:
             yield from pod_specs(inner, f"{where}[{index}]")
 
 
+def pod_templates(value: Any) -> Iterator[Manifest]:
+    """Every pod inside a manifest, with its metadata."""
+    if isinstance(value, dict):
+        if "containers" in value.get("spec", {}):
+            yield value
+        for inner in value.values():
+            yield from pod_templates(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from pod_templates(inner)
+
+
 SAFE_VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
 SAFE_SYSCTLS = {
     "kernel.shm_rmid_forced",

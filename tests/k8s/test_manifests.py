@@ -6,6 +6,7 @@ import copy
 import inspect
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,23 @@ import botocore.session
 import pytest
 import yaml
 from botocore.validate import ParamValidator
-from k8s_checks import K8S, TOP, Manifest, network_allows, pod_specs, render, restricted_violations, validate
+from k8s_checks import (
+    K8S,
+    TOP,
+    Manifest,
+    custom_resources,
+    network_allows,
+    pod_specs,
+    pod_templates,
+    render,
+    restricted_violations,
+    validate,
+)
 
 import cwbass
 
 FOLDERS = ["base", "overlays/dev", "overlays/prod"]
-ALL = [*FOLDERS, "overlays/standalone"]
+ALL = [*FOLDERS, "overlays/profile", "overlays/standalone"]
 VERSIONS = ["1.31", "1.37"]  # the oldest that Kubeflow Trainer 2 runs on, and the newest schemas here
 SOURCES = sorted(path for path in K8S.rglob("*.yaml") if path.name != "kustomization.yaml")
 
@@ -31,6 +43,12 @@ def documents(path: Path) -> list[Manifest]:
 def one(folder: str, kind: str, name: str) -> Manifest:
     (found,) = [item for item in render(folder) if (item["kind"], item["metadata"]["name"]) == (kind, name)]
     return found
+
+
+@pytest.fixture
+def k8s(tmp_path: Path) -> Path:
+    """A copy of the manifests, to change."""
+    return Path(shutil.copytree(K8S, tmp_path / "k8s"))
 
 
 # Schemas
@@ -103,7 +121,7 @@ def test_the_pods_inside_a_custom_resource_are_checked_too() -> None:
         validate(wrong, VERSIONS[-1])
 
 
-def test_every_file_is_applied_by_the_base_or_an_example() -> None:
+def test_every_file_is_applied_by_an_overlay_or_an_example() -> None:
     applied = {(item["kind"], item["metadata"]["name"]) for folder in ALL for item in render(folder)}
     for path in SOURCES:
         named = {(item["kind"], item["metadata"]["name"]) for item in documents(path)}
@@ -128,6 +146,15 @@ def test_every_container_has_a_read_only_root_and_says_what_it_needs(folder: str
                 where = f"{item['metadata']['name']}/{container['name']}"
                 assert container["securityContext"]["readOnlyRootFilesystem"] is True, where
                 assert {"cpu", "memory"} <= container["resources"]["requests"].keys(), where
+
+
+def test_no_pod_gets_a_proxy_of_istio_which_profiles_inject() -> None:
+    """With one a job does not end, and processes of a training do not meet."""
+    templates = [pod for item in render("overlays/profile") for pod in pod_templates(item)]
+    assert len(templates) == 3
+    for path in sorted((K8S / "examples").glob("*.yaml")):
+        templates += [pod for item in documents(path) for pod in pod_templates(item)]
+    assert [pod["metadata"]["labels"].get("sidecar.istio.io/inject") for pod in templates] == ["false"] * len(templates)
 
 
 def pod_of_the_job() -> Manifest:
@@ -247,6 +274,8 @@ def test_no_role_of_ours_is_cluster_wide_or_has_a_wildcard(folder: str) -> None:
 def test_overlays_change_what_they_are_for() -> None:
     volumes = [one(folder, "PersistentVolumeClaim", "cwbass-work")["spec"] for folder in FOLDERS]
     assert [spec["accessModes"] for spec in volumes] == [["ReadWriteMany"], ["ReadWriteOnce"], ["ReadWriteMany"]]
+    alone = one("overlays/standalone", "PersistentVolumeClaim", "cwbass-work")["spec"]
+    assert (alone["accessModes"], alone["resources"]["requests"]["storage"]) == (["ReadWriteOnce"], "10Gi")
     quotas = [one(folder, "ResourceQuota", "cwbass-gpus")["spec"]["hard"]["requests.nvidia.com/gpu"] for folder in FOLDERS]
     assert quotas == ["4", "1", "16"]
     levels = [
@@ -260,6 +289,41 @@ def test_overlays_change_what_they_are_for() -> None:
     assert "annotations" not in one("overlays/dev", "ServiceAccount", "cwbass-runner")["metadata"]
 
 
+def test_a_profile_gets_all_of_prod_but_the_namespace() -> None:
+    assert render("overlays/profile") == tuple(item for item in render("overlays/prod") if item["kind"] != "Namespace")
+
+
+def test_a_namespace_of_another_name_is_one_line_of_an_overlay(k8s: Path) -> None:
+    file = k8s / "overlays/profile/kustomization.yaml"
+    file.write_text(file.read_text().replace("namespace: cwbass ", "namespace: team "))
+    others = json.loads(json.dumps(render("overlays/profile")).replace('"namespace": "cwbass"', '"namespace": "team"'))
+    assert list(render(str(file.parent))) == others
+
+
+@pytest.mark.parametrize("folder", ["base", "overlays/dev", "overlays/standalone"])
+def test_what_needs_an_operator_is_left_out_where_there_may_be_none(folder: str) -> None:
+    """One kind that the cluster does not know ends `kubectl apply` with an error."""
+    assert not {f"{item['apiVersion']}/{item['kind']}" for item in render(folder)} & custom_resources().keys()
+
+
+@pytest.mark.parametrize(
+    ("folder", "more"),
+    [
+        (
+            "overlays/dev",
+            {"TrainingRuntime", "PriorityClass", "PodMonitor", "PrometheusRule", "Deployment", "Service", "ConfigMap"},
+        ),
+        ("overlays/standalone", {"TrainingRuntime", "PriorityClass"}),
+    ],
+)
+def test_what_an_overlay_offers_in_comments_is_valid_too(folder: str, more: set[str], k8s: Path) -> None:
+    file = k8s / folder / "kustomization.yaml"
+    file.write_text(re.sub(r"^( *)#(?=-|  )", r"\1", file.read_text(), flags=re.MULTILINE))
+    for item in (found := render(str(file.parent))):
+        validate(item, VERSIONS[-1])
+    assert {item["kind"] for item in found} - {item["kind"] for item in render(folder)} == more
+
+
 def test_the_limit_range_sets_requests_and_no_limits() -> None:
     # A default limit refuses pods that request more and name no limit, and `max` becomes a default limit.
     (limits,) = one("base", "LimitRange", "cwbass-defaults")["spec"]["limits"]
@@ -267,7 +331,10 @@ def test_the_limit_range_sets_requests_and_no_limits() -> None:
 
 
 def test_training_never_evicts_others() -> None:
-    priority = one("base", "PriorityClass", "cwbass-training")
+    classes = {(item["kind"], item["metadata"]["name"]) for item in render("base/training")}
+    for pod in (pod for item in render("base/training") for pod in pod_templates(item)):
+        assert ("PriorityClass", pod["spec"]["priorityClassName"]) in classes  # without it the API refuses the pod
+    priority = one("overlays/prod", "PriorityClass", "cwbass-training")
     assert (priority["preemptionPolicy"], priority["globalDefault"]) == ("Never", False)
 
 
@@ -324,7 +391,7 @@ def test_the_pipeline_means_what_the_manifests_make() -> None:
     assert names == ("cwbass-work", "/workspace", secret["metadata"]["name"], 10001)
     text = (K8S / "examples/s3-secret.yaml").read_text()
     assert re.findall(r"^ +(?:# )?([A-Z0-9_]+):", text, flags=re.MULTILINE) == list(pods.S3_KEYS)
-    (node,) = one("base", "TrainingRuntime", "cwbass-torch")["spec"]["template"]["spec"]["replicatedJobs"]
+    (node,) = one("overlays/prod", "TrainingRuntime", "cwbass-torch")["spec"]["template"]["spec"]["replicatedJobs"]
     (container,) = node["template"]["spec"]["template"]["spec"]["containers"]
     told = {item["name"]: item["value"] for item in container["env"]}
     assert told | {"CWBASS_PIPELINE": "any"} == pods.monitoring("any")  # the PodMonitor selects pods of both
