@@ -138,6 +138,25 @@ def test_every_pod_passes_the_restricted_profile(folder: str) -> None:
     assert {name: restricted_violations(spec) for name, spec in pods} == {name: [] for name, _ in pods}
 
 
+@pytest.mark.parametrize("path", sorted((K8S / "examples").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_pod_of_an_example_passes_it_too(path: Path) -> None:
+    assert [
+        violation for item in documents(path) for _, spec in pod_specs(item) for violation in restricted_violations(spec)
+    ] == []
+
+
+def test_the_shell_sees_the_volume_as_the_pods_of_a_run_do() -> None:
+    (shell,) = documents(K8S / "examples/work-shell.yaml")
+    assert "namespace" not in shell["metadata"]  # `kubectl -n` says it: with `standalone` it is another one
+    (container,) = shell["spec"]["containers"]
+    (node,) = pod_templates(documents(K8S / "base/training/runtime.yaml"))
+    assert container["volumeMounts"] == node["spec"]["containers"][0]["volumeMounts"]
+    for key in ("securityContext", "serviceAccountName"):
+        assert shell["spec"][key] == node["spec"][key]
+    assert shell["spec"]["volumes"][0] == node["spec"]["volumes"][0]
+    assert container["image"] == pod_of_the_job()["containers"][0]["image"]
+
+
 @pytest.mark.parametrize("folder", ALL)
 def test_every_container_has_a_read_only_root_and_says_what_it_needs(folder: str) -> None:
     for item in render(folder):
