@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from typing import Any
 
 import pytest
 import typer
 import yaml
-from k8s_checks import K8S, TOP, restricted_violations, validate
+from k8s_checks import K8S, TOP, network_allows, render, restricted_violations, validate
 
 from cwbass.cli import app
 from cwbass.params import Params, apply_overrides, load_params, read_params
 from cwbass.steps.training import TrainReport
 
-EXPERIMENT: dict[str, Any] = yaml.safe_load((K8S / "examples" / "katib-experiment.yaml").read_text())
+EXPERIMENT, POLICY = yaml.safe_load_all((K8S / "examples" / "katib-experiment.yaml").read_text())
 SPEC, TEMPLATE = EXPERIMENT["spec"], EXPERIMENT["spec"]["trialTemplate"]
 POD = TEMPLATE["trialSpec"]["spec"]["template"]["spec"]
 (CONTAINER,) = POD["containers"]
@@ -37,6 +36,13 @@ def test_the_trial_is_a_valid_job_within_the_restricted_profile() -> None:
     validate(job, "1.37")
     assert restricted_violations(POD) == []
     assert TEMPLATE["primaryContainerName"] == CONTAINER["name"]
+
+
+@pytest.mark.parametrize("direction", ["ingress", "egress"])
+def test_katib_and_its_trials_reach_each_other_and_others_do_not(direction: str) -> None:
+    closed, opened = render("overlays/prod"), (*render("overlays/prod"), POLICY)
+    asked = [(closed, "kubeflow"), (opened, "kubeflow"), (opened, "other")]
+    assert [network_allows(policies, direction, 6789, namespace=space) for policies, space in asked] == [False, True, False]
 
 
 def test_every_parameter_of_the_search_is_used_and_every_reference_is_one() -> None:
