@@ -328,6 +328,7 @@ def test_what_needs_an_operator_is_left_out_where_there_may_be_none(folder: str)
 @pytest.mark.parametrize(
     ("folder", "more"),
     [
+        ("overlays/prod", set()),
         (
             "overlays/dev",
             {"TrainingRuntime", "PriorityClass", "PodMonitor", "PrometheusRule", "Deployment", "Service", "ConfigMap"},
@@ -341,6 +342,10 @@ def test_what_an_overlay_offers_in_comments_is_valid_too(folder: str, more: set[
     for item in (found := render(str(file.parent))):
         validate(item, VERSIONS[-1])
     assert {item["kind"] for item in found} - {item["kind"] for item in render(folder)} == more
+    (account,) = [item for item in found if item["kind"] == "ServiceAccount"]
+    assert account["imagePullSecrets"] == [{"name": "registry"}]
+    pods = [pod["spec"] for item in found for pod in pod_templates(item) if "ghcr.io/cwbass" in json.dumps(pod)]
+    assert {pod["serviceAccountName"] for pod in pods} == {account["metadata"]["name"]}
 
 
 def test_the_limit_range_sets_requests_and_no_limits() -> None:
