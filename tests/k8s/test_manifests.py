@@ -377,7 +377,8 @@ def test_the_bucket_lifecycle_is_what_s3_takes_and_expires_runs_alone() -> None:
     report = ParamValidator().validate({"Bucket": "models", "LifecycleConfiguration": lifecycle}, operation.input_shape)
     assert not report.has_errors(), report.generate_report()
     expiring = [rule["Filter"]["Prefix"] for rule in lifecycle["Rules"] if "Expiration" in rule]
-    assert expiring == ["runs/"]  # never models/
+    assert expiring == ["PREFIX/runs/"]  # never models/
+    assert all(rule["Filter"]["Prefix"].startswith("PREFIX/") for rule in lifecycle["Rules"])  # a bucket has other owners too
 
 
 # Names that others rely on
