@@ -348,6 +348,22 @@ def test_what_an_overlay_offers_in_comments_is_valid_too(folder: str, more: set[
     assert {pod["serviceAccountName"] for pod in pods} == {account["metadata"]["name"]}
 
 
+def test_a_label_of_an_overlay_reaches_what_prometheus_selects_by_label(k8s: Path) -> None:
+    file = k8s / "overlays/prod/kustomization.yaml"
+    file.write_text(file.read_text().replace("environment: prod", "environment: prod\n      release: stack"))
+    found = [item for item in render(str(file.parent)) if item["kind"] in ("PodMonitor", "PrometheusRule")]
+    assert [item["metadata"]["labels"]["release"] for item in found] == ["stack"] * 3
+    groups = {group["name"] for item in found for group in item["spec"].get("groups", ())}
+    assert groups == {"cwbass-training", "cwbass-outcome"}  # docs/deploy.md names the first
+
+
+def test_what_lets_cilium_reach_the_api_server_has_the_ports_of_the_policy_that_it_mends() -> None:
+    (mended,) = documents(K8S / "examples/cilium-apiserver.yaml")
+    ports = [port for rule in mended["spec"]["egress"] for each in rule["toPorts"] for port in each["ports"]]
+    (https,) = one("base", "NetworkPolicy", "egress-https")["spec"]["egress"]
+    assert [{**port, "port": int(port["port"])} for port in ports] == https["ports"]
+
+
 def test_the_limit_range_sets_requests_and_no_limits() -> None:
     # A default limit refuses pods that request more and name no limit, and `max` becomes a default limit.
     (limits,) = one("base", "LimitRange", "cwbass-defaults")["spec"]["limits"]
