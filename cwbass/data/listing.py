@@ -132,9 +132,10 @@ def near(name: str, names: Iterable[str]) -> str:
 def _what_is_there(root: Path) -> str:
     """What the root holds instead, and the layout it looks like."""
     if not root.is_dir():
-        return f"data.root does not exist in {Path.cwd()}; give the folder of the dataset."
+        where = "" if root.is_absolute() else f" in {Path.cwd()}"
+        return f"{root} does not exist{where}: give the folder of the dataset with data.root or --data."
     names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
     for mark, layout in MARKS.items():
         if mark in names:
             return f"There is {mark}/: set data.layout: {layout}."
-    return f"data.root holds {', '.join(names[:8]) or 'no folders'}; check data.root and data.layout."
+    return f"{root} holds {', '.join(names[:8]) or 'no folders'}; check data.root and data.layout."

@@ -122,7 +122,7 @@ class TestFolder:
             listed(tmp_path)
 
     def test_missing_root_and_empty_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=r"data\.root does not exist"):
+        with pytest.raises(DataError, match=r"nowhere does not exist: give the folder of the dataset with data\.root or --data"):
             listed(tmp_path / "nowhere")
         (tmp_path / "images").mkdir()
         with pytest.raises(DataError, match="no class names"):
