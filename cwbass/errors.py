@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _PASSWORD = re.compile(r"//[^/\s]*@")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 WRITE_ELSEWHERE = "Name a place that can be written to, or give the right to it."
 
@@ -97,7 +97,7 @@ def disk_failures() -> Iterator[None]:
         if isinstance(error, shutil.Error) and isinstance(error.args[0], list):  # a tree's; there the system's error is text
             _, file, text = error.args[0][0]
             number = next((int(found) for found in re.findall(r"^\[Errno (\d+)\]", text)), None)
-        if number in _FULL:
+        if number in FULL:
             raise ServiceError(f"{file or 'a file'}: {os.strerror(number)}. Make room, and run the command again.") from error
         if number in NOT_WRITABLE:
             unread = number == errno.EACCES and file is not None and os.path.exists(file) and not os.access(file, os.R_OK)

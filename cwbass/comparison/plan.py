@@ -16,8 +16,9 @@ from typing import Any, Self
 from cwbass.comparison.budget import Budget, Length, MethodCost, longest
 from cwbass.comparison.variants import SUPERVISED
 from cwbass.data import list_dataset
+from cwbass.data.manifest import ROLES, Manifest
 from cwbass.data.splits import check_pool, find_candidates
-from cwbass.errors import DataError, ParamsError
+from cwbass.errors import DataError, ParamsError, counted
 from cwbass.files import write_whole
 from cwbass.jsonfile import read_object
 from cwbass.methods import check_scored
@@ -228,6 +229,8 @@ class Plan:
             return self
         there = Plan.read(self.out)
         if lines := differences(_claims(there, self), _claims(self, there)):
+            if there.listing_sha256 and self.listing_sha256 and there.listing_sha256 != self.listing_sha256:
+                lines.append(_changed_images(there, self))
             heading = (
                 f"{path} plans another comparison than these parameters do, and numbers of the two cannot stand side by side:"
             )
@@ -310,6 +313,26 @@ def _claims(plan: Plan, other: Plan) -> dict[str, Any]:
         key: value for key, value in decisive(values["params"]).items() if not key.startswith(("method.", "seed", "registry."))
     }
     return flatten({key: value for key, value in values.items() if key != "seeds"})
+
+
+def _changed_images(there: Plan, now: Plan) -> str:
+    """What has become of the dataset since a plan was made, as far as the first split that was drawn for it can tell."""
+    changes = []
+    drawn = next((cell for cell in there.cells() if (there.split_folder(cell) / "manifest.json").is_file()), None)
+    if drawn is not None:
+        split, manifest = there.group_params(drawn).split, Manifest.read(there.split_folder(drawn) / "manifest.json")
+        listing = list_dataset(now.params.data, split, Path(now.params.data.root))
+        held = {sample.image for role in ROLES for sample in manifest.samples(role)}
+        images = {sample.image for sample in (*listing.train, *listing.test)}
+        some_left_out = split.unlabeled_list is not None or split.group_pattern is not None
+        found = {"gone": held - images, "new": set() if some_left_out else images - held}
+        changes = [
+            f"{counted(len(names), 'image is', 'images are')} {what}, the first {min(names)}"
+            for what, names in found.items()
+            if names
+        ]
+    text = "; ".join(changes) or "other images, masks, tags, classes or test images than when it was planned"
+    return f"  which is to say of {now.params.data.root}: {text}"
 
 
 def _params_sha256(params: Params) -> str:

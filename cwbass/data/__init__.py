@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from cwbass.config import DataConfig, SplitConfig
-from cwbass.data.base import Sample
+from cwbass.data.base import DatasetSpec, Sample
 from cwbass.data.cityscapes import cityscapes
 from cwbass.data.folder import folder
 from cwbass.data.listing import DatasetFiles, Listing
@@ -61,8 +61,15 @@ def list_dataset(config: DataConfig, split: SplitConfig, root: Path) -> Listing:
             f"{root}: {counted(len(in_both), 'image is', 'images are')} listed both for training and for testing, the first "
             f"{min(in_both)!r}. Remove what is in both from one of the lists."
         )
-    tags = read_tags(root / TAGS, files.images, files.spec.class_names) if (root / TAGS).is_file() else {}
+    tags = read_tags(root / TAGS, files.images, _tag_classes(files.spec, config)) if (root / TAGS).is_file() else {}
     return Listing(spec=files.spec, train=_samples(training, files, tags), test=_samples(test, files, tags))
+
+
+def _tag_classes(spec: DatasetSpec, config: DataConfig) -> dict[str, int | None]:
+    """Names that a line of tags may hold, those of before merging and ignoring among them, as masks hold their values."""
+    now = {name: index for index, name in enumerate(spec.class_names)}
+    merged = {old: now.get(new) for new, old_names in config.merge.items() for old in old_names}
+    return {**dict.fromkeys(config.ignore_classes), **merged, **now}
 
 
 def _samples(ids: Iterable[str], files: DatasetFiles, tags: Mapping[str, tuple[int, ...]]) -> tuple[Sample, ...]:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cwbass.data.base import Box, DatasetSpec, Sample, check_same_size, read_image, read_mask, upright_size
-from cwbass.errors import DataError
+from cwbass.errors import FULL, NOT_WRITABLE, DataError, ParamsError
 
 logger = logging.getLogger(__name__)
 
@@ -127,22 +127,47 @@ def open_source(samples: Sequence[Sample], root: Path, spec: DatasetSpec, cache_
 
     The cache's name is a digest of every file's path, size and time of change, so that an
     edited file is decoded anew. Without room on the disk, files are decoded at every use. Making
-    a cache deletes those of the folder that nobody has opened for ``UNUSED_DAYS``.
+    a cache deletes those of the folder that nobody has opened for ``UNUSED_DAYS``. A file that is
+    missing is found here in any case, and not when its turn comes.
 
     Args:
         samples: What to serve, in this order.
         root: Folder that the samples' paths are relative to.
         spec: Maps mask values.
         cache_dir: Where caches lie; None decodes at every use.
+
+    Raises:
+        DataError: A file is missing or wrong.
+        ParamsError: A cache cannot be made there.
     """
     plain = FileSource(samples, root, spec)
-    if cache_dir is None or not samples:
+    if not samples:
         return plain
-    path = cache_dir / f"{_digest(samples, root, spec)}.bin"
+    digest = _digest(samples, root, spec)
+    if cache_dir is None:
+        return plain
+    path = cache_dir / f"{digest}.bin"
     if (cached := _open_whole(path, samples)) is not None:
         _mark_used(path)
         return cached
-    needed = sum(prod(upright_size(root / sample.image)) * (3 if sample.mask is None else 4) for sample in samples)
+    try:
+        return CachedSource(path, samples) if _make(plain, path) else plain
+    except OSError as error:
+        if error.errno in FULL:  # a quota, or another process that writes there
+            logger.warning("no cache of decoded images: %s: %s", cache_dir, error.strerror)
+            return plain
+        if error.errno in NOT_WRITABLE:
+            raise ParamsError(
+                f"train.cache: {cache_dir}: {error.strerror}. Name a folder that can be written to, or null, "
+                "which decodes images at every use."
+            ) from error
+        raise
+
+
+def _make(plain: FileSource, path: Path) -> bool:
+    """Make a cache where there is room for it; returns whether there was."""
+    cache_dir = path.parent
+    needed = sum(prod(upright_size(plain.root / sample.image)) * (3 if sample.mask is None else 4) for sample in plain.samples)
     cache_dir.mkdir(parents=True, exist_ok=True)
     _delete_unused(cache_dir)
     free = shutil.disk_usage(cache_dir).free
@@ -154,9 +179,9 @@ def open_source(samples: Sequence[Sample], root: Path, spec: DatasetSpec, cache_
             free / 1e9,
             RESERVE_BYTES / 1e9,
         )
-        return plain
+        return False
     _write(plain, path)
-    return CachedSource(path, samples)
+    return True
 
 
 def _open_whole(path: Path, samples: Sequence[Sample]) -> CachedSource | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cwbass.data.listing import composed, near
@@ -21,7 +21,7 @@ def find_list(name: str, root: Path, key: str) -> Path:
     raise DataError(f"{key}: no file {name}, neither below {root} nor in {Path.cwd()}. Mend the path.")
 
 
-def read_ids(path: Path, images: Mapping[str, str]) -> tuple[str, ...]:
+def read_ids(path: Path, images: Mapping[str, str], *, may_be_empty: bool = False) -> tuple[str, ...]:
     """Ids named by a list file, in its order.
 
     A line is an id or an image's path relative to the root, alone or followed by more columns
@@ -32,9 +32,10 @@ def read_ids(path: Path, images: Mapping[str, str]) -> tuple[str, ...]:
     Args:
         path: The list file.
         images: Ids that may be named -> path of the image.
+        may_be_empty: Whether it may name none. Else it would count as no list, and nobody be told.
 
     Raises:
-        DataError: The file cannot be read, names an unknown id, or names one twice.
+        DataError: The file cannot be read, names an unknown id, one twice, or none.
     """
     find = id_finder(images)
     lines: dict[str, int] = {}  # id -> line number
@@ -49,6 +50,8 @@ def read_ids(path: Path, images: Mapping[str, str]) -> tuple[str, ...]:
         if id in lines:
             raise DataError(f"{path}, line {number}: {id!r} is named in line {lines[id]} already. Remove one of them.")
         lines[id] = number
+    if not lines and not may_be_empty:
+        raise DataError(f"{path} names no image. Name some, or do without the list.")
     return tuple(lines)
 
 
@@ -57,13 +60,13 @@ def line_of(id: str, image: str) -> str:
     return id if id == id.strip() and not id.startswith("#") else image
 
 
-def read_tags(path: Path, images: Mapping[str, str], class_names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+def read_tags(path: Path, images: Mapping[str, str], classes: Mapping[str, int | None]) -> dict[str, tuple[int, ...]]:
     """Classes of whole images, from lines ``id, class, class``: all that the image shows. Blank lines and # as in lists of ids.
 
     Args:
         path: The file.
         images: Ids that may be named.
-        class_names: Of the dataset.
+        classes: Names of the dataset's classes -> index; None where the class is ignored.
 
     Returns:
         Id -> indices of the classes, sorted.
@@ -74,13 +77,15 @@ def read_tags(path: Path, images: Mapping[str, str], class_names: Sequence[str])
     tags: dict[str, tuple[int, ...]] = {}
     for number, line in read_lines(path):
         id, *names = [part.strip() for part in line.split(",")]
-        if id not in images or id in tags:
-            problem = "has a line already" if id in tags else f"is not among the {counted(len(images), 'image')}"
-            raise DataError(f"{path}, line {number}: {id!r} {problem}. Mend the line.{near(id, images.keys() - tags)}")
+        if id in tags:
+            raise DataError(f"{path}, line {number}: {id!r} has a line already. Put all that it shows on one.")
+        if id not in images:
+            among = f"is not among the {counted(len(images), 'image')}"
+            raise DataError(f"{path}, line {number}: {id!r} {among}. Mend the line.{near(id, images.keys() - tags)}")
         for name in names:
-            if name not in class_names:
-                raise DataError(f"{path}, line {number}: {name!r} is no class of the dataset. Mend it.{near(name, class_names)}")
-        tags[id] = tuple(sorted({class_names.index(name) for name in names}))
+            if name not in classes:
+                raise DataError(f"{path}, line {number}: {name!r} is no class of the dataset. Mend it.{near(name, classes)}")
+        tags[id] = tuple(sorted({place for name in names if (place := classes[name]) is not None}))
     return tags
 
 

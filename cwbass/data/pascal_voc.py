@@ -9,6 +9,7 @@ classes.txt                     one name a line, in the order of the mask values
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from cwbass.config import DataConfig
 from cwbass.data.classes import build_spec, read_classes
 from cwbass.data.listing import DatasetFiles, check_png, scan_images
 from cwbass.data.lists import id_finder, read_ids, read_lines
+from cwbass.errors import counted
+
+logger = logging.getLogger(__name__)
 
 
 def pascal_voc(root: Path, config: DataConfig) -> DatasetFiles:
@@ -34,18 +38,25 @@ def pascal_voc(root: Path, config: DataConfig) -> DatasetFiles:
     check_png(root, masks.values())
 
     lists = root / "ImageSets" / "Segmentation"
+    test_list, val_list = lists / "test.txt", lists / "val.txt"
     test: tuple[str, ...] = ()
-    if (lists / "test.txt").is_file() and _all_have_masks(lists / "test.txt", images, masks):
-        test = read_ids(lists / "test.txt", images)
-    elif (lists / "val.txt").is_file():
-        test = read_ids(lists / "val.txt", images)
+    if test_list.is_file() and (why := _unfit(test_list, images, masks)) is None:
+        test = read_ids(test_list, images)
+    else:
+        if val_list.is_file():
+            test = read_ids(val_list, images)
+        if test_list.is_file():
+            logger.info("%s %s: %s", test_list, why, "val.txt is tested on" if test else "test images are drawn")
     train_list = lists / "train.txt"
     train = read_ids(train_list, images) if train_list.is_file() else tuple(images.keys() - set(test))
     return DatasetFiles(spec=build_spec(read_classes(root, config), config), images=images, masks=masks, train=train, test=test)
 
 
-def _all_have_masks(test_list: Path, images: Mapping[str, str], masks: Mapping[str, str]) -> bool:
-    """Whether a list names images, and each has a mask. The images of the challenge's own list may not even be there."""
+def _unfit(test_list: Path, images: Mapping[str, str], masks: Mapping[str, str]) -> str | None:
+    """Why a list cannot be tested on, if so. The images of the challenge's own list may not even be there."""
     find = id_finder(images)
-    ids = [find(line)[0] for _, line in read_lines(test_list)]
-    return bool(ids) and all(id in masks for id in ids)
+    ids = {line: find(line)[0] for _, line in read_lines(test_list)}
+    if not ids:
+        return "names no image"
+    bare = [line for line, id in ids.items() if id not in masks]
+    return f"names {counted(len(ids), 'image')}, {len(bare)} of them without a mask, the first {bare[0]!r}" if bare else None

@@ -140,7 +140,7 @@ def find_candidates(listing: Listing, config: SplitConfig, root: Path) -> Candid
         if sample.mask is None:
             raise DataError(f"test image {sample.id!r} ({sample.image}) has no mask. Add it, or take the id off the test list.")
     labeled = _read_train_ids(config.labeled_list, "split.labeled_list", listing, root)
-    unlabeled = _read_train_ids(config.unlabeled_list, "split.unlabeled_list", listing, root)
+    unlabeled = _read_train_ids(config.unlabeled_list, "split.unlabeled_list", listing, root, may_be_empty=True)
     # With the labelled images and the test images named, no other mask has any use.
     masks_in_play = labeled is None or not listing.test
 
@@ -196,12 +196,15 @@ def compile_pattern(text: str | None) -> re.Pattern[str] | None:
         raise ParamsError(f"split.group_pattern {text!r} is no regular expression ({error}).") from error
 
 
-def _read_train_ids(name: str | None, key: str, listing: Listing, root: Path) -> frozenset[str] | None:
+def _read_train_ids(
+    name: str | None, key: str, listing: Listing, root: Path, *, may_be_empty: bool = False
+) -> frozenset[str] | None:
     """Ids of a list of training images, None where there is no list."""
     if name is None:
         return None
     path = find_list(name, root, key)
-    ids = frozenset(read_ids(path, {s.id: s.image for s in (*listing.train, *listing.test)}))
+    images = {sample.id: sample.image for sample in (*listing.train, *listing.test)}
+    ids = frozenset(read_ids(path, images, may_be_empty=may_be_empty))
     tested = ids & {sample.id for sample in listing.test}
     if tested:
         raise DataError(

@@ -22,7 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -32,6 +32,7 @@ from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.training.checkpoint import Checkpoint, as_checkpoint, fields_of, load_plain, serialize
 from cwbass.training.identity import differences, differing
 from cwbass.training.interrupt import StopSignals
+from cwbass.training.lock import LOCK, lock_folder
 from cwbass.training.mirror import EPOCH, FILES, Mirror, is_commit, is_plain_name, newest_first
 from cwbass.world import ALONE, World
 
@@ -94,7 +95,7 @@ class Keeper:
 
     Raises:
         ParamsError: The folders hold another run; the message names the keys that differ.
-        ServiceError: The mirror cannot be read.
+        ServiceError: The mirror cannot be read, or another process trains in the folder.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class Keeper:
         self.state: State | None = None  # to go on from
         self.finished: dict[str, Mapping[str, Any]] = {}  # stages that are done -> their best
         self._files: dict[str, str] = {}  # results that a later state needs -> SHA-256
+        self._held: IO[str] | None = None  # keeps other processes out of the folder
         self._lock = Lock()  # the writer deletes files that no state needs, while new ones are linked
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="state")
         self._writing: Future[None] | None = None
@@ -126,13 +128,20 @@ class Keeper:
         self._open()
 
     def begin(self) -> None:
-        """Where all begins anew, delete what the earlier run left, results too: this one may not write them all.
+        """Take the folder. Where all begins anew, delete what the earlier run left, results too: this one may not write them all.
 
-        Call it when nothing can be refused any more.
+        Call it when nothing else can be refused any more.
+
+        Raises:
+            ServiceError: Another process trains in the folder.
         """
-        if not self.resume.restart or not self.world.main:
+        if not self.world.main:
             return
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._hold()
+        _delete_partial_files(self.out_dir, self.folder)
+        if not self.resume.restart:
+            return
+        self._empty()
         (self.out_dir / RUN).unlink(missing_ok=True)
         for path in [path for name in self._results for path in self.out_dir.glob(name)]:
             unlink_with_digest(path)
@@ -181,6 +190,7 @@ class Keeper:
         self.world.barrier()  # torchrun ends all processes as soon as one has
         name = signal.Signals(stop).name
         self.telemetry.interrupted(name)
+        self._release()
         raise Interrupted(
             f"stopped by {name} after step {now.step} of {now.checkpoint.stage}; the state is in {self.folder}. "
             "Run the same command again: it goes on from there."
@@ -224,6 +234,23 @@ class Keeper:
             write_whole(self.folder / FINISHED, b"")
         else:
             shutil.rmtree(self.folder, ignore_errors=True)
+        self._release()
+
+    def _hold(self) -> None:
+        if self._held is None:
+            self._held = lock_folder(self.folder)
+
+    def _release(self) -> None:
+        if self._held is not None:
+            self._held.close()
+
+    def _empty(self) -> None:
+        """Delete all in the folder but the lock that is held."""
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != LOCK:
+                path.unlink(missing_ok=True)
 
     def _open(self) -> None:
         """The first process looks; all go on from what it found."""
@@ -239,7 +266,6 @@ class Keeper:
 
     def _find(self) -> str | None:
         """Finds the report of a finished run, or loads a state; returns the state's name."""
-        _delete_partial_files(self.out_dir, self.folder)
         if self.resume.restart:
             return None
         marker = self.out_dir / RUN
@@ -250,10 +276,12 @@ class Keeper:
                 self.report = done["report"]
                 return None
             logger.warning("%s says that the run is done, but %s is missing: going on without it", marker, ", ".join(missing))
+        if self.folder.is_dir() or self.mirror is not None:
+            self._hold()
         run = self._newest_run()
         if (self.folder / FINISHED).is_file() and run is not None and differing(run, self.identity):
             logger.info("%s holds the last state of a finished run that differs: beginning anew", self.folder)
-            shutil.rmtree(self.folder)
+            self._empty()
             run = None
         if run is None and self.mirror is not None and self.mirror.fetch(self.folder, self._usable):
             run = self._newest_run()

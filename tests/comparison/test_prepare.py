@@ -19,6 +19,7 @@ from cwbass.comparison.variants import method_variants
 from cwbass.errors import CwbassError, DataError
 from cwbass.params import Params
 from cwbass.steps.compare import Comparison, asked_plan, prepare
+from cwbass.steps.split import SplitParams, split
 
 
 def params(data: Path) -> Params:
@@ -84,7 +85,25 @@ def test_images_that_were_added_are_noticed(shapes: Path, tmp_path: Path) -> Non
     shutil.copytree(shapes, data)
     ask(data, out)
     shutil.copy(data / "unlabeled/unlabeled_00000.jpg", data / "unlabeled/more.jpg")
-    with pytest.raises(DataError, match=r"names of the dataset's files and classes \(SHA-256\): .* there, .* now"):
+    with pytest.raises(
+        DataError,
+        match=rf"names of the dataset's files and classes \(SHA-256\): .* there, .* now\n  which is to say of {data}: other images, masks",
+    ):
+        ask(data, out, seeds="1")
+
+
+def test_images_that_came_and_went_are_named_once_a_split_is_drawn(shapes: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(shapes, data)
+    plan = ask(data, out).plan
+    cell = next(plan.cells())
+    group = plan.group_params(cell)
+    split(SplitParams(**group.model_dump(include=set(SplitParams.model_fields))), data_root=data, out_dir=plan.split_folder(cell))
+    for turn in (0, 1):
+        (data / f"unlabeled/unlabeled_0000{turn}.jpg").rename(data / f"unlabeled/more{turn}.jpg")
+    (data / "unlabeled/more1.jpg").unlink()
+    said = "2 images are gone, the first unlabeled/unlabeled_00000.jpg; 1 image is new, the first unlabeled/more0.jpg"
+    with pytest.raises(DataError, match=f"which is to say of {data}: {said}\n"):
         ask(data, out, seeds="1")
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import pickle
@@ -14,7 +15,7 @@ from PIL import Image
 
 from cwbass.data.base import DatasetSpec, Sample, default_palette
 from cwbass.data.cache import UNUSED_DAYS, CachedSource, FileSource, open_source
-from cwbass.errors import DataError
+from cwbass.errors import DataError, ParamsError
 
 SPEC = DatasetSpec(("sky", "road", "car"), default_palette(3), ids={0: 0, 7: 1, 9: 2, 255: 255})
 SIZES = [(5, 8), (1, 1), (12, 3)]
@@ -150,10 +151,13 @@ def test_a_break_while_writing_leaves_no_cache(root: Path, samples: list[Sample]
     assert files(tmp_path / "cache") == []
 
 
-def test_a_missing_file_says_what_to_do(root: Path, samples: list[Sample], tmp_path: Path) -> None:
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_missing_file_says_what_to_do_before_it_is_wanted(
+    root: Path, samples: list[Sample], tmp_path: Path, cached: bool
+) -> None:
     (root / "2_mask.png").unlink()
     with pytest.raises(DataError, match=r"2_mask\.png: no such file\. Run `cwbass split` again"):
-        open_source(samples, root, SPEC, tmp_path / "cache")
+        open_source(samples, root, SPEC, tmp_path / "cache" if cached else None)
 
 
 @pytest.mark.parametrize("cached", [True, False])
@@ -202,6 +206,33 @@ def test_without_room_files_are_decoded_at_every_use(
     assert files(tmp_path / "cache") == []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 0, (2 << 30) + needed))
     assert isinstance(open_source(samples, root, SPEC, tmp_path / "cache"), CachedSource)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_where_the_disk_is_full_before_the_cache_is_whole_files_are_decoded_at_every_use(
+    number: int,
+    root: Path,
+    samples: list[Sample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A quota, of which the free space says nothing."""
+
+    def full(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("cwbass.data.cache.os.fsync", full)
+    source = open_source(samples, root, SPEC, tmp_path / "cache")
+    assert isinstance(source, FileSource) and source.image(0).shape == (5, 8, 3)
+    assert f"no cache of decoded images: {tmp_path / 'cache'}: {os.strerror(number)}" in caplog.text
+    assert files(tmp_path / "cache") == []
+
+
+def test_a_cache_that_cannot_be_made_names_the_key(root: Path, samples: list[Sample], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ParamsError, match=r"train\.cache: .*file: File exists\. Name a folder .*, or null, which decodes"):
+        open_source(samples, root, SPEC, tmp_path / "file")
 
 
 def age(folder: Path, days: float) -> None:

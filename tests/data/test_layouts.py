@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from dataclasses import replace
@@ -120,6 +121,18 @@ class TestFolder:
         touch(tmp_path, "JPEGImages/a.jpg")
         with pytest.raises(DataError, match=r"There is JPEGImages/: set data\.layout: pascal_voc"):
             listed(tmp_path)
+
+    @pytest.mark.parametrize("name", ["train.txt", "test.txt"])
+    def test_a_list_that_names_no_image_is_refused(self, plain: Path, name: str) -> None:
+        (plain / name).write_text("\n")
+        with pytest.raises(DataError, match=rf"{name} names no image\."):
+            listed(plain)
+
+    @pytest.mark.parametrize("key", ["train_list", "test_list"])
+    def test_so_is_one_of_the_split(self, key: str, plain: Path) -> None:
+        (plain / "empty.txt").touch()
+        with pytest.raises(DataError, match=r"empty\.txt names no image\."):
+            listed(plain, SplitConfig(**{key: "empty.txt"}))
 
     def test_missing_root_and_empty_folder(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"nowhere does not exist: give the folder of the dataset with data\.root or --data"):
@@ -240,6 +253,31 @@ class TestPascalVoc:
     def test_test_list_is_read_in_every_form_and_an_empty_one_gives_way_to_val(self, voc: Path, text: str, tested: str) -> None:
         (voc / "ImageSets/Segmentation/test.txt").write_bytes(text.encode())
         assert [s.id for s in listed(voc, layout="pascal_voc", classes=["x"]).test] == [tested]
+
+    @pytest.mark.parametrize(
+        ("text", "val", "said"),
+        [
+            ("", "b\n", "test.txt names no image: val.txt is tested on"),
+            ("c\nd\nx\n", "b\n", "test.txt names 3 images, 2 of them without a mask, the first 'd': val.txt is tested on"),
+            ("x\n", None, "test.txt names 1 image, 1 of them without a mask, the first 'x': test images are drawn"),
+        ],
+    )
+    def test_why_another_list_than_test_is_tested_on_is_told(
+        self, voc: Path, text: str, val: str | None, said: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        lists = voc / "ImageSets/Segmentation"
+        (lists / "test.txt").write_text(text)
+        if val is None:
+            (lists / "val.txt").unlink()
+        with caplog.at_level(logging.INFO):
+            listed(voc, layout="pascal_voc", classes=["x"])
+        assert said in caplog.text
+
+    @pytest.mark.parametrize("name", ["train.txt", "val.txt"])
+    def test_a_list_that_names_no_image_is_refused(self, voc: Path, name: str) -> None:
+        (voc / "ImageSets/Segmentation" / name).write_text("# to do\n")
+        with pytest.raises(DataError, match=rf"Segmentation/{name} names no image\. Name some, or do without the list\."):
+            listed(voc, layout="pascal_voc", classes=["x"])
 
     def test_masks_that_are_no_png_are_refused(self, voc: Path) -> None:
         touch(voc, "SegmentationClassAug/d.jpg")

@@ -198,6 +198,12 @@ class TestLists:
         manifest = draw_split(listing, config, root=tmp_path, seed=0)
         assert roles(manifest) == {"v0_1": "labeled", "v0_3": "unlabeled", "u0_0": "unlabeled", "v1_1": "test"}
 
+    def test_an_unlabeled_list_may_name_none(self, tmp_path: Path) -> None:
+        listing = make(tmp_path, masked=3, bare=2, tested=1)
+        (tmp_path / "u.txt").touch()
+        manifest = draw_split(listing, SplitConfig(unlabeled_list="u.txt"), root=tmp_path, seed=0)
+        assert (len(manifest.labeled), len(manifest.unlabeled)) == (3, 0)
+
     def test_test_set_is_carved_beside_the_labeled_list(self, tmp_path: Path) -> None:
         listing = make(tmp_path, masked=20)
         (tmp_path / "l.txt").write_text("v0_0\nv0_1\n")
@@ -214,7 +220,7 @@ class TestLists:
             ("v0_0\nv0_0\n", r"line 2: 'v0_0' is named in line 1 already"),
             ("v0_0\nv1_0\n", r"1 id is tested on, the first 'v1_0'\. Remove them from split\.labeled_list"),
             ("u0_0\n", r"split\.labeled_list names 'u0_0', which has no mask"),
-            ("", r"the split has no labeled image"),
+            ("", r"l\.txt names no image\. Name some, or do without the list"),
         ],
     )
     def test_wrong_lists_tell_the_line(self, tmp_path: Path, text: str, message: str) -> None:

@@ -23,23 +23,35 @@ from cwbass.data.streams import LabeledStream, UnlabeledStream, collate, index_a
 from cwbass.errors import DataError
 
 IMAGES = {"a": "images/a.png", "day/b c": "images/day/b c.png", "d": "images/d.png"}
-NAMES = ("ground", "tree", "car")
+CLASSES = {"ground": 0, "tree": 1, "car": 2, "van": 2, "sky": None}
 
 
 def read(tmp_path: Path, text: str) -> dict[str, tuple[int, ...]]:
     (tmp_path / "tags.txt").write_text(text)
-    return read_tags(tmp_path / "tags.txt", IMAGES, NAMES)
+    return read_tags(tmp_path / "tags.txt", IMAGES, CLASSES)
 
 
 def test_a_line_has_an_id_and_all_classes_of_the_image(tmp_path: Path) -> None:
     assert read(tmp_path, "# seen by hand\na, car, ground ,car\n\nday/b c,tree\nd\n") == {"a": (0, 2), "day/b c": (1,), "d": ()}
 
 
+def test_names_of_merged_and_ignored_classes_hold_as_the_values_of_masks_do(tmp_path: Path) -> None:
+    assert read(tmp_path, "a, van, sky\nd, sky") == {"a": (2,), "d": ()}
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.png").touch()
+    (tmp_path / "classes.txt").write_text("sky\nground\ncar\nvan\n")
+    (tmp_path / "tags.txt").write_text("a, van, sky, vehicle\n")
+    config = DataConfig(merge={"vehicle": ["car", "van"]}, ignore_classes=["sky"])
+    listing = list_dataset(config, SplitConfig(), tmp_path)
+    assert (listing.spec.class_names, listing.train[0].tags) == (("ground", "vehicle"), (1,))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("a, tree\nday/b, car", r"line 2: 'day/b' is not among the 3 images. Mend the line. Did you mean 'day/b c'\?"),
-        ("a, tree\na, car", r"line 2: 'a' has a line already"),
+        ("a, tree\na, car", r"line 2: 'a' has a line already\. Put all that it shows on one\.$"),
         ("a, tre", r"line 1: 'tre' is no class of the dataset. Mend it. Did you mean 'tree'\?"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ import torch
 from cwbass.errors import Interrupted, ParamsError, ServiceError
 from cwbass.files import file_sha256
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from cwbass.training.lock import LOCK
 from cwbass.training.resume import RUN, Keeper, Resume, State, _delete_state
 from cwbass.world import World
 
@@ -60,7 +62,7 @@ def save(keeper: Keeper, *steps: int, epochs: tuple[int, ...] = ()) -> None:
 
 
 def names(root: Path) -> list[str]:
-    return sorted(path.name for path in (root / "work").iterdir() if path.is_file())
+    return sorted(path.name for path in (root / "work").iterdir() if path.is_file() and path.name != LOCK)
 
 
 @pytest.fixture
@@ -153,7 +155,7 @@ def test_restart_deletes_what_there_is(saved: Path) -> None:
     assert found.state is None
     assert (saved / "work").exists()  # the run may still be refused
     found.begin()
-    assert not (saved / "work").exists()
+    assert [path.name for path in (saved / "work").iterdir()] == [LOCK]
 
 
 def result(root: Path, name: str, step: int) -> tuple[Path, str]:
@@ -259,6 +261,70 @@ class Several(World):
         if self.main:
             self.told.append(value)
         return self.told
+
+
+TRAINS = """
+import sys, time
+from pathlib import Path
+from cwbass.training.resume import Keeper, Resume
+root = Path(sys.argv[1])
+found = Keeper(root / "out", root / "work", {}, save_minutes=1, resume=Resume(restart=True))
+found.begin()
+print("begun", flush=True)
+time.sleep(600)
+"""
+
+
+@contextmanager
+def training_elsewhere(root: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has begun a run, and is killed at the end."""
+    other = subprocess.Popen([sys.executable, "-c", TRAINS, str(root)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None and other.stdout.readline() == "begun\n"
+        yield other
+    finally:
+        other.kill()
+        other.communicate()
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_folder_that_another_process_trains_in_is_refused_until_that_is_killed(restart: bool, saved: Path) -> None:
+    resume = Resume(restart=restart)
+    with training_elsewhere(saved) as other:
+        (saved / "work" / ".of the other.tmp").touch()
+        with pytest.raises(
+            ServiceError, match=rf"work: process {other.pid} on .* is training there. Wait until it is done, stop"
+        ):
+            keeper(saved, resume=resume).begin()
+        assert (saved / "work" / ".of the other.tmp").exists()  # what it is writing just now
+    keeper(saved, resume=resume).begin()
+    assert not (saved / "work" / ".of the other.tmp").exists()
+
+
+def test_of_two_runs_that_begin_at_once_one_is_refused(tmp_path: Path) -> None:
+    here = keeper(tmp_path)  # there is no folder yet
+    with training_elsewhere(tmp_path), pytest.raises(ServiceError, match="is training there"):
+        here.begin()
+
+
+def test_a_run_that_was_stopped_keeps_nobody_out(tmp_path: Path) -> None:
+    stopped = keeper(tmp_path, save_minutes=NEVER)
+    stopped.begin()
+    with stopped.listening(), pytest.raises(Interrupted):
+        os.kill(os.getpid(), signal.SIGTERM)
+        save(stopped, 1)
+    with training_elsewhere(tmp_path):
+        pass
+
+
+def test_a_disk_that_knows_no_locks_holds_nothing(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("cwbass.training.lock.fcntl.lockf", none)
+    found = keeper(saved)
+    found.begin()
+    assert found.state is not None and found.state.step == 4
 
 
 def test_another_number_of_processes_goes_on_from_an_epochs_beginning(saved: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -370,7 +436,7 @@ def test_what_a_killed_process_left_half_written_is_deleted(saved: Path) -> None
     for path in (saved / "out" / ".last.pt.7.tmp", saved / "work" / ".0-train-00000005.pt.7.tmp"):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"half")
-    keeper(saved)
+    keeper(saved).begin()
     assert not list(saved.rglob(".*.tmp"))
 
 
