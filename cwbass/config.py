@@ -237,8 +237,8 @@ class TrainConfig(Section):
     )
     compile: bool = Field(
         default=False,
-        description="Whether torch.compile makes kernels for the networks: a minute or more before the first steps, and then "
-        "faster ones on GPUs, mostly. Parts of a network that a method calls apart are not compiled. "
+        description="Whether torch.compile makes kernels for encoder and decoder of each network, teachers too: a minute or more before "
+        "the first steps, and then faster ones on GPUs, mostly. What a method does between the two is not compiled. "
         "Needs a C++ compiler; without one it is left out, with a warning.",
     )
     deterministic: bool = Field(

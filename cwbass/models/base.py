@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from types import MethodType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+_PARTS = ("encode", "decode")
 
 
 class SegmentationNet(nn.Module, ABC):
@@ -62,3 +66,12 @@ class SegmentationNet(nn.Module, ABC):
     def forward(self, image: Tensor) -> Tensor:
         """Logits of images. [B, 3, H, W] in [0, 255] -> [B, C, H, W] float."""
         return self.decode(self.encode(self.normalize(image)))
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Hand ``encode`` and ``decode`` to torch.compile: methods call them apart, and ``forward`` goes through both."""
+        for name in _PARTS:
+            setattr(self, name, torch.compile(MethodType(getattr(type(self), name), self), *args, **kwargs))
+
+    def __getstate__(self) -> dict[str, Any]:  # what is compiled is bound to this network, and a copy would run it
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        return {name: value for name, value in state.items() if name not in _PARTS}

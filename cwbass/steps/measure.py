@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import tempfile
 import time
@@ -77,7 +78,8 @@ def _measure(run: Run, params: TrainParams, folder: Path, timed: bool) -> Method
     if (retraining := params.method.retraining) is None:
         return MethodCost(step)
     retrained = place(new_method(run, params.method, build, offline=True), run.device)
-    labelling, offline = _label(run, retraining, method.student, folder, places=retrained.wants_places)
+    net = copy.deepcopy(method.student)  # as from a checkpoint: whole images have many sizes, and each would be compiled
+    labelling, offline = _label(run, retraining, net, folder, places=retrained.wants_places)
     return MethodCost(step, _step_cost(run, params, retrained, folder, timed, offline), labelling)
 
 

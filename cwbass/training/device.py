@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from cwbass.errors import ParamsError, counted, one_line
+from cwbass.models.base import SegmentationNet
 
 M = TypeVar("M", bound=nn.Module)
 logger = logging.getLogger(__name__)
@@ -69,8 +70,8 @@ def place(module: M, device: torch.device) -> M:
     return module
 
 
-def compile_networks_(networks: Iterable[nn.Module]) -> bool:
-    """Let torch.compile make kernels for networks when they first run; parameters and their names stay as they are.
+def compile_networks_(module: nn.Module) -> bool:
+    """Let torch.compile make kernels for all networks of a method when they first run; parameters and their names stay as they are.
 
     Returns:
         Whether; without a C++ compiler nothing is changed, and a warning says so.
@@ -81,8 +82,9 @@ def compile_networks_(networks: Iterable[nn.Module]) -> bool:
             "train.compile is true, but there is no C++ compiler (%s): running without. Install g++, or name one in CXX.", named
         )
         return False
-    for network in networks:
-        network.compile(dynamic=False)
+    for each in module.modules():
+        if isinstance(each, SegmentationNet):
+            each.compile(dynamic=False)
     return True
 
 

@@ -69,7 +69,7 @@ class Stage:
         self.optimizer, self.out_dir, self.offline = optimizer, out_dir, offline
         self.history = History() if history is None else history
         synchronize_norms_(method, run.world)
-        self.compiled = run.train.compile and compile_networks_(method.networks().values())
+        self.compiled = run.train.compile and compile_networks_(method)
         self.best: dict[str, Any] = {}  # of the checkpoint that counts: miou on the slice, step
         self.selection = LatestWithinOneError()
         self.meter = Meter()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +20,7 @@ from cwbass.methods import METHODS, build_method
 from cwbass.methods.base import Method
 from cwbass.models.base import SegmentationNet
 from cwbass.pseudo_labels import CONFIDENCE_BINS
+from cwbass.training.device import compile_networks_
 from cwbass.types import LabeledBatch, Progress, Reliability, StepOutput, UnlabeledBatch
 
 CLASSES = 4
@@ -118,6 +123,43 @@ def test_the_collapse_guard_scales_what_unlabelled_images_say(method: Method, ba
     whole, half, none = said  # what is left has only labels, which some methods weigh too
     assert half - none == pytest.approx((whole - none) / 2, rel=1e-4, abs=1e-5)
     assert (whole - none > 1e-4) == method.needs_unlabeled
+
+
+def test_compiled_networks_run_every_convolution_in_a_graph_and_give_the_same_loss(
+    method: Method, batches: Batches, progress: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, found = (
+        copy.deepcopy(method),
+        {True: Counter[bool](), False: Counter[bool]()},
+    )  # convolutions, with a gradient and without
+
+    def count(*_: object) -> None:
+        found[False][torch.is_grad_enabled()] += 1
+
+    for net in (each for each in plain.modules() if isinstance(each, SegmentationNet)):
+        for each in net.modules():
+            if isinstance(each, nn.Conv2d):
+                each.register_forward_hook(count)
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., Any]:
+        own = sum("conv2d" in str(node.target) for node in graph.graph.nodes)
+
+        def run(*arguments: Any) -> Any:
+            found[True][torch.is_grad_enabled()] += own
+            return graph(*arguments)
+
+        return run
+
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    monkeypatch.setenv("CXX", sys.executable)
+    assert compile_networks_(method)
+    names = list(method.state_dict())
+    plain_loss, loss = (step(each, batches(), progress()).loss for each in (plain, method))
+    assert found[True] == found[False]
+    assert found[True][True] > 0
+    assert torch.equal(loss, plain_loss)
+    assert list(method.state_dict()) == names == list(plain.state_dict())
 
 
 @pytest.mark.parametrize(("size", "side"), [(1, 12), (1, 9), (3, 17)])

@@ -4,12 +4,13 @@ import copy
 import logging
 import os
 import shutil
+import sys
 
 import pytest
 import torch
-from torch import nn
 
 from cwbass.errors import ParamsError
+from cwbass.models.base import SegmentationNet
 from cwbass.training.device import compile_networks_, gpu_memory, resolve_device, resolve_precision, set_deterministic
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -76,23 +77,23 @@ def test_auto_on_a_cpu_asks_the_processor(
 
 
 def test_without_a_compiler_networks_stay_as_they_are_and_a_warning_says_so(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tiny_net: type[SegmentationNet]
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    net = nn.Linear(2, 2)
-    assert compile_networks_([net]) is False
+    net = tiny_net()
+    assert compile_networks_(net) is False
     assert "no C++ compiler (no-such-compiler): running without. Install g++" in caplog.text
-    net(torch.zeros(1, 2))
+    assert "encode" not in vars(net)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler: apt-get install g++")
-def test_compiled_networks_give_the_same_loss_and_gradient_under_the_same_names() -> None:
+def test_compiled_networks_give_the_same_loss_and_gradient_under_the_same_names(normed_net: type[SegmentationNet]) -> None:
     torch.manual_seed(0)
-    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    plain = normed_net()
     fast = copy.deepcopy(plain)
-    assert compile_networks_([fast]) is True
-    image = torch.randn(2, 3, 8, 8)
+    assert compile_networks_(fast) is True
+    image = torch.rand(2, 3, 8, 8) * 255
     for net in (plain, fast):
         net(image).square().mean().backward()
     assert fast.state_dict().keys() == plain.state_dict().keys()
@@ -108,6 +109,18 @@ def test_float32_is_float32_in_convolutions_of_a_gpu_too() -> None:
     torch.backends.cudnn.allow_tf32 = True  # as torch has it
     assert resolve_precision("float32", CUDA) is None
     assert not torch.backends.cudnn.allow_tf32
+
+
+def test_a_copy_of_a_compiled_network_runs_its_own_weights(
+    monkeypatch: pytest.MonkeyPatch, tiny_net: type[SegmentationNet]
+) -> None:
+    monkeypatch.setenv("CXX", sys.executable)
+    net = tiny_net()
+    assert compile_networks_(net) is True
+    follower = copy.deepcopy(net)
+    for parameter in follower.parameters():
+        parameter.data.zero_()
+    assert follower(torch.ones(1, 3, 6, 6)).abs().max() == 0
 
 
 def test_deterministic_kernels_are_for_gpus_and_warn_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
