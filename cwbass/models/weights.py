@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cwbass.errors import ParamsError, WeightsError, one_line
 from cwbass.models.base import SegmentationNet
+from cwbass.models.smp_net import SmpNet
 from cwbass.s3 import download
 
 logger = logging.getLogger(__name__)
@@ -51,24 +52,30 @@ def load_encoder_weights_(net: SegmentationNet, weights: str, *, encoder: str, c
     """
     if (target := net.pretrained_part()) is None:
         raise WeightsError(f"{type(net).__name__} takes no pretrained weights (it has no pretrained_part). Use weights: null.")
+    of_library = isinstance(net, SmpNet)
+    name = f"encoder {encoder}" if of_library else type(net).__name__
     state = _pretrained(target, encoder) if weights == "imagenet" else read_state(_local(weights, cache_dir))
     match = match_state(state, target.state_dict(), weights)
     unexpected = [key for key in match.left_over if not key.startswith(HEADS)]
-    if unexpected and encoder not in smp.encoders.encoders:
-        whole = _timm_keys(_timm_name(target, encoder))
+    if unexpected and timm.is_model(timm_name := _timm_name(target, encoder)) and encoder not in smp.encoders.encoders:
+        whole = _timm_keys(timm_name)
         unexpected = [key for key in unexpected if key not in whole]
     if match.missing or unexpected or match.misshapen:
         raise WeightsError(
-            f"{weights} does not fit encoder {encoder}: {_listed('missing', match.missing)}; "
+            f"{weights} does not fit {name}: {_listed('missing', match.missing)}; "
             f"{_listed('unexpected', unexpected)}; {_listed('of another shape', match.misshapen)}. "
-            "Choose the encoder that the weights were made for, under the names of smp or timm."
+            + (
+                "Choose the encoder that the weights were made for, under the names of smp or timm."
+                if of_library
+                else "Give weights that were made for its pretrained_part."
+            )
         )
     broken = [key for key, value in match.found.items() if not torch.isfinite(value).all()]
     if broken:
         raise WeightsError(f"{weights}: {_listed('with non-finite numbers', broken)}. Use another file.")
     _copy(match.found, target)
     left_over = _listed("left over", match.left_over)
-    logger.info("encoder %s starts from %s: %d tensors, %s", encoder, weights, len(match.found), left_over)
+    logger.info("%s starts from %s: %d tensors, %s", name, weights, len(match.found), left_over)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -275,6 +275,33 @@ def test_network_that_is_not_of_smp_is_refused() -> None:
         load(Other((0, 0, 0), (1, 1, 1)), "imagenet")
 
 
+def test_network_of_ones_own_is_named_where_weights_do_not_fit_it(tmp_path: Path) -> None:
+    """Its ``model.encoder`` may mean nothing to timm."""
+
+    class Mine(SegmentationNet):
+        def __init__(self) -> None:
+            super().__init__((0, 0, 0), (1, 1, 1))
+            self.stem = torch.nn.Conv2d(3, 4, 1)
+
+        def encode(self, image: Tensor) -> list[Tensor]:
+            return [self.stem(image)]
+
+        def decode(self, features: list[Tensor]) -> Tensor:
+            return features[0]
+
+        def encoder_parameters(self) -> list[torch.nn.Parameter]:
+            return list(self.stem.parameters())
+
+        def pretrained_part(self) -> torch.nn.Module:
+            return self.stem
+
+    state = Mine().stem.state_dict()
+    with pytest.raises(
+        WeightsError, match=r"w.pth does not fit Mine: 0 missing; 1 unexpected \(mask\);.*for its pretrained_part"
+    ):
+        load(Mine(), save({**state, "mask": torch.zeros(1)}, tmp_path / "w.pth"), "(none)")
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, str, State], None]:
     """No network, an empty cache of the Hugging Face hub, and a function that puts a file there."""
