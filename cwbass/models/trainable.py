@@ -16,6 +16,7 @@ from torch.func import functional_call
 from cwbass.config import ModelConfig
 from cwbass.errors import ParamsError, one_line
 from cwbass.models import build_model
+from cwbass.models.smp_net import ARCHITECTURES
 
 _FAILURES = (AssertionError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)
 _LARGEST = 1024  # pixels; nobody is told to use larger crops
@@ -77,13 +78,20 @@ def _mends(config: ModelConfig, class_names: Sequence[str], size: int, batch: in
     net = build_model(config, class_names)
     if batch < 2 and _problem(net, size, 2) is None:
         yield "Raise train.batch_labeled and train.batch_unlabeled to 2 or more"
-    try:
-        free = build_model(config.model_copy(update={"options": {**config.options, **_ANY_SIZE}}), class_names)
-    except ParamsError:
-        free = net
-    if free is not net and _problem(free, size, max(2, batch)) is None:
+    if _free_sized(config, class_names, size, max(2, batch)):
         yield "Set model.options: {dynamic_img_size: true}"
     for larger in range(size - size % _GRID + _GRID, _LARGEST + 1, _GRID):
         if _problem(net, larger, max(2, batch)) is None:
             more = " and both batches to 2 or more" if batch < 2 else ""
             yield f"Raise augment.crop_size to {larger}{more}"
+
+
+def _free_sized(config: ModelConfig, class_names: Sequence[str], size: int, batch: int) -> bool:
+    """Whether it works with an encoder of timm that is told to take any size; networks of smp pass that on."""
+    if not config.encoder.startswith("tu-") or config.arch not in ARCHITECTURES:
+        return False
+    try:
+        net = build_model(config.model_copy(update={"options": {**config.options, **_ANY_SIZE}}), class_names)
+    except ParamsError:
+        return False
+    return _problem(net, size, batch) is None

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
+from torch import Tensor, nn
 
 from cwbass.config import ModelConfig
 from cwbass.errors import ParamsError
-from cwbass.models import build_model
+from cwbass.models import MODELS, build_model
+from cwbass.models.base import SegmentationNet
 from cwbass.models.trainable import check_trainable
 
 SMALL = "tu-mobilenetv4_conv_small_050"
 VIT = "tu-vit_tiny_patch16_224"
 
 
-def check(arch: str, encoder: str, *, crop_size: int, batch: int, **options: bool) -> None:
+def check(arch: str, encoder: str, *, crop_size: int, batch: int, **options: bool | int) -> None:
     config = ModelConfig(arch=arch, encoder=encoder, options=options)
     check_trainable(build_model(config, "abc"), config, "abc", crop_size=crop_size, batch=batch)
 
@@ -67,3 +71,33 @@ def test_looking_changes_nothing() -> None:
     check_trainable(net, config, "abc", crop_size=32, batch=2)
     assert not net.training
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+class Strict(SegmentationNet):
+    """Takes crops of 64 pixels or more, and its own option alone."""
+
+    def __init__(self, config: ModelConfig, class_names: Sequence[str]) -> None:
+        super().__init__(config.mean, config.std)
+        self._build(len(class_names), **config.options)
+
+    def _build(self, classes: int, *, width: int) -> None:
+        self.stem, self.head = nn.Conv2d(3, width, 1), nn.Conv2d(width, classes, 1)
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        if min(image.shape[-2:]) < 64:
+            raise ValueError("too small")
+        return [self.stem(image)]
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        logits: Tensor = self.head(features[0])
+        return logits
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        return list(self.stem.parameters())
+
+
+@pytest.mark.parametrize("encoder", ["resnet50", VIT])
+def test_a_network_of_ones_own_is_given_its_own_options_alone(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "strict", Strict)
+    with pytest.raises(ParamsError, match=r"too small\. Raise augment\.crop_size to 64\.$"):
+        check("strict", encoder, crop_size=32, batch=2, width=4)
