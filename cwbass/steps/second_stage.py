@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,7 +89,6 @@ class SecondStage:
     ) -> None:
         self.run, self.method, self.config, self.out_dir = run, method, config, out_dir
         self.steps = config.steps or steps
-        self.first = first
         self.key = config.key
         length = first.stop - first.stage_start
         if length < FIRST_STAGE_STEPS:
@@ -209,7 +209,9 @@ class SecondStage:
             history=before.history,
             offline=stream,
         )
-        schedule = replace(self.first, start=0, stop=self.steps, total=self.steps, stage_start=0)
+        pass_steps = math.ceil(len(chosen) / run.train.unlabeled_a_step)
+        epoch_steps = run.train.epoch_steps or pass_steps
+        schedule = Schedule(0, self.steps, self.steps, epoch_steps, stage_start=0, pass_steps=pass_steps)
         stage.train(schedule, checkpoint=last, best=best)
         return stage
 

@@ -25,7 +25,9 @@ from cwbass.steps.train import TrainParams, train
 from cwbass.steps.training import TrainReport, WarmupParams
 from cwbass.steps.warmup import warmup
 from cwbass.training.checkpoint import load_checkpoint
+from cwbass.training.loop import Schedule
 from cwbass.training.resume import Resume
+from cwbass.training.stage import Stage
 
 STEPS, WARMUP, RETRAIN = 7, 1, 2
 
@@ -252,6 +254,24 @@ def test_retrainings_see_the_tags_of_their_images(shapes: Path, tmp_path: Path, 
         for position in range(8):
             name = stream.labels.ids[index_at(position, len(stream.labels), seed=0, stream="unlabeled")]
             assert stream[position].tags.tolist() == [int(index == said[name]) for index in range(len(names))]  # type: ignore[union-attr]
+
+
+def test_a_pass_of_a_retraining_is_over_the_images_that_are_labelled_by_then(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, int]] = []
+
+    class Watched(Stage):
+        def train(self, schedule: Schedule, **files: Any) -> None:
+            seen.append((self.name, schedule.pass_steps))
+            super().train(schedule, **files)
+
+    monkeypatch.setattr("cwbass.steps.second_stage.Stage", Watched)
+    values = changed(train={"epoch_steps": None})
+    done = run(prepare(tmp_path, shapes, values), shapes, values, tmp_path / "train")
+    assert seen == [("retrain_reliable", 1), ("retrain_all", 4)]  # 2 and 8 images, 2 a step
+    steps = [(row["stage"], row["step"]) for row in rows(done.out / "history.jsonl")]
+    assert steps == [("train", 5), ("train", 7), ("retrain_reliable", 1), ("retrain_reliable", 2), ("retrain_all", 2)]
 
 
 def test_a_stage_too_short_to_tell_is_refused_before_it_begins(stages: Stages, tmp_path: Path) -> None:
