@@ -9,23 +9,23 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from cwbass.config import AugmentConfig
-from cwbass.data.base import DatasetSpec, read_raw_mask
+from cwbass.data.base import Box, DatasetSpec, read_raw_mask
 from cwbass.data.cache import ImageSource
-from cwbass.data.streams import index_at, view_rng
-from cwbass.data.transforms import crop_image, crop_mask, crop_valid, draw_geometry, strong_view
+from cwbass.data.streams import UnlabeledStream
+from cwbass.data.transforms import Geometry, crop_mask
 from cwbass.errors import DataError
 from cwbass.files import partial_file
-from cwbass.types import UnlabeledBatch
 
 LABEL, CONFIDENCE = "label", "confidence"
+_CHANGED = "The image was changed during the run; run `cwbass train` again."
 
 
 def write_pseudo_label(
@@ -68,12 +68,23 @@ class PseudoLabels:
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def image(self, index: int) -> NDArray[np.uint8]:
-        """[H, W, 3] uint8."""
-        return self.source.image(self.chosen[index])
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width, pixels."""
+        return self.source.size(self.chosen[index])
 
-    def label(self, index: int) -> NDArray[np.uint8]:
-        """[H, W] uint8, class index."""
+    def image(self, index: int, box: Box | None = None) -> NDArray[np.uint8]:
+        """[H, W, 3] uint8, of the part in ``box`` where it is given; all is read, as the size may not be the file's any more."""
+        size = self.size(index)
+        image = self.source.image(self.chosen[index])
+        if image.shape[:2] != size:
+            raise DataError(
+                f"the image of {self.ids[index]} has shape {list(image.shape[:2])} and had {list(size)} (height, width). {_CHANGED}"
+            )
+        left, top, right, bottom = box or (0, 0, *size[::-1])
+        return image[top:bottom, left:right]
+
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        """The label. [H, W] uint8, class index."""
         return self._read(LABEL, index)
 
     def confidence(self, index: int) -> NDArray[np.uint8]:
@@ -82,48 +93,26 @@ class PseudoLabels:
 
     def _read(self, kind: str, index: int) -> NDArray[np.uint8]:
         path = self.folder / kind / f"{self.ids[index]}.png"
-        array = read_raw_mask(path)
-        size = self.image(index).shape[:2]
+        array, size = read_raw_mask(path), self.size(index)
         if array.shape != size:
-            raise DataError(
-                f"{path} has shape {list(array.shape)} and its image {list(size)} (height, width). "
-                "The image was changed during the run; run `cwbass train` again."
-            )
+            raise DataError(f"{path} has shape {list(array.shape)} and its image {list(size)} (height, width). {_CHANGED}")
         return array
 
 
-class OfflineStream(Dataset[UnlabeledBatch]):
-    """Views, validity, label and confidence of unlabelled crops, each as a batch has it but for the first axis; ``tags`` of each image.
+class OfflineStream(UnlabeledStream):
+    """Views of some unlabelled images, as of :class:`UnlabeledStream`, with the label and confidence that were made before.
 
-    Padding has label ``ignore_index`` and confidence 0. A stream over the same images gives the views of
-    :class:`cwbass.data.streams.UnlabeledStream`.
+    Padding has label ``ignore_index`` and confidence 0. ``tags`` are of the chosen images, ``place`` numbers all.
     """
 
-    def __init__(
-        self,
-        labels: PseudoLabels,
-        augment: AugmentConfig,
-        *,
-        ignore_index: int,
-        seed: int,
-        tags: Tensor | None = None,
-        places: bool = False,
-    ) -> None:
-        self.labels, self.augment, self.ignore_index, self.seed = labels, augment, ignore_index, seed
-        self.tags, self.places = tags, places
+    def __init__(self, labels: PseudoLabels, augment: AugmentConfig, *, ignore_index: int, **views: Any) -> None:
+        super().__init__(labels, augment, **views)
+        self.labels, self.ignore_index = labels, ignore_index
 
-    def __getitem__(self, position: int) -> UnlabeledBatch:
-        index = index_at(position, len(self.labels), seed=self.seed, stream="unlabeled")
-        image, size = self.labels.image(index), self.augment.crop_size
-        rng = view_rng(self.seed, "unlabeled", position)
-        geometry = draw_geometry(image.shape[:2], self.augment, rng)
-        weak = crop_image(image, geometry, size)
-        return UnlabeledBatch(
-            weak,
-            strong_view(weak, self.augment, rng),
-            crop_valid(geometry, size),
-            crop_mask(self.labels.label(index), geometry, size, self.ignore_index),
-            crop_mask(self.labels.confidence(index), geometry, size, 0),
-            tags=None if self.tags is None else self.tags[index],
-            place=geometry.place(self.labels.chosen[index]) if self.places else None,
-        )
+    def _labels(self, index: int, geometry: Geometry) -> tuple[Tensor, Tensor]:
+        size = self.augment.crop_size
+        label = crop_mask(self.labels.mask(index), geometry, size, self.ignore_index)
+        return label, crop_mask(self.labels.confidence(index), geometry, size, 0)
+
+    def _number(self, index: int) -> int:
+        return self.labels.chosen[index]

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from cwbass.config import AugmentConfig
 from cwbass.data.base import Sample
 from cwbass.data.cache import ImageSource
-from cwbass.data.transforms import crop_mask, crop_valid, draw_geometry, fit_image, strong_view
+from cwbass.data.transforms import Geometry, crop_mask, crop_valid, draw_geometry, fit_image, strong_view
 from cwbass.errors import CwbassError, ServiceError, one_line
 from cwbass.memory import keep_freed_memory
 from cwbass.types import Batch, LabeledBatch, UnlabeledBatch
@@ -132,10 +132,19 @@ class UnlabeledStream(Dataset[UnlabeledBatch]):
             weak,
             first,
             crop_valid(geometry, self.augment.crop_size),
+            *self._labels(index, geometry),
             strong2=more[0] if more else None,
             tags=None if self.tags is None else self.tags[index],
-            place=geometry.place(index) if self.places else None,
+            place=geometry.place(self._number(index)) if self.places else None,
         )
+
+    def _labels(self, index: int, geometry: Geometry) -> tuple[Tensor | None, Tensor | None]:
+        """Label and confidence of a crop, where they were made before. [S, S] uint8 each."""
+        return None, None
+
+    def _number(self, index: int) -> int:
+        """Of an image among all unlabelled ones."""
+        return index
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:

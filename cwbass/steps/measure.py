@@ -79,7 +79,7 @@ def _measure(run: Run, params: TrainParams, folder: Path, timed: bool) -> Method
         return MethodCost(step)
     retrained = place(new_method(run, params.method, build, offline=True), run.device)
     net = copy.deepcopy(method.student)  # as from a checkpoint: whole images have many sizes, and each would be compiled
-    labelling, offline = _label(run, retraining, net, folder, places=retrained.wants_places)
+    labelling, offline = _label(run, retraining, net, folder, learner=retrained)
     return MethodCost(step, _step_cost(run, params, retrained, folder, timed, offline), labelling)
 
 
@@ -113,8 +113,8 @@ def _step_cost(
     )
 
 
-def _label(run: Run, config: Retraining, net: SegmentationNet, folder: Path, *, places: bool) -> tuple[Cost, OfflineStream]:
-    """What it takes to rank and label all unlabelled images, and some that are labelled.
+def _label(run: Run, config: Retraining, net: SegmentationNet, folder: Path, *, learner: Method) -> tuple[Cost, OfflineStream]:
+    """What it takes to rank and label all unlabelled images, and some that are labelled, as ``learner`` sees them.
 
     Ranking predicts every image with three networks, as ``eval`` says; labelling, once, as the second stage says.
     """
@@ -144,8 +144,9 @@ def _label(run: Run, config: Retraining, net: SegmentationNet, folder: Path, *, 
         run.augment,
         ignore_index=spec.ignore_index,
         seed=run.seed,
+        strong_views=learner.strong_views,
         tags=None if tags is None else tags[: len(chosen)],
-        places=places,
+        places=learner.wants_places,
     )
     return everything, stream
 

@@ -197,7 +197,13 @@ class SecondStage:
         tags = tag_table(run.manifest.unlabeled, spec.num_classes)
         own = None if tags is None else tags[chosen]
         stream = OfflineStream(
-            labels, run.augment, ignore_index=spec.ignore_index, seed=run.seed, tags=own, places=method.wants_places
+            labels,
+            run.augment,
+            ignore_index=spec.ignore_index,
+            seed=run.seed,
+            strong_views=method.strong_views,
+            tags=own,
+            places=method.wants_places,
         )
         stage = Stage(
             run,

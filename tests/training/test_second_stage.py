@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cwbass.config import AugmentConfig, EvalConfig
-from cwbass.data.base import Box, DatasetSpec, Sample, default_palette
+from cwbass.data.base import Box, DatasetSpec, Sample, default_palette, read_image
 from cwbass.data.cache import FileSource
 from cwbass.data.offline import OfflineStream, PseudoLabels, write_pseudo_label
 from cwbass.data.streams import UnlabeledStream, collate, index_at, make_loader
@@ -184,7 +184,7 @@ def test_the_labels_of_an_image_are_its_own(stream: OfflineStream) -> None:
         assert item.pseudo_label is not None
         assert int(item.pseudo_label[item.valid].max()) < rows[index]
     for index in range(3):
-        assert np.array_equal(stream.labels.label(index), stream.labels.image(index)[..., 0])
+        assert np.array_equal(stream.labels.mask(index), stream.labels.image(index)[..., 0])
         assert np.array_equal(stream.labels.confidence(index), stream.labels.image(index)[..., 1])
 
 
@@ -192,11 +192,11 @@ def test_the_views_are_those_of_the_stream_without_labels(tmp_path: Path) -> Non
     ids = [str(index) for index in range(len(SIZES))]
     write_pseudo_labels(Palette(), Arrays(), range(len(ids)), ids, tmp_path, spec=SPEC, predictor=PREDICTOR)
     labels = PseudoLabels(Arrays(), range(len(ids)), ids, tmp_path)
-    with_labels = OfflineStream(labels, AUGMENT, ignore_index=255, seed=1)
-    without = UnlabeledStream(Arrays(), AUGMENT, seed=1)
+    with_labels = OfflineStream(labels, AUGMENT, ignore_index=255, seed=1, strong_views=2)
+    without = UnlabeledStream(Arrays(), AUGMENT, seed=1, strong_views=2)
     for position in range(12):
         one, other = with_labels[position], without[position]
-        assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("weak", "strong", "valid"))
+        assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("weak", "strong", "valid", "strong2"))
 
 
 def test_batches_carry_bytes(stream: OfflineStream) -> None:
@@ -213,4 +213,33 @@ def test_batches_carry_bytes(stream: OfflineStream) -> None:
 def test_a_label_of_another_size_than_its_image_is_named(stream: OfflineStream, tmp_path: Path) -> None:
     write_pseudo_label(tmp_path, "e", np.zeros((5, 6), np.uint8), np.zeros((5, 6), np.uint8), SPEC)
     with pytest.raises(DataError, match=r"label/e\.png has shape \[5, 6\] and its image \[33, 21\].*run `cwbass train` again"):
-        stream.labels.label(0)
+        stream.labels.mask(0)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> PseudoLabels:
+    """An image of 20 x 30 pixels on disk, with its label."""
+    Image.fromarray(Arrays().image(0)).save(tmp_path / "a.png")
+    write_pseudo_label(tmp_path, "a", np.zeros(SIZES[0], np.uint8), np.zeros(SIZES[0], np.uint8), SPEC)
+    return PseudoLabels(FileSource([Sample("a", "a.png", None)], tmp_path, SPEC), [0], ["a"], tmp_path)
+
+
+def test_an_image_is_decoded_once_for_a_crop(files: PseudoLabels, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[Path] = []
+
+    def read(path: Path, box: Box | None = None) -> NDArray[np.uint8]:
+        decoded.append(path)
+        return read_image(path, box)
+
+    monkeypatch.setattr("cwbass.data.cache.read_image", read)
+    stream = OfflineStream(files, AUGMENT, ignore_index=255, seed=0)
+    for position in range(3):
+        assert stream[position].weak.shape == (3, 16, 16)
+    assert len(decoded) == 3
+
+
+def test_an_image_that_is_changed_after_it_was_labelled_is_named(files: PseudoLabels) -> None:
+    assert files.size(0) == SIZES[0]
+    Image.fromarray(Arrays().image(1)).save(files.folder / "a.png")
+    with pytest.raises(DataError, match=r"the image of a has shape \[24, 24\] and had \[20, 30\].*run `cwbass train` again"):
+        files.image(0, (0, 0, 2, 2))
