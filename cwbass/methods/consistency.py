@@ -42,14 +42,26 @@ class Targets:
         return [self.label, self.confidence, self.weight, self.valid]
 
     def counts(self, num_classes: int) -> dict[str, Tensor]:
-        """For the record: pixels seen and kept by class, and their confidence, [K] each; its histogram, [K, N]."""
-        histogram = confidence_counts(self.confidence, self.label, self.valid, num_classes)
-        return {
-            "seen": histogram.sum(1),
-            "kept": count_by_class(self.label, self.weight > 0, num_classes),
-            "confidence": sum_by_class(self.confidence, self.label, self.valid, num_classes),
-            "confidence_counts": histogram,
-        }
+        """For the record: what :func:`seen_counts` says, and the pixels kept by class, [K]."""
+        seen = seen_counts(self.confidence, self.label, self.valid, num_classes)
+        return {**seen, "kept": count_by_class(self.label, self.weight > 0, num_classes)}
+
+
+def seen_counts(confidence: Tensor, label: Tensor, valid: Tensor, num_classes: int) -> dict[str, Tensor]:
+    """For the record: pixels seen by class, and their confidence, [K] each; its histogram, [K, N].
+
+    Args:
+        confidence: In the label. [B, H, W] float.
+        label: [B, H, W] int64.
+        valid: Pixels that show an image. [B, H, W] bool.
+        num_classes: K.
+    """
+    histogram = confidence_counts(confidence, label, valid, num_classes)
+    return {
+        "seen": histogram.sum(1),
+        "confidence": sum_by_class(confidence, label, valid, num_classes),
+        "confidence_counts": histogram,
+    }
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from cwbass.data.cutmix import draw_classes, mix_, pixels_of
 from cwbass.losses.boundary import Frame, boundary_mask, boundary_mean
 from cwbass.losses.confidence import confidence_weighted_mean, pixel_cross_entropy, soft_cross_entropy
 from cwbass.methods.base import BuildModel, Method, MethodConfig, Retraining
-from cwbass.methods.consistency import draw_cutmix
+from cwbass.methods.consistency import draw_cutmix, seen_counts
 from cwbass.models.ema import Buffers, ema_decay_at, make_ema_teacher, update_ema_
 from cwbass.models.features import drop_channels, join_features, rows_of
 from cwbass.models.norm import frozen_statistics
@@ -29,12 +29,10 @@ from cwbass.pixels import highest
 from cwbass.pseudo_labels import (
     adaptive_floor,
     confidence_and_label,
-    confidence_counts,
     count_by_class,
     decay_factor,
     logistic_threshold,
     probabilities,
-    sum_by_class,
     threshold_map,
     thresholds_for_precision,
 )
@@ -266,28 +264,13 @@ class CwBass(Method):
     def training_step(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, progress: Progress) -> StepOutput:
         assert unlabeled is not None
         terms, world = self.terms, progress.world
-        valid = unlabeled.valid if terms.ignore_padding else torch.ones_like(unlabeled.valid)
         with torch.no_grad():
-            confidence, label, probs = self.pseudo_labels(unlabeled)
-            histogram = confidence_counts(confidence, label, valid, self.num_classes)
-            pixels = histogram.sum(1)
-            confidence_sums = sum_by_class(confidence, label, valid, self.num_classes)
-            tau = self._threshold(pixels, confidence_sums, world)  # [] or [K]
-            kept = valid & self.keeps(confidence, label, tau)
-            sums = {
-                "seen": pixels,
-                "kept": count_by_class(label, kept, self.num_classes),
-                "confidence": confidence_sums,
-                "confidence_counts": histogram,
-            }
-            pseudo = _Pseudo(label, confidence, kept, valid, probs)
+            pseudo, tau, sums = self._pseudo(unlabeled, world)
             strong = unlabeled.strong if terms.views == "strong" else unlabeled.weak
             if terms.cutmix > 0 or terms.classmix > 0:
                 strong, pseudo = strong.clone(), replace(pseudo, valid=pseudo.valid.clone())  # the rest is the batch's own
                 self._cutmix_(labeled, strong, pseudo, progress)
                 self._classmix_(labeled, strong, pseudo, progress)
-            decay = decay_factor(terms.decay.rule, factor=terms.decay.factor, fraction=progress.stage_fraction)
-            weight = pseudo.confidence * decay
 
         logits = self._student(labeled.image, strong, progress)
         loss_sup = self.supervised_loss(next(logits), labeled.mask, world)
@@ -297,15 +280,7 @@ class CwBass(Method):
         pixel_loss = self._pixel_loss(next(logits), pseudo)
         if terms.feature_drop > 0:
             pixel_loss = (pixel_loss + self._pixel_loss(next(logits), pseudo)) / 2
-        count = world.share((pseudo.valid if terms.divide_by == "valid" else pseudo.kept).sum())
-        loss_weighted = confidence_weighted_mean(pixel_loss, weight, pseudo.kept, gamma=terms.gamma, count=count)
-        loss_boundary = loss_weighted.new_zeros(())
-        if terms.boundary.weight > 0:
-            seen = pseudo.valid if terms.ignore_padding else None
-            edge = boundary_mask(pseudo.label, frame=terms.boundary.frame, width=terms.boundary.width, valid=seen)
-            edge_weight = weight if terms.boundary.confidence_weighted else None
-            edge = edge & pseudo.kept
-            loss_boundary = boundary_mean(pixel_loss, edge, edge_weight, gamma=terms.gamma, count=world.share(edge.sum()))
+        loss_weighted, loss_boundary = self._unsup_losses(pixel_loss, pseudo, progress)
         loss_unsup = loss_weighted + terms.boundary.weight * loss_boundary
         unsup_weight = self.unsup_scale * terms.unsup_weight * self._ramp(progress) * self._fade(progress)
         loss = loss_sup + unsup_weight * loss_unsup
@@ -347,6 +322,31 @@ class CwBass(Method):
         if rule.rule == "auto" and reliability is not None:
             found = thresholds_for_precision(reliability, target=rule.target, low=rule.low, high=rule.high, prior=rule.prior)
             self.thresholds.copy_(found)
+
+    def _pseudo(self, unlabeled: UnlabeledBatch, world: World) -> tuple[_Pseudo, Tensor, dict[str, Tensor]]:
+        """What is said of the weak views; tau, [] or [K]; and what is said in all, for the record."""
+        valid = unlabeled.valid if self.terms.ignore_padding else torch.ones_like(unlabeled.valid)
+        confidence, label, probs = self.pseudo_labels(unlabeled)
+        seen = seen_counts(confidence, label, valid, self.num_classes)
+        tau = self._threshold(seen["seen"], seen["confidence"], world)
+        kept = valid & self.keeps(confidence, label, tau)
+        sums = {**seen, "kept": count_by_class(label, kept, self.num_classes)}
+        return _Pseudo(label, confidence, kept, valid, probs), tau, sums
+
+    def _unsup_losses(self, pixel_loss: Tensor, pseudo: _Pseudo, progress: Progress) -> tuple[Tensor, Tensor]:
+        """The confidence-weighted term and the boundary's, without its weight. [B, H, W] float -> [], []."""
+        terms, share = self.terms, progress.world.share
+        decay = decay_factor(terms.decay.rule, factor=terms.decay.factor, fraction=progress.stage_fraction)
+        weight = pseudo.confidence * decay
+        count = share((pseudo.valid if terms.divide_by == "valid" else pseudo.kept).sum())
+        loss_weighted = confidence_weighted_mean(pixel_loss, weight, pseudo.kept, gamma=terms.gamma, count=count)
+        if terms.boundary.weight == 0:
+            return loss_weighted, loss_weighted.new_zeros(())
+        seen = pseudo.valid if terms.ignore_padding else None
+        edge = boundary_mask(pseudo.label, frame=terms.boundary.frame, width=terms.boundary.width, valid=seen)
+        edge_weight = weight if terms.boundary.confidence_weighted else None
+        edge = edge & pseudo.kept
+        return loss_weighted, boundary_mean(pixel_loss, edge, edge_weight, gamma=terms.gamma, count=share(edge.sum()))
 
     def _threshold(self, pixels: Tensor, confidence_sums: Tensor, world: World) -> Tensor:
         """tau of this batch, [] for all pixels or [K] by predicted class, from the pixels of each class and their confidence."""
