@@ -32,6 +32,12 @@ def test_a_full_run_fills_every_section(full: Path) -> None:
     assert "not measured" not in page.text
 
 
+def test_how_sure_the_gain_is_stands_with_the_scores(run: dict[str, Any], tmp_path: Path) -> None:
+    write_report(tmp_path / "report.html", **{**run, "metrics": run["metrics"] | {"miou_gain_interval": [0.012, 0.041]}})
+    said = "network and test. 95 % of resampled test images put the gain in mIoU between +1.2 and +4.1; another seed may do otherwise."
+    assert said in Page(tmp_path / "report.html").text
+
+
 def test_the_page_has_no_date_so_that_drawing_it_again_changes_nothing(full: Path) -> None:
     assert not re.search(r"\b20\d\d-\d\d|\b\d\d:\d\d\b", Page(full).text)
 
