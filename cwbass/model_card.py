@@ -23,6 +23,12 @@ WEAK_IOU = 0.5  # classes below are named as a limitation
 _HUB_METRICS = {"miou": "mean_iou", "pixel_accuracy": "accuracy"}  # the Hub's names, where it has one
 
 Values = Mapping[str, Any]
+_ORIGIN = {
+    "data_version": "Version of the data",
+    "data_listing": "Listing of the data (SHA-256, first 16 digits)",
+    "run_id": "Pipeline run",
+    "image": "Image",
+}
 
 
 def model_card(
@@ -222,14 +228,6 @@ probs = net(image).softmax(dim=1)  # image: [B, 3, H, W] RGB, 0 to 255, any size
 
 Either is the network alone: scales, windows and mirror images of the scores' protocol ({protocol}) are up to whoever calls it. \
 `cwbass predict` follows section `eval` of `params.yaml`."""
-
-
-_ORIGIN = {
-    "data_version": "Version of the data",
-    "data_listing": "Listing of the data (SHA-256, first 16 digits)",
-    "run_id": "Pipeline run",
-    "image": "Image",
-}
 
 
 def _provenance(provenance: Values) -> dict[str, Any]:

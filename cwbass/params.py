@@ -205,6 +205,11 @@ def load_params(values: Mapping[str, Any], kind: type[P]) -> P:
     return params
 
 
+def naming(data: str | None) -> list[str]:
+    """The override by which what is recorded of a run names the dataset that it was given; none for None."""
+    return [] if data is None else [f"data.root={json.dumps(data)}"]
+
+
 def load_text(text: str, name: str, kind: type[P], *, data: str | None = None) -> P:
     """Parameters that came as a text.
 
@@ -212,13 +217,12 @@ def load_text(text: str, name: str, kind: type[P], *, data: str | None = None) -
         text: YAML.
         name: Of it, for errors.
         kind: As for :func:`load_params`.
-        data: In place of ``data.root``: what is recorded of a run names the dataset that it was given.
+        data: See :func:`naming`.
 
     Raises:
         ParamsError: As :func:`parse_yaml` and :func:`load_params` do.
     """
-    values = parse_yaml(text, name)
-    return load_params(apply_overrides(values, [] if data is None else [f"data.root={json.dumps(data)}"]), kind)
+    return load_params(apply_overrides(parse_yaml(text, name), naming(data)), kind)
 
 
 def json_schema() -> dict[str, Any]:

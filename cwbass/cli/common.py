@@ -19,10 +19,9 @@ logger = logging.getLogger(__name__)
 
 def load(kind: type[P], params: Path, overrides: list[str] | None, data: str | None = None) -> P:
     """The sections of a step, from ``--params`` and ``--set``; ``--data`` is recorded, but where ``--set`` names the dataset."""
-    from cwbass.params import read_params
+    from cwbass.params import naming, read_params
 
-    given = [] if data is None else [f"data.root={json.dumps(data)}"]
-    return load_changed(kind, read_params(params), [*given, *(overrides or ())])
+    return load_changed(kind, read_params(params), [*naming(data), *(overrides or ())])
 
 
 def load_changed(kind: type[P], values: dict[str, Any], overrides: list[str] | None) -> P:

@@ -95,7 +95,7 @@ def check(
     if html is not None:
         from cwbass.reporting.check import write_check
 
-        write_check(html, report, name=root.name, root=root)
+        write_check(html, report, name=data or loaded.data.root, root=root)
     if as_json:
         print_json(report.to_dict())
     else:

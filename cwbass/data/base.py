@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from PIL import ExifTags, Image, ImageFile, ImageOps
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from cwbass.errors import DataError, counted
+
+T = TypeVar("T")
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 # What cameras and browsers write, and nothing here reads: it is passed over, but not in silence.
@@ -109,6 +111,12 @@ class DatasetSpec:
                 if not _is_byte(index) or (index not in indices and index != self.ignore_index):
                     return f"{key} maps to {str(index)[:80]}, neither a class nor ignore_index"
         return None
+
+
+def spread(items: Sequence[T], wanted: int) -> list[T]:
+    """At most ``wanted`` of the items, as far apart as they can be; the first is among them."""
+    count = min(wanted, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
 
 
 def _is_byte(value: object) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 
 from cwbass.config import AugmentConfig
 from cwbass.data import findings
-from cwbass.data.base import DatasetSpec, Sample
+from cwbass.data.base import DatasetSpec, Sample, spread
 from cwbass.data.findings import File, Finding
 from cwbass.data.inspection import MaskFacts, inspect_image, inspect_mask
 from cwbass.data.listing import Listing, scan
@@ -23,7 +23,7 @@ from cwbass.data.manifest import ROLES, Manifest
 from cwbass.data.parallel import map_threads
 from cwbass.data.splits import NOTHING_SEEN
 
-EXAMPLES = 6  # samples of each role whose masks are worth a look
+DRAWN = 6  # samples of each role whose masks are worth a look
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +140,5 @@ def check_dataset(
 def _facts(files: Sequence[File], num_classes: int) -> RoleFacts:
     sound = [(file.sample, file.mask.pixels) for file in files if file.mask is not None and file.mask.sound]
     pixels = np.array([pixels for _, pixels in sound], dtype=np.int64).reshape(len(sound), num_classes)
-    shown = min(EXAMPLES, len(sound))
-    examples = tuple(sound[index * len(sound) // shown][0] for index in range(shown))
+    examples = tuple(spread([sample for sample, _ in sound], DRAWN))
     return RoleFacts(len(files), tuple(pixels.sum(0).tolist()), tuple((pixels > 0).sum(0).tolist()), examples)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cwbass.data.base import DatasetSpec, Sample
+from cwbass.data.base import DatasetSpec, Sample, spread
 from cwbass.errors import DataError
 
 MAX_SIDE = 256  # pixels
@@ -137,8 +137,8 @@ def choose_probes(unlabeled: Sequence[Sample], selection: Sequence[Sample], coun
     held = min(count // 2, len(selection))
     free = min(count - held, len(unlabeled))
     return [
-        *(("unlabelled", unlabeled[i * len(unlabeled) // free]) for i in range(free)),
-        *(("selection", selection[i * len(selection) // held]) for i in range(held)),
+        *(("unlabelled", sample) for sample in spread(unlabeled, free)),
+        *(("selection", sample) for sample in spread(selection, held)),
     ]
 
 

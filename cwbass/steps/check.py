@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cwbass.config import AugmentConfig, ModelConfig, Section
+from cwbass.config import AugmentConfig, ModelConfig
 from cwbass.data import Listing, list_dataset
 from cwbass.data.check import CheckReport, check_dataset, inspect_masks
 from cwbass.data.findings import Finding
@@ -22,7 +22,7 @@ from cwbass.models.base import SegmentationNet
 from cwbass.models.weights import load_encoder_weights_
 from cwbass.params import Params, SplitSections
 from cwbass.s3 import find_object
-from cwbass.steps.training import check_batches, check_network
+from cwbass.steps.training import check_batches, check_network, own_networks
 from cwbass.training.enough import no_unlabeled, too_few_classes, too_few_to_rank
 
 logger = logging.getLogger(__name__)
@@ -97,10 +97,9 @@ def check_model(params: Params, class_names: Sequence[str]) -> tuple[Finding, ..
     net.read_files_()
     check_network(net, params, class_names, unlabeled=METHODS[params.method.name].needs_unlabeled)
     found = list(_check_weights("model", params.model, net))
-    for name, other in params.method:
-        if isinstance(other, Section) and {"encoder", "weights"} <= type(other).model_fields.keys():
-            config = params.model.model_copy(update=other.model_dump())
-            found += _check_weights(f"method.{name}", config, build_model(config, class_names))
+    for name, keys in own_networks(params.method).items():
+        config = params.model.model_copy(update=keys)
+        found += _check_weights(name, config, build_model(config, class_names))
     return tuple(found)
 
 

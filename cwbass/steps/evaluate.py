@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cwbass.config import EvalConfig, Section
-from cwbass.data.base import Sample
+from cwbass.data.base import Sample, spread
 from cwbass.errors import ParamsError
 from cwbass.evaluation.inference import Predictor
 from cwbass.evaluation.metrics import EvalResult
@@ -126,7 +126,7 @@ def evaluate(
     if theirs is not None:
         _add_baseline(metrics, scorer.score_chosen(theirs, on_baseline), theirs, data.spec.class_names)
         if len(counts) > 1:
-            _add_intervals(metrics, np.stack(counts), np.stack(baseline_counts))
+            add_intervals(metrics, np.stack(counts), np.stack(baseline_counts))
     if out_dir is not None:  # the report shows them
         scorer.score_others(ours, theirs)
         metrics["snapshots"] = scorer.score_snapshots(ours)
@@ -159,9 +159,7 @@ class _Gallery:
     """Keeps a few test images, evenly spread over the split, with what the networks made of them."""
 
     def __init__(self, data: TestSet, wanted: int) -> None:
-        count = len(data.samples)
-        shown = min(wanted, count)
-        self.ids = {data.samples[i * count // shown].id for i in range(shown)}
+        self.ids = {sample.id for sample in spread(data.samples, wanted)}
         self.spec = data.spec
         self.seen: dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8], Tensor]] = {}
         self.baseline: dict[str, NDArray[np.uint8]] = {}
@@ -227,7 +225,7 @@ def _add_baseline(metrics: dict[str, Any], result: EvalResult, baseline: Model, 
         metrics["baseline_supervised"] = True
 
 
-def _add_intervals(metrics: dict[str, Any], ours: NDArray[np.int64], theirs: NDArray[np.int64]) -> None:
+def add_intervals(metrics: dict[str, Any], ours: NDArray[np.int64], theirs: NDArray[np.int64]) -> None:
     """How sure the gains are, as far as test images go: 95 % of a paired bootstrap of these two networks.
 
     Args:

@@ -18,7 +18,7 @@ from cwbass.data.listing import guess_layout
 from cwbass.data.sizes import median_size
 from cwbass.errors import DataError, ParamsError
 from cwbass.files import write_whole
-from cwbass.params import Params, load_params, parse_yaml
+from cwbass.params import Params, load_text
 
 WEIGHTS = "artifacts/weights/tf_efficientnet_lite0.safetensors"  # of `make run`
 MULTIPLE = 32  # crops are multiples of it, as encoders halve five times
@@ -75,7 +75,7 @@ def init(folder: Path, *, out: Path, root: str | None = None, device: str = "aut
     seen = seen if root is None else replace(seen, root=root)
     gpu = torch.cuda.is_available() if device == "auto" else device == "cuda"
     text = proposal(seen, gpu=gpu, weights=WEIGHTS if Path(WEIGHTS).is_file() else "imagenet")
-    load_params(parse_yaml(text, str(out)), Params)
+    load_text(text, str(out), Params)
     write_whole(out, text.encode())
     return InitReport(str(out), "cuda" if gpu else "cpu", seen)
 

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 from cwbass.config import TrainConfig
 from cwbass.errors import CheckpointError, DataError, ParamsError, error_of
 from cwbass.files import file_sha256
-from cwbass.params import dump_params
+from cwbass.params import dump_params, naming
 from cwbass.steps.train import TrainParams, train
 from cwbass.steps.training import TrainReport, WarmupParams, check_batches
 from cwbass.steps.warmup import warmup
@@ -262,7 +262,7 @@ def _arguments(files: Mapping[str, Path], root: str, data_root: Path, out_dir: P
     """Options of ``cwbass train`` or ``cwbass warmup``; a copy of the dataset is read, and what it is a copy of is recorded."""
     inputs = {name: path for name, path in files.items() if name != "report"}
     paths = {**inputs, "data": data_root, "out": out_dir, "report": files["report"]}
-    return [*(f"--{name}={path}" for name, path in paths.items()), f"--set=data.root={json.dumps(root)}"]
+    return [*(f"--{name}={path}" for name, path in paths.items()), *(f"--set={key}" for key in naming(root))]
 
 
 def _places(task: WarmupTask) -> dict[str, Path]:

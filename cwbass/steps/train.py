@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cwbass.config import Section
 from cwbass.errors import CheckpointError, ParamsError
 from cwbass.files import file_sha256
 from cwbass.methods import check_scored
@@ -24,6 +23,7 @@ from cwbass.steps.training import (
     finished_report,
     network_factory,
     new_method,
+    own_networks,
     start_run,
     weights_inputs,
 )
@@ -89,7 +89,7 @@ def train(
     check_scored(params.eval.weights, params.method.name)
     start, start_sha256 = load_checkpoint(warmup), file_sha256(warmup)
     check_same(world, f"the SHA-256 of {warmup.name}", start_sha256)
-    own = {f"method.{name}": each for name, each in params.method if isinstance(each, Section)}  # networks of the method's own
+    weights = {name: keys["weights"] for name, keys in own_networks(params.method).items()}
     run = start_run(
         "train",
         params,
@@ -99,7 +99,7 @@ def train(
         work_dir=work_dir,
         resume=resume,
         results=(LAST, BEST, PROBES, SNAPSHOTS, *SECOND_STAGE_FILES),
-        inputs={"warmup_sha256": start_sha256, **weights_inputs(**own)},
+        inputs={"warmup_sha256": start_sha256, **weights_inputs(weights)},
         telemetry=telemetry,
         world=world,
     )

@@ -28,7 +28,7 @@ from cwbass.params import Params, TrainingSections, dump_params, load_params
 from cwbass.plugins import load_plugins
 from cwbass.steps.split import warn_of_changes
 from cwbass.telemetry.base import SILENT, Telemetry
-from cwbass.training.device import resolve_device, resolve_precision, set_deterministic
+from cwbass.training.device import resolve_device, resolve_precision, set_kernels
 from cwbass.training.distributed import check_same
 from cwbass.training.enough import too_few_classes
 from cwbass.training.identity import run_identity
@@ -128,7 +128,7 @@ def start_run(
         world=world,
     )
     seed_everything(full.seed)
-    set_deterministic(train.deterministic, device)
+    set_kernels(device, deterministic=train.deterministic)
     telemetry.describe_run(data_version=split.hash, params=params_text, model=full.model.label)
     return Run(
         manifest=split,
@@ -148,10 +148,18 @@ def start_run(
     )
 
 
-def weights_inputs(**sections: Section) -> dict[str, str]:
-    """SHA-256 of the local files that sections name as ``weights``, by dotted key: a run from other weights is another run."""
-    files = {f"{name}.weights_sha256": getattr(section, "weights", None) for name, section in sections.items()}
-    return {key: file_sha256(Path(file)) for key, file in files.items() if file and Path(file).is_file()}
+def own_networks(method: MethodConfig) -> dict[str, dict[str, Any]]:
+    """Keys of ``model`` that each network of a method's own has otherwise, by dotted key of its section."""
+    sections = {f"method.{name}": section for name, section in method if isinstance(section, Section)}
+    return {
+        name: each.model_dump() for name, each in sections.items() if {"encoder", "weights"} <= type(each).model_fields.keys()
+    }
+
+
+def weights_inputs(weights: Mapping[str, str | None]) -> dict[str, str]:
+    """SHA-256 of those ``weights`` that are local files, by section: a run from other weights is another run."""
+    files = {name: Path(file) for name, file in weights.items() if file is not None and Path(file).is_file()}
+    return {f"{name}.weights_sha256": file_sha256(path) for name, path in files.items()}
 
 
 def finished_report(run: Run, out_dir: Path) -> TrainReport | None:

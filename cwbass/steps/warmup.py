@@ -75,7 +75,7 @@ def warmup(
         work_dir=work_dir,
         resume=resume,
         results=(WARMUP, BASELINE_LAST, BASELINE_BEST, SWEEP, SNAPSHOTS),
-        inputs=weights_inputs(model=params.model),
+        inputs=weights_inputs({"model": params.model.weights}),
         telemetry=telemetry,
         world=world,
     )

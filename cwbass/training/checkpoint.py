@@ -24,7 +24,7 @@ from cwbass.errors import CheckpointError, one_line
 from cwbass.files import digest_path, file_sha256, write_digest, write_whole
 from cwbass.models import build_model
 from cwbass.models.base import SegmentationNet
-from cwbass.params import Params, load_params, parse_yaml
+from cwbass.params import Params, load_text
 
 SCHEMA = 1
 _KINDS: Mapping[str, type | tuple[type, ...]] = {
@@ -66,7 +66,7 @@ class Checkpoint:
     @property
     def run_params(self) -> Params:
         """The parameters of the run."""
-        return load_params(parse_yaml(self.params, "the checkpoint's params"), Params)
+        return load_text(self.params, "the checkpoint's params", Params)
 
     def check_split(self, split_hash: str, path: Path | None, manifest: Path, images: str) -> None:
         """Refuse to measure on images that may have been trained on.

@@ -35,12 +35,18 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda" if seen and name != "cpu" else "cpu")
 
 
-def set_deterministic(wanted: bool, device: torch.device) -> None:
-    """Let torch's kernels add in the same order each time, or in any, by ``train.deterministic``; of this process, from now on.
+def set_kernels(device: torch.device, *, deterministic: bool = False) -> None:
+    """How torch computes in this process from now on.
 
-    A CPU's do so anyway, and torch would fill every new tensor for nothing. What has no such kernel warns once and runs.
+    float32 is that in convolutions of a GPU too, whose factors torch would round to ten bits (TF32).
+
+    Args:
+        device: Where.
+        deterministic: ``train.deterministic``: whether kernels add in the same order each time. A CPU's do so anyway, and torch
+            would fill every new tensor for nothing. What has no such kernel warns once and runs.
     """
-    on = wanted and device.type == "cuda"
+    torch.backends.cudnn.allow_tf32 = False
+    on = deterministic and device.type == "cuda"
     if on:  # cuBLAS reads it when it is first used
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if on != torch.are_deterministic_algorithms_enabled():  # the call takes seconds: torch loads its compiler for it
@@ -92,10 +98,8 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype | None:
     """Autocast type of ``train.precision``: torch.bfloat16, torch.float16, or None for float32.
 
     ``auto`` takes bfloat16 where the hardware multiplies it; emulated, it is slower than float32. On a CPU ``float16``
-    is float32, and says so: few CPUs multiply it, and a model that was trained in it must be scored anywhere. float32 is
-    that in convolutions too, from now on in this process: by default a GPU would round their factors to ten bits (TF32).
+    is float32, and says so: few CPUs multiply it, and a model that was trained in it must be scored anywhere.
     """
-    torch.backends.cudnn.allow_tf32 = False
     if name == "bfloat16":
         return torch.bfloat16
     if name == "float32":
@@ -118,6 +122,7 @@ def scoring_device(name: str, precision: str) -> tuple[torch.device, torch.dtype
         precision: ``train.precision`` of the checkpoint; it holds where the device is not named.
     """
     device = resolve_device(name)
+    set_kernels(device)
     return device, resolve_precision(precision if name == "auto" else "auto", device)
 
 

@@ -26,7 +26,7 @@ from cwbass.files import file_sha256
 from cwbass.methods.cw_bass import CwBass
 from cwbass.methods.fixmatch import FixMatchConfig
 from cwbass.reporting.summary import scores_page
-from cwbass.steps.evaluate import EvaluateParams, evaluate
+from cwbass.steps.evaluate import EvaluateParams, add_intervals, evaluate
 from cwbass.steps.predict import predict
 from cwbass.steps.register import RegisterParams, register
 from cwbass.steps.report import report
@@ -115,6 +115,27 @@ def test_how_sure_a_gain_is_is_a_paired_bootstrap_over_test_images(tiny_run: Tin
         if row["iou"] is not None and row["baseline_iou"] is not None:
             low, high = row["iou_gain_interval"]
             assert low <= row["iou"] - row["baseline_iou"] <= high
+
+
+def test_of_one_image_nobody_can_say_how_sure_a_gain_is(tiny_run: TinyRun, tmp_path: Path) -> None:
+    from cwbass.data.synthetic import write_shapes
+
+    write_shapes(tmp_path / "data", seed=1, labeled=2, unlabeled=0, test=1, size=(64, 64))
+    files = {"checkpoint": tiny_run.train / "last.pt", "baseline": tiny_run.warmup, "data_root": tmp_path / "data"}
+    metrics = evaluate(None, **files).metrics
+    assert metrics["images"] == 1
+    assert metrics["miou_gain"] is not None
+    assert metrics.get("miou_gain_interval") is None
+
+
+def test_a_class_that_no_test_image_shows_has_no_gain_to_be_sure_of() -> None:
+    metrics = {"per_class": {"sky": {}, "tram": {}}}
+    ours = np.array([[[4, 0], [4, 0]], [[2, 0], [4, 0]]])  # intersections and unions of two images
+    theirs = np.array([[[2, 0], [4, 0]], [[2, 0], [4, 0]]])
+    add_intervals(metrics, ours, theirs)
+    assert metrics["per_class"]["tram"]["iou_gain_interval"] is None
+    # Resamples: the first twice, one of each, the second twice: +50, +25 and 0 points.
+    assert metrics["miou_gain_interval"] == metrics["per_class"]["sky"]["iou_gain_interval"] == pytest.approx((0.0, 0.5))
 
 
 def test_metrics_hold_the_names_that_others_rely_on(tiny_run: TinyRun) -> None:

@@ -5,13 +5,14 @@ import logging
 import os
 import shutil
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from cwbass.errors import ParamsError
 from cwbass.models.base import SegmentationNet
-from cwbass.training.device import compile_networks_, gpu_memory, resolve_device, resolve_precision, set_deterministic
+from cwbass.training.device import compile_networks_, gpu_memory, resolve_device, resolve_precision, scoring_device, set_kernels
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -105,9 +106,10 @@ def test_compiled_networks_give_the_same_loss_and_gradient_under_the_same_names(
     torch.testing.assert_close(follower.eval()(image), fast.eval()(image))
 
 
-def test_float32_is_float32_in_convolutions_of_a_gpu_too() -> None:
+@pytest.mark.parametrize("use", [lambda: set_kernels(CUDA), lambda: scoring_device("cpu", "float32")])
+def test_float32_is_float32_in_convolutions_of_a_gpu_too(use: Callable[[], object]) -> None:
     torch.backends.cudnn.allow_tf32 = True  # as torch has it
-    assert resolve_precision("float32", CUDA) is None
+    use()
     assert not torch.backends.cudnn.allow_tf32
 
 
@@ -126,14 +128,14 @@ def test_a_copy_of_a_compiled_network_runs_its_own_weights(
 def test_deterministic_kernels_are_for_gpus_and_warn_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     try:
-        set_deterministic(True, CPU)
+        set_kernels(CPU, deterministic=True)
         assert not torch.are_deterministic_algorithms_enabled()
         assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
-        set_deterministic(True, CUDA)
+        set_kernels(CUDA, deterministic=True)
         assert torch.are_deterministic_algorithms_enabled()
         assert torch.is_deterministic_algorithms_warn_only_enabled()
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-        set_deterministic(False, CUDA)
+        set_kernels(CUDA)
         assert not torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
