@@ -21,6 +21,7 @@ from cwbass.data.base import (
     read_image,
     read_mask,
     read_raw_mask,
+    spread,
     upright_size,
 )
 from cwbass.data.inspection import inspect_image
@@ -227,3 +228,11 @@ def test_pixels_of_classes_are_counted_as_if_each_pixel_was_mapped() -> None:
     counted = class_pixels(count_values(raw), spec)
     assert np.array_equal(counted, np.bincount(map_mask(raw, spec).ravel(), minlength=UNKNOWN + 1))
     assert counted[UNKNOWN] == (raw == 9).sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"), [(0, []), (1, [0]), (2, [0, 2]), (3, [0, 1, 3]), (5, [0, 1, 2, 3, 4]), (9, [0, 1, 2, 3, 4])]
+)
+def test_items_are_spread_as_far_apart_as_they_can_be(wanted: int, found: list[int]) -> None:
+    assert spread(range(5), wanted) == found
+    assert spread([], wanted) == []
