@@ -120,7 +120,7 @@ def whole_step(case: Case, method: CwBass) -> Callable[[], None]:
 
 def student_logits(method: CwBass, image: Tensor, first: int) -> Tensor:
     """Logits of all images and, if the recipe decodes unlabelled ones twice, once more of those from ``first`` on."""
-    whole = method.student.encode(method.student.normalize(image))
+    whole = method.student.feature_maps(image)
     return method.student.decode(join_features(whole, rows_of(whole, first)) if method.terms.feature_drop > 0 else whole)
 
 

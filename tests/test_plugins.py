@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from cwbass import plugins
 from cwbass.errors import ParamsError
@@ -23,7 +24,17 @@ from cwbass.training.identity import run_identity
 
 TOP = Path(__file__).parents[1]
 PAGE = (TOP / "docs" / "plugins.md").read_text()
-METHOD, POSTPROCESS = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+METHOD, NETWORK, POSTPROCESS = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+IMPORTS = """
+from collections.abc import Sequence
+from torch import Tensor, nn
+from torch.nn import functional as F
+from cwbass.config import ModelConfig
+from cwbass.models import MODELS
+from cwbass.models.smp_net import SmpNet
+
+
+"""
 VERB = """
 from cwbass.cli import app
 from cwbass.evaluation import POSTPROCESS
@@ -39,7 +50,7 @@ PARAMS = """
 data: {root: data}
 split: {selection: 0.2, min_selection: 2}
 augment: {crop_size: 32}
-model: {arch: unet, encoder: tu-mobilenetv4_conv_small_050, options: {decoder_channels: [8, 8, 8, 8, 8]}}
+model: {arch: helped, encoder: tu-mobilenetv4_conv_small_050, options: {decoder_channels: [8, 8, 8, 8, 8]}}
 method: {name: entropy, weight: 0.3}
 train: {steps: 8, warmup_steps: 4, batch_labeled: 2, batch_unlabeled: 2, epoch_steps: 4, cache: null, workers: 1, precision: float32}
 eval: {gallery: 0, postprocess: sharpened, postprocess_options: {power: 3.0}}
@@ -57,7 +68,7 @@ def work(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Path:
     installed = folder / "site"
     (installed / "lab").mkdir(parents=True)
     (installed / "lab" / "__init__.py").write_text("")
-    (installed / "lab" / "more.py").write_text(f"from torch import Tensor\n{VERB}{POSTPROCESS}")
+    (installed / "lab" / "more.py").write_text(f"{IMPORTS}{NETWORK}{VERB}{POSTPROCESS}")
     install(installed, "lab.more")
     return folder
 
@@ -93,6 +104,15 @@ def test_a_comparison_trains_the_method_and_scores_it_by_the_postprocess(compare
     assert rows[-1]["loss"] == pytest.approx(rows[-1]["loss_sup"] + 0.3 * rows[-1]["loss_unsup"], rel=1e-4)
     metrics = json.loads((cell / "reports/metrics.json").read_text())
     assert (metrics["method"], metrics["protocol"]) == ("entropy", "whole scale:1 sharpened(power=3.0)")
+
+
+def test_a_networks_own_head_learns_in_the_plugins_method(compared: str, work: Path) -> None:
+    group = work / "artifacts/compare/as-given/seed0"
+    before, after = (
+        torch.load(path, weights_only=True)["method_state"]
+        for path in (*group.glob("warmup-*/warmup.pt"), group / "entropy/last.pt")
+    )
+    assert not torch.equal(before["student.helper.weight"], after["student.helper.weight"])
 
 
 def test_the_run_says_which_plugins_it_was_made_with_and_goes_on_with_no_others(compared: str, work: Path) -> None:

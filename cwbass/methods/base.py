@@ -110,12 +110,40 @@ class Method(nn.Module, ABC):
         # It follows from the split and the parameters, so no checkpoint needs to carry it.
         self.register_buffer("class_weight", torch.ones(num_classes) if class_weight is None else class_weight, persistent=False)
 
+    def forward(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, progress: Progress) -> StepOutput:
+        """A step, as the loop takes it: ``training_step``, in which auxiliary heads learn too."""
+        moved = self.trainable()
+        for network in [moved] if isinstance(moved, SegmentationNet) else moved.children():
+            if isinstance(network, SegmentationNet):
+                network.begin_step()
+        return self.training_step(labeled, unlabeled, progress)
+
     @abstractmethod
     def training_step(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, progress: Progress) -> StepOutput:
-        """Loss of one batch, on the graph, with what the epoch's record needs."""
+        """Loss of one batch, on the graph, with what the epoch's record needs.
 
-    def supervised_loss(self, logits: Tensor, mask: Tensor, world: World) -> Tensor:
-        """Cross-entropy with the labels, rare classes and hard pixels as the parameters ask; see ``supervised_cross_entropy``."""
+        The first batch that goes through a network with a gradient begins with the labelled images.
+        """
+
+    def supervised_loss(self, logits: Tensor, mask: Tensor, world: World, network: SegmentationNet | None = None) -> Tensor:
+        """Cross-entropy with the labels, rare classes and hard pixels as the parameters ask; see ``supervised_cross_entropy``.
+
+        Args:
+            logits: Of the labelled images. [B, C, H, W] float.
+            mask: [B, H, W] integer.
+            world: Processes that hold the rest of the batch.
+            network: What the logits are of, whose auxiliary heads then learn too; None: the student.
+
+        Returns:
+            In nats, that of each auxiliary head added with its weight. [] float.
+        """
+        network = self.student if network is None else network
+        loss = self._cross_entropy(logits, mask, world)
+        for own in network.auxiliary_of_labeled(len(mask)):
+            loss = loss + network.auxiliary_weight * self._cross_entropy(own, mask, world)
+        return loss
+
+    def _cross_entropy(self, logits: Tensor, mask: Tensor, world: World) -> Tensor:
         return supervised_cross_entropy(
             logits, mask.long(), ignore_index=self.ignore_index, class_weight=self.class_weight, hard=self.hard, world=world
         )

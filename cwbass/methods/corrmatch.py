@@ -63,7 +63,7 @@ class CorrMatch(Method):
         config, student, world = self.config, self.student, progress.world
         x, u = len(labeled.image), len(unlabeled.weak)
 
-        clean = student.encode(student.normalize(torch.cat((labeled.image, unlabeled.weak))))
+        clean = student.feature_maps(torch.cat((labeled.image, unlabeled.weak)))
         perturbed = drop_channels(rows_of(clean, x), rate=config.feature_drop, progress=progress)
         logits, logits_fp = torch.split(student.decode(join_features(clean, perturbed)), [x + u, u])
         alike, size = self.correlation(deepest(clean))
@@ -77,7 +77,7 @@ class CorrMatch(Method):
             probs = probabilities(logits[x:])
             mix_([probs], boxes, {}, world)
 
-        features = student.encode(student.normalize(strong))
+        features = student.feature_maps(strong)
         logits_s = student.decode(features)
         spread_s = propagate(logits_s, *self.correlation(deepest(features)))
 
@@ -215,6 +215,6 @@ def _channels(net: SegmentationNet) -> int:
     training = net.training
     net.eval()
     image = torch.zeros(1, 3, 64, 64, device=next(net.parameters()).device)
-    channels = deepest(net.encode(net.normalize(image))).shape[1]
+    channels = deepest(net.feature_maps(image)).shape[1]
     net.train(training)
     return channels

@@ -65,7 +65,9 @@ class Cps(Method):
             logits_w = [each.detach()[len(labeled.image) :] for each in logits]
             valid = torch.cat((labeled.mask != self.ignore_index, unlabeled.valid))
 
-        loss_sup = self.supervised_loss(logits_x[0], labeled.mask, world) + self.supervised_loss(logits_x[1], labeled.mask, world)
+        loss_sup = torch.stack(
+            [self.supervised_loss(own, labeled.mask, world, net) for own, net in zip(logits_x, pair, strict=True)]
+        ).sum()
         loss_unsup = cross_supervision(logits, labels, valid, world=world)
         loss = loss_sup + self.unsup_scale * self.weight * loss_unsup
         targets = keep_all(logits_w[0], unlabeled.valid)  # by the network that is measured on the selection slice

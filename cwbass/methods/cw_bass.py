@@ -445,7 +445,7 @@ class CwBass(Method):
         if rate == 0:
             logits: Tensor = student(image)
             return logits
-        whole = student.encode(student.normalize(image))
+        whole = student.feature_maps(image)
         return student.decode(join_features(whole, drop_channels(rows_of(whole, first), rate=rate, progress=progress)))
 
     def _ramp(self, progress: Progress) -> float:

@@ -67,7 +67,7 @@ class Dssn(Method):
         second, _ = cutmix(unlabeled.strong2, targets, boxes, world)
 
         sizes = [len(labeled.image), *[len(unlabeled.weak)] * 3]
-        clean = student.encode(student.normalize(torch.cat((labeled.image, unlabeled.weak))))
+        clean = student.feature_maps(torch.cat((labeled.image, unlabeled.weak)))
         weak = rows_of(clean, sizes[0])
         dropped = [drop_channels(weak, rate=config.feature_drop, progress=progress) for _ in range(2)]
         logits_x, logits_w, *features = torch.split(student.decode(join_features(clean, *dropped)), sizes)

@@ -75,13 +75,14 @@ class Mgd(Method):
 
         logits, maps, labels = [], [], []
         for net, label_u in zip(nets, labels_u, strict=True):
-            features = [net.encode(net.normalize(image)) for image in (labeled.image, mixed)]
+            features = [net.feature_maps(image) for image in (labeled.image, mixed)]
             logits_x, logits_u = (net.decode(each) for each in features)
             logits.append(torch.cat((logits_x, logits_u)))
             maps.append(torch.cat([deepest(each) for each in features]))
             labels.append(torch.cat((highest(logits_x)[1], label_u)))
 
-        sup = [self.supervised_loss(each[: len(labeled.image)], labeled.mask, world) for each in logits]
+        x = len(labeled.image)
+        sup = [self.supervised_loss(each[:x], labeled.mask, world, net) for each, net in zip(logits, nets, strict=True)]
         pixel = [cross_supervision([logits[0], logits[k]], [labels[0], labels[k]], valid, world=world) for k in (1, 2)]
         image = image_distance(logits[0], logits[1].detach(), valid, world=world)
         region = region_distance(maps[0], maps[2].detach(), valid, world=world)

@@ -49,7 +49,7 @@ class UniMatch(Method):
         config, student, world = self.config, self.student, progress.world
         sizes = [len(labeled.image), len(unlabeled.weak), len(unlabeled.weak)]
 
-        clean = student.encode(student.normalize(torch.cat((labeled.image, unlabeled.weak))))
+        clean = student.feature_maps(torch.cat((labeled.image, unlabeled.weak)))
         perturbed = drop_channels(rows_of(clean, sizes[0]), rate=config.feature_drop, progress=progress)
         logits_x, logits_w, logits_fp = torch.split(student.decode(join_features(clean, perturbed)), sizes)
         targets = self.selection(logits_w.detach(), unlabeled.valid, world)

@@ -59,7 +59,7 @@ class UniMatchV2(Method):
             mixed.append(cutmix(view, targets, boxes, world))
 
         loss_sup = self.supervised_loss(student(labeled.image), labeled.mask, world)
-        features = student.encode(student.normalize(torch.cat([image for image, _ in mixed])))
+        features = student.feature_maps(torch.cat([image for image, _ in mixed]))
         half = len(unlabeled.weak)
         halves = complementary_channels(
             rows_of(features, 0, half), rows_of(features, half), share=config.undivided, progress=progress

@@ -26,11 +26,14 @@ class SegmentationNet(nn.Module, ABC):
     pixel_mean: Tensor  # [1, 3, 1, 1], 0 to 255
     pixel_std: Tensor
     stride: int = 1  # sides of images are padded to multiples of it, pixels
+    auxiliary_weight: float = 0.0  # what the labelled loss of each auxiliary head counts; 0: there are none
 
     def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
         super().__init__()
         self.register_buffer("pixel_mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("pixel_std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
+        self._awaits_pass = False  # whether the next pass with a gradient is the first of a step
+        self._first_pass: list[Tensor] | None = None  # its feature maps, until the labelled loss has asked for them
 
     @abstractmethod
     def encode(self, image: Tensor) -> list[Tensor]:
@@ -63,9 +66,35 @@ class SegmentationNet(nn.Module, ABC):
         # One fused pass; channels_last is kept from the input.
         return (image - self.pixel_mean) / self.pixel_std
 
+    def auxiliary(self, features: list[Tensor]) -> list[Tensor]:
+        """Logits of the heads that only help to train (PSPNet's, BiSeNet's), where ``auxiliary_weight`` is not 0.
+
+        Every method has them learn from labels: it is given what ``encode`` made of labelled images.
+
+        Returns:
+            [B, C, H, W] float each, of the size of the images.
+        """
+        raise NotImplementedError
+
+    def feature_maps(self, image: Tensor) -> list[Tensor]:
+        """What ``decode`` is given. [B, 3, H, W] in [0, 255] -> list."""
+        features = self.encode(self.normalize(image))
+        if self._awaits_pass and torch.is_grad_enabled():
+            self._awaits_pass, self._first_pass = False, features
+        return features
+
     def forward(self, image: Tensor) -> Tensor:
         """Logits of images. [B, 3, H, W] in [0, 255] -> [B, C, H, W] float."""
-        return self.decode(self.encode(self.normalize(image)))
+        return self.decode(self.feature_maps(image))
+
+    def begin_step(self) -> None:
+        """A step of training begins: its first pass with a gradient is one of labelled images, or begins with them."""
+        self._awaits_pass, self._first_pass = self.auxiliary_weight > 0, None
+
+    def auxiliary_of_labeled(self, count: int) -> list[Tensor]:
+        """Logits of the auxiliary heads for the labelled images of this step; [] where there are none. [count, C, H, W] each."""
+        features, self._first_pass = self._first_pass, None
+        return [] if features is None else self.auxiliary([each[:count] for each in features])
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Hand ``encode`` and ``decode`` to torch.compile: methods call them apart, and ``forward`` goes through both."""

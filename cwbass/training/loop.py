@@ -244,7 +244,7 @@ def fit(
             batch_x = batch_x.to(device)
             batch_u = None if batch_u is None else batch_u.to(device)
             with torch.autocast(device.type, autocast_dtype) if autocast_dtype else nullcontext():
-                output = method.training_step(batch_x, batch_u, progress)
+                output = method(batch_x, batch_u, progress)
             go_back(output.loss)
             losses.append(output.loss.detach())
             images = batch_x.image.shape[0] + (0 if batch_u is None else batch_u.weak.shape[0])

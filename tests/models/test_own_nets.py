@@ -104,7 +104,7 @@ def test_a_copy_with_the_same_weights_says_the_same(arch: str) -> None:
 def test_methods_can_work_on_what_lies_between_encoder_and_decoder(arch: str) -> None:
     net, batch = build(arch).train(), images(48, 57)
     progress = Progress(0, 1, 0, 0, torch.Generator().manual_seed(0))
-    whole = net.encode(net.normalize(batch))
+    whole = net.feature_maps(batch)
     dropped = drop_channels(rows_of(whole, 1), rate=0.5, progress=progress)
     logits = net.decode(join_features(whole, dropped))
     assert logits.shape == (3 + 2, 5, 48, 57)
@@ -125,10 +125,10 @@ def test_an_unknown_architecture_is_told_the_networks_of_the_project_too() -> No
 def test_a_step_after_the_logits_reaches_predictions_and_no_training() -> None:
     net, image = build("sharpened").train(), images(32, 32)
     logits = net(image)
-    assert torch.equal(logits, net.decode(net.encode(net.normalize(image))))
+    assert torch.equal(logits, net.decode(net.feature_maps(image)))
     net.eval()
     with torch.no_grad():
-        plain = net.decode(net.encode(net.normalize(image[:1])))
+        plain = net.decode(net.feature_maps(image[:1]))
     torch.testing.assert_close(predict_probs(net, image[:1], EvalConfig()), (2 * plain).softmax(1))
 
 
