@@ -29,7 +29,7 @@ from cwbass.params import Params, load_text
 SCHEMA = 1
 _KINDS: Mapping[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("method", "params", "split_hash", "stage", "code_version"), str),
-    **dict.fromkeys(("method_state", "spec", "optimizer", "best", "rng", "loss_scale"), dict),
+    **dict.fromkeys(("method_state", "spec", "optimizer", "best", "loss_scale"), dict),
     **dict.fromkeys(("seed", "step", "epoch"), int),
     "networks": (tuple, list),
     "history": list,
@@ -53,7 +53,6 @@ class Checkpoint:
     optimizer: Mapping[str, Any] = field(default_factory=dict, repr=False)
     best: Mapping[str, Any] = field(default_factory=dict)  # miou on the selection slice, step: of the checkpoint that counts
     history: list[dict[str, Any]] = field(default_factory=list, repr=False)  # rows of history.jsonl
-    rng: Mapping[str, Tensor] = field(default_factory=dict, repr=False)  # torch, and cuda where there is one
     loss_scale: Mapping[str, Any] = field(default_factory=dict, repr=False)  # of float16; empty in other precisions
     code_version: str = cwbass.__version__
     schema: int = SCHEMA
@@ -211,6 +210,7 @@ def as_checkpoint(content: Any, path: Path) -> Checkpoint:
             f"this cwbass {cwbass.__version__} reads {SCHEMA}. Train again, or use that version."
         )
     content.setdefault("loss_scale", {})  # files written before there was one are whole
+    content.pop("rng", None)  # written once, and read by nobody: a step's randomness follows from seed and step
     names = {item.name for item in fields(Checkpoint)}
     if wrong := sorted(map(str, names ^ content.keys())):
         raise CheckpointError(f"{path} is no whole checkpoint: {', '.join(wrong)} missing or unknown. Use another file.")

@@ -132,7 +132,7 @@ class Stage:
             if line is not None:
                 line.step(taken)
             if snapshots and taken in snapshots:
-                snapshot = replace(reached(taken), optimizer={}, rng={})
+                snapshot = replace(reached(taken), optimizer={})
                 keeper.keep(self.out_dir / snapshots[taken], self._save(snapshot, snapshots[taken]))
             keeper.after_step(lambda: self._state(reached(taken)), epoch_ended=taken in ended)
 
@@ -334,9 +334,6 @@ class Stage:
     def checkpoint(self, step: int, epoch: int) -> Checkpoint:
         """The stage's state after ``step`` steps and ``epoch`` epochs."""
         run = self.run
-        rng = {"torch": torch.get_rng_state()}
-        if run.device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state(run.device)
         return Checkpoint(
             method=self.method_name,
             method_state=self.method.state_dict(),
@@ -351,6 +348,5 @@ class Stage:
             optimizer=self.optimizer.state_dict(),
             best=self.best,
             history=self.history.epochs,
-            rng=rng,
             loss_scale={} if run.loss_scale is None else run.loss_scale.state(),
         )
