@@ -62,7 +62,7 @@ class Resume:
 class State:
     """A training step between two optimiser steps: all that it needs to go on."""
 
-    checkpoint: Checkpoint  # student, teacher, thresholds, optimiser, counters, history, best, params, split hash, RNG
+    checkpoint: Checkpoint  # student, teacher, thresholds, optimiser, counters, history, best, params, split hash
     selection: Mapping[str, Any]  # of the rule that chooses the checkpoint that counts
     timings: list[dict[str, Any]]
     skipped: list[dict[str, Any]]  # steps that were not finite, and their images
