@@ -30,6 +30,7 @@ _SPEC_MEND = "Run the step that wrote the file again, or use another file."
 Box = tuple[int, int, int, int]  # left, top, right, bottom, as Pillow has it
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _SPREAD: Mapping[Any, int] = {"L;2": 85, "L;4": 17}  # what Pillow multiplies the values of such PNG files by
+_LOSSY = ("JPEG", "MPO", "WEBP", "AVIF")  # what Pillow calls formats that may change values
 UNKNOWN = 256  # in a lookup table: a raw value that no class claims
 
 
@@ -198,13 +199,19 @@ def eight_bit_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
+def sixteen_bit(file: ImageFile.ImageFile) -> bool:
+    """Whether a file that is opened, and not decoded yet, holds 16 bits a band; of RGB Pillow reads the upper 8."""
+    return any(";16" in str(tile.args) for tile in file.tile)
+
+
 def read_raw_mask(path: Path) -> NDArray[np.uint8]:
     """Decode a mask without mapping its values: [H, W] indices, or [H, W, 3] colours. uint8.
 
     Palette files give their indices. Masks are never rotated by EXIF.
 
     Raises:
-        DataError: The file is missing, broken, or neither an index, palette nor RGB image.
+        DataError: The file is missing, broken, of a format or depth that does not keep every value, or neither an index,
+            palette nor RGB image.
     """
     return read_raw_mask_and_palette(path)[0]
 
@@ -224,12 +231,18 @@ def read_raw_mask_and_palette(path: Path) -> tuple[NDArray[np.uint8], Sequence[i
 
 
 def _decode_mask(path: Path, file: ImageFile.ImageFile) -> NDArray[np.uint8]:
+    if file.format in _LOSSY:  # a suffix may lie
+        raise DataError(
+            f"{path}: the mask is stored as {file.format}, which changes values. Export it as PNG from the labels again."
+        )
     if file.mode in ("P", "L", "1"):  # one-bit masks hold 0 and 1, not the 0 and 255 of convert("L")
         # Pillow spreads the greys of 2 and 4 bits over 0..255.
         spread = _SPREAD.get(file.tile[0].args, 1) if file.format == "PNG" and file.tile else 1
         values = np.array(file, dtype=np.uint8)
         return values if spread == 1 else values // np.uint8(spread)
     if file.mode in ("RGB", "RGBA"):
+        if sixteen_bit(file):
+            raise DataError(f"{path}: the mask has 16 bits a colour, of which 8 would be read. Save it as 8-bit RGB PNG.")
         return np.array(file.convert("RGB"), dtype=np.uint8)
     if file.mode.startswith("I"):
         wide = np.array(file)

@@ -19,6 +19,7 @@ from cwbass.data.base import (
     eight_bit_rgb,
     map_mask,
     read_raw_mask_and_palette,
+    sixteen_bit,
     size_when_upright,
     upright,
 )
@@ -81,11 +82,11 @@ def inspect_image(path: Path) -> ImageFacts:
     """
     try:
         with Image.open(path) as file:
+            wide = file.mode == "I" or sixteen_bit(file)  # first of all, for EXIF of a PNG stands after its pixels
             turn = file.getexif().get(ExifTags.Base.Orientation, 1)
             size = size_when_upright(file)
             file.draft("L", None)  # nothing happens where the format knows no such thing
             image = upright(file)
-            wide = image.mode.startswith("I")
             image = image if image.mode == "L" else eight_bit_rgb(image)
             dim = wide and int(np.asarray(image).max()) < DIM
             return ImageFacts(size=size, dim=dim, rotated=turn not in (0, 1), hash=difference_hash(image))
