@@ -117,6 +117,7 @@ def check_dataset(
         *findings.index_masks(files),
         *findings.binary(files, spec),
         *findings.foreign_values(files, spec),
+        *findings.soft_borders(files),
         *findings.sizes(files),
         *findings.palettes(files, spec),
         *findings.dim(files),

@@ -68,6 +68,8 @@ class MaskFacts:
     has_zero: bool = False
     has_255: bool = False
     only_0_and_255: bool = False
+    borders: int = 0  # between two classes, along some rows of an index mask
+    between: int = 0  # pixels there whose value lies between those of its two neighbours
 
     @property
     def sound(self) -> bool:
@@ -112,9 +114,12 @@ def inspect_mask(path: Path, spec: DatasetSpec) -> MaskFacts:
     else:
         values = count_values(raw)
         pixels = class_pixels(values, spec)
+    borders, between = (0, 0) if is_rgb else _borders(raw, spec.ignore_index)
     return MaskFacts(
         size=size,
         is_rgb=is_rgb,
+        borders=borders,
+        between=between,
         colors=_colors(palette, values),
         pixels=tuple(pixels[: spec.num_classes].tolist()),
         foreign=_foreign(_code(raw), map_mask(raw, spec) == UNKNOWN, is_rgb) if pixels[UNKNOWN] else {},
@@ -128,6 +133,15 @@ def _colors(palette: Sequence[int], values: NDArray[np.int64]) -> dict[int, RGB]
     """Colours of the values that a mask holds, as far as its palette goes."""
     held = np.flatnonzero(values[: len(palette) // 3]).tolist()
     return {value: (palette[3 * value], palette[3 * value + 1], palette[3 * value + 2]) for value in held}
+
+
+def _borders(raw: NDArray[np.uint8], ignored: int) -> tuple[int, int]:
+    """Borders along every fourth row, and pixels there whose value lies between their neighbours'."""
+    rows = raw[::4]
+    left, here, right = rows[:, :-2], rows[:, 1:-1], rows[:, 2:]
+    known = (left != ignored) & (here != ignored) & (right != ignored)
+    between = ((left < here) & (here < right)) | ((left > here) & (here > right))
+    return int(((left != here) & known).sum()), int((between & known).sum())
 
 
 def _code(raw: NDArray[np.uint8]) -> NDArray[np.int64]:
