@@ -112,6 +112,11 @@ def check_png(root: Path, masks: Iterable[str]) -> None:
             raise DataError(f"{root}/{mask}: masks must be PNG, which keeps every value. Export them as PNG.")
 
 
+def no_image(root: Path, mask: str, folder: str, stem: str, images: Iterable[str]) -> str:
+    """What to say of a mask that belongs to no image: passed over, its image would count as unlabelled."""
+    return f"{root}/{mask}: no image {folder}/{stem}.*.{near(stem, images)} Add or rename one of them."
+
+
 def composed(name: str) -> str:
     """One text for all that look the same: an umlaut is one code point (NFC), or two (NFD, as some macOS tools write it)."""
     return unicodedata.normalize("NFC", name)

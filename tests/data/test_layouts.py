@@ -107,6 +107,18 @@ class TestFolder:
         ):
             listed(plain)
 
+    @pytest.mark.parametrize(
+        ("folder", "other"), [("unlabeled", "unlabelled"), ("unlabeled", "Unlabeled"), ("masks", "mask"), ("masks", "Masks")]
+    )
+    def test_a_folder_that_is_misspelt_is_named_and_not_passed_over(self, plain: Path, folder: str, other: str) -> None:
+        (plain / folder).rename(plain / other)
+        with pytest.raises(DataError, match=rf"/{other}: a folder of that name is not read\. Did you mean {folder}\? Rename it"):
+            listed(plain)
+
+    def test_a_folder_of_another_name_is_nobodys_business(self, plain: Path) -> None:
+        (plain / "unlabeled").rename(plain / "labeled")
+        assert [s.id for s in listed(plain).train] == ["a", "b", "day/c"]
+
     def test_jpeg_mask_is_refused(self, plain: Path) -> None:
         touch(plain, "masks/b.jpg")
         with pytest.raises(DataError, match=r"masks/b\.jpg: masks must be PNG"):
@@ -282,6 +294,12 @@ class TestPascalVoc:
     def test_masks_that_are_no_png_are_refused(self, voc: Path) -> None:
         touch(voc, "SegmentationClassAug/d.jpg")
         with pytest.raises(DataError, match=r"SegmentationClassAug/d\.jpg: masks must be PNG, which keeps every value"):
+            listed(voc, layout="pascal_voc", classes=["x"])
+
+    @pytest.mark.parametrize("folder", ["SegmentationClass", "SegmentationClassAug"])
+    def test_a_mask_without_image_is_refused(self, voc: Path, folder: str) -> None:
+        touch(voc, f"{folder}/d_.png")
+        with pytest.raises(DataError, match=rf"{folder}/d_\.png: no image JPEGImages/d_\.\*\. Did you mean 'd'\?"):
             listed(voc, layout="pascal_voc", classes=["x"])
 
     def test_second_mask_folder_fills_gaps_only(self, voc: Path) -> None:
