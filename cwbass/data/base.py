@@ -180,6 +180,10 @@ def size_when_upright(file: Image.Image) -> tuple[int, int]:
 
 def upright(image: Image.Image) -> Image.Image:
     """The image as EXIF says it is to be seen; itself where nothing is to be turned, and no copy."""
+    if isinstance(image, TiffImageFile):
+        # Without a name Pillow does not map the file into memory, where it reads rows of the turned width: grey, palette, CMYK
+        # and 16-bit pixels of a TIFF on its side would be scrambled.
+        image.filename = ""
     return image if image.getexif().get(ExifTags.Base.Orientation, 1) == 1 else ImageOps.exif_transpose(image)
 
 

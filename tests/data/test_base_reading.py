@@ -161,6 +161,20 @@ def test_the_size_in_the_header_is_that_of_the_upright_image(tmp_path: Path, kin
     assert inspect_image(path).size == expected[::-1]  # width first
 
 
+@pytest.mark.parametrize("mode", ["L", "I;16", "CMYK", "RGBA"])
+@pytest.mark.parametrize(("turn", "quarters"), [(6, -1), (8, 1)])
+def test_a_tiff_on_its_side_keeps_its_pixels_in_their_places(tmp_path: Path, mode: str, turn: int, quarters: int) -> None:
+    """Pillow alone scrambles them where it maps the file into memory."""
+    grey = Image.fromarray(array([[0, 51, 102, 153], [204, 255, 17, 34]]))
+    image = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257) if mode == "I;16" else grey.convert("RGB").convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    image.save(tmp_path / "i.tif", exif=exif)
+    assert read_image(tmp_path / "i.tif")[..., 0].tolist() == np.rot90(np.asarray(grey), quarters).tolist()
+    facts = inspect_image(tmp_path / "i.tif")
+    assert (facts.error, facts.size) == (None, (2, 4))
+
+
 def test_sixteen_bit_image_is_scaled_not_clipped(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 32768, 65535]], dtype=np.uint16)).save(tmp_path / "i.png")
     assert read_image(tmp_path / "i.png")[..., 0].tolist() == [[0, 128, 255]]  # 32768 / 65535 * 255 = 127.5
