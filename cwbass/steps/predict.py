@@ -27,6 +27,7 @@ from cwbass.training.device import place, scoring_device
 logger = logging.getLogger(__name__)
 
 OVERLAY_ALPHA = 0.55
+LONGEST_JPEG = 65500  # pixels of a side that libjpeg writes
 LONGEST_NAME = 255 - len(".png")  # bytes
 MASKS, OVERLAYS, CONFIDENCE = "masks", "overlays", "confidence"
 
@@ -98,7 +99,9 @@ def predict(
         if confidence:
             sure = (top.float() * 255).round().byte().cpu().numpy()
             _save(out_dir / CONFIDENCE / name.with_name(f"{name.name}.png"), sure)
-        if overlays:
+        if overlays and max(label.shape) > LONGEST_JPEG:
+            logger.warning("%s: no overlay, for a JPEG has at most %d pixels a side.", path, LONGEST_JPEG)
+        elif overlays:
             mixed = pixels * (1 - OVERLAY_ALPHA) + colorize(label, spec) * OVERLAY_ALPHA
             target = out_dir / OVERLAYS / name.with_name(f"{name.name}.jpg")
             _write(target, Image.fromarray(mixed.astype(np.uint8)), "JPEG", quality=90)

@@ -428,6 +428,15 @@ def test_predict_finds_images_as_a_dataset_does(tiny_run: TinyRun, tmp_path: Pat
     assert Path(failed).name == f"{'y' * 248}.png" and "Shorten the name to 251 bytes" in why
 
 
+def test_predict_goes_on_after_an_image_that_is_too_long_for_an_overlay(tiny_run: TinyRun, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name, width in (("a.png", 65501), ("b.png", 8)):
+        Image.new("RGB", (width, 1)).save(tmp_path / "in" / name)
+    predict(checkpoint=tiny_run.train / "last.pt", images=tmp_path / "in", out_dir=tmp_path / "out")
+    written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*g")}
+    assert written == {"masks/a.png.png", "masks/b.png.png", "overlays/b.png.jpg"}
+
+
 def test_predict_says_what_was_scored(tiny_run: TinyRun, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     right = known = 0
