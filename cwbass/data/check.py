@@ -121,6 +121,7 @@ def check_dataset(
         *findings.sizes(files),
         *findings.palettes(files, spec),
         *findings.dim(files),
+        *findings.frames(files),
         *findings.rotated(files),
         *findings.all_ignored(files),
         *findings.missing_classes(files, spec),

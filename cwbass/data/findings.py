@@ -251,6 +251,20 @@ def dim(files: Sequence[File]) -> Iterator[Finding]:
         )
 
 
+def frames(files: Sequence[File]) -> Iterator[Finding]:
+    """Images of several pages or frames."""
+    found = [(file.sample.image, file) for file in files if file.image.several]
+    if found:
+        yield Finding(
+            "warning",
+            "frames",
+            found[0][0],
+            f"{counted(len(found), 'image holds', 'images hold')} several pages or frames, and only the first of each is read; the "
+            f"first is {found[0][0]}. Save those that shall count as files of their own.",
+            _examples(found),
+        )
+
+
 def sizes(files: Sequence[File]) -> Iterator[Finding]:
     """Masks of another size than their image."""
     for file in files:

@@ -42,6 +42,7 @@ class ImageFacts:
     size: tuple[int, int] = (0, 0)  # width, height; upright
     dim: bool = False  # more than 8 bits, of which the lowest quarter of the values is used at most
     rotated: bool = False  # EXIF says the camera was turned, so reading turns the pixels
+    several: bool = False  # pages or frames, of which the first is read
     hash: Hash | None = None
 
 
@@ -85,13 +86,15 @@ def inspect_image(path: Path) -> ImageFacts:
     try:
         with Image.open(path) as file:
             wide = file.mode == "I" or sixteen_bit(file)  # first of all, for EXIF of a PNG stands after its pixels
+            several = file.format != "MPO" and getattr(file, "is_animated", False)  # a camera's MPO holds its own preview
             turn = file.getexif().get(ExifTags.Base.Orientation, 1)
             size = size_when_upright(file)
             file.draft("L", None)  # nothing happens where the format knows no such thing
             image = upright(file)
             image = image if image.mode == "L" else eight_bit_rgb(image)
             dim = wide and int(np.asarray(image).max()) < DIM
-            return ImageFacts(size=size, dim=dim, rotated=turn not in (0, 1), hash=difference_hash(image))
+            rotated, hashed = turn not in (0, 1), difference_hash(image)
+            return ImageFacts(size=size, dim=dim, rotated=rotated, several=several, hash=hashed)
     except Exception as error:  # as in read_image
         return ImageFacts(error=str(error))
 

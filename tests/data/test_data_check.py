@@ -138,6 +138,15 @@ def test_images_of_sixteen_bits_that_hold_twelve_are_told(root: Path, top: int, 
     assert [finding.kind for finding in check(root).findings] == kinds
 
 
+@pytest.mark.parametrize("kind", ["tif", "webp", "png"])
+def test_images_of_several_pages_or_frames_are_told(root: Path, kind: str) -> None:
+    (root / "unlabeled/u.png").unlink()
+    picture(5).save(root / f"unlabeled/u.{kind}", save_all=True, append_images=[picture(6)])
+    found = only(check(root))
+    assert (found.severity, found.kind, found.file, found.details["count"]) == ("warning", "frames", f"unlabeled/u.{kind}", 1)
+    assert "only the first of each is read" in found.message
+
+
 def only(report: CheckReport) -> Finding:
     assert len(report.findings) == 1, [finding.message for finding in report.findings]
     return report.findings[0]
