@@ -198,7 +198,9 @@ def eight_bit_rgb(image: Image.Image) -> Image.Image:
         wide = np.asarray(image, dtype=np.float64)
         if not np.isfinite(wide).all():
             raise ValueError("pixels that are not finite")
-        top = max(1.0 if image.mode == "F" else 65535.0, float(wide.max()))
+        # Of floats it is told from the values: by their highest alone, a dark image of 0..255 would be stretched, and others not.
+        usual = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
+        top = next((top for top in usual if wide.max() <= top), float(wide.max()))
         return Image.fromarray((wide / top * 255.0).round().clip(0, 255).astype(np.uint8)).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 

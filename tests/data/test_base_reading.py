@@ -180,6 +180,13 @@ def test_sixteen_bit_image_is_scaled_not_clipped(tmp_path: Path) -> None:
     assert read_image(tmp_path / "i.png")[..., 0].tolist() == [[0, 128, 255]]  # 32768 / 65535 * 255 = 127.5
 
 
+@pytest.mark.parametrize(("values", "read"), [([0.2, 1.0], [51, 255]), ([3.0, 120.0], [3, 120]), ([257.0, 25700.0], [1, 100])])
+def test_float_images_keep_their_brightness(tmp_path: Path, values: list[float], read: list[int]) -> None:
+    """Whatever their highest value: two images of one set are read alike."""
+    Image.fromarray(np.array([values], dtype=np.float32)).save(tmp_path / "i.tif")
+    assert read_image(tmp_path / "i.tif")[0, :, 0].tolist() == read
+
+
 def test_grey_image_becomes_rgb(tmp_path: Path) -> None:
     Image.fromarray(array([[3, 4]])).save(tmp_path / "i.png")
     assert read_image(tmp_path / "i.png").tolist() == [[[3, 3, 3], [4, 4, 4]]]
