@@ -18,7 +18,7 @@ from pathlib import Path
 from cwbass.config import DataConfig
 from cwbass.data.base import IMAGE_SUFFIXES
 from cwbass.data.classes import build_spec, read_classes
-from cwbass.data.listing import DatasetFiles, check_png, no_image, scan, scan_images
+from cwbass.data.listing import DatasetFiles, check_png, no_image, refuse_dangling, scan, scan_images
 from cwbass.data.lists import read_ids
 from cwbass.errors import DataError
 
@@ -56,10 +56,11 @@ def _is_there(root: Path, name: str) -> bool:
     """Whether a folder is there that may be missing.
 
     Raises:
-        DataError: It is not, but one that is spelt nearly so, which would not be read.
+        DataError: It is a link to a folder that is not there, or another is spelt nearly so, which would not be read.
     """
     if (root / name).is_dir():
         return True
+    refuse_dangling(root / name)
     for other in sorted(root.iterdir()):
         # So near is unlabelled to unlabeled, and labeled is not.
         if other.is_dir() and get_close_matches(other.name.lower(), [name], cutoff=0.88):
@@ -73,6 +74,7 @@ def _scan_masks(root: Path, images: dict[str, str]) -> dict[str, str]:
         stem, dot, suffix = name.rpartition(".")
         kind = f"{dot}{suffix}".lower()
         if kind not in IMAGE_SUFFIXES:
+            refuse_dangling(root / "masks" / name)
             continue
         check_png(root, [f"masks/{name}"])
         if stem not in images:

@@ -75,18 +75,26 @@ def scan_images(root: Path, folder: str) -> dict[str, str]:
     """Images below ``root/folder``: id (the path below the folder, without suffix) -> path.
 
     Raises:
-        DataError: The folder does not exist, two files have the same id, or a name cannot stand in a text file.
+        DataError: The folder does not exist, two files have the same id, a name cannot stand in a text file, or a link that may
+            be one to a folder leads nowhere.
     """
     found: dict[str, str] = {}
     for name in scan(root, folder):
         stem, dot, suffix = name.rpartition(".")
         if f"{dot}{suffix}".lower() not in IMAGE_SUFFIXES:
+            refuse_dangling(root / folder / name)
             continue
         check_name(root / folder, name)
         if stem in found:
             raise DataError(f"{root}: {found[stem]} and {folder}/{name} have the same id {stem!r}. Rename or remove one of them.")
         found[stem] = f"{folder}/{name}"
     return found
+
+
+def refuse_dangling(path: Path) -> None:
+    """Raise a DataError for a link to what is not there: if that is a folder, of a disk that is not mounted, its images would be missed."""
+    if path.is_symlink() and not os.path.exists(path):
+        raise DataError(f"{path}: a link to what is not there. Mount or mend it, or remove the link.")
 
 
 def check_name(folder: Path, name: str) -> None:

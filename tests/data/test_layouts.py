@@ -68,6 +68,15 @@ class TestFolder:
         ):
             listed(plain)
 
+    @pytest.mark.parametrize("name", ["masks", "unlabeled", "images/disk", "masks/disk", "unlabeled/disk 1.2"])
+    def test_a_link_to_a_folder_that_is_not_there_is_named(self, plain: Path, name: str) -> None:
+        """As of a disk that is not mounted: what it holds would be missing unseen."""
+        if (plain / name).is_dir():
+            (plain / name).rename(plain / "elsewhere")
+        (plain / name).symlink_to(plain / "nowhere")
+        with pytest.raises(DataError, match=rf"/{name}: a link to what is not there\. Mount or mend it"):
+            listed(plain)
+
     def test_a_link_to_another_folder_is_followed(self, plain: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
         other = tmp_path_factory.mktemp("other")
         touch(other, "n.jpg", "deep/m.jpg")
