@@ -330,8 +330,9 @@ def read_mask(path: Path, spec: DatasetSpec) -> NDArray[np.uint8]:
     if unknown.any():
         y, x = (int(v) for v in np.argwhere(unknown)[0])
         value = raw[y, x].tolist()
+        alike = int((raw == raw[y, x]).reshape(*raw.shape[:2], -1).all(axis=-1).sum())
         raise DataError(
-            f"{path}: value {value} belongs to no class ({counted(int(unknown.sum()), 'pixel')}, first at x={x}, y={y}). "
+            f"{path}: value {value} belongs to no class ({counted(alike, 'pixel')}, first at x={x}, y={y}). "
             f"{claim(spec, is_rgb=raw.ndim == 3)}"
         )
     return mapped.astype(np.uint8)
@@ -349,7 +350,9 @@ def check_same_size(sample: Sample, size: tuple[int, int], mask: NDArray[np.uint
 def claim(spec: DatasetSpec, *, is_rgb: bool) -> str:
     """How to mend a mask that holds a value or colour of no class."""
     add = "Add it to the class list (data.ignore_classes can then ignore it)"
-    return f"{add}." if is_rgb else f"{add}, or write {spec.ignore_index} for pixels to ignore."
+    if is_rgb:
+        return f"{add}. A colour between two others comes from smoothing: export the masks anew then."
+    return f"{add}, or write {spec.ignore_index} for pixels to ignore."
 
 
 def default_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:

@@ -124,9 +124,12 @@ def test_unknown_index_names_value_count_and_first_position(tmp_path: Path) -> N
         read_mask(tmp_path / "m.png", TWO)
 
 
-def test_unknown_colour_names_the_colour(tmp_path: Path) -> None:
-    Image.fromarray(array([[[0, 0, 0], [1, 2, 3]]])).save(tmp_path / "m.png")
-    with pytest.raises(DataError, match=r"value \[1, 2, 3\] belongs to no class \(1 pixel, first at x=1, y=0\)"):
+def test_unknown_colour_names_the_colour_and_what_it_may_come_from(tmp_path: Path) -> None:
+    Image.fromarray(array([[[0, 0, 0], [0, 64, 0], [1, 2, 3]]])).save(tmp_path / "m.png")
+    with pytest.raises(
+        DataError,
+        match=r"value \[0, 64, 0\] belongs to no class \(1 pixel, first at x=1, y=0\)\. .*A colour between two others comes from smoothing",
+    ):
         read_mask(tmp_path / "m.png", COLORED)
 
 
