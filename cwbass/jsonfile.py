@@ -42,7 +42,7 @@ def finite_or_none(value: float) -> float | None:
 
 def _read(path: Path, writer: str, mend: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # Windows tools may begin with a byte order mark
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file. `{writer}` writes it.") from error
     except (OSError, UnicodeDecodeError) as error:

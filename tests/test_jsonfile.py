@@ -12,7 +12,7 @@ def test_objects_are_read_whole_and_by_line(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text('{"a": 1}\n{"a": null}\n')
     assert read_rows(path, writer="cwbass eval") == [{"a": 1}, {"a": None}]
-    path.write_text('{"name": "\u00e9"}')
+    path.write_text('\ufeff{"name": "\u00e9"}', encoding="utf-8")  # as tools on Windows write it
     assert read_object(path, writer="cwbass eval") == {"name": "\u00e9"}
 
 

@@ -30,6 +30,7 @@ _SPEC_MEND = "Run the step that wrote the file again, or use another file."
 Box = tuple[int, int, int, int]  # left, top, right, bottom, as Pillow has it
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _SPREAD: Mapping[Any, int] = {"L;2": 85, "L;4": 17}  # what Pillow multiplies the values of such PNG files by
+_LOSSY = ("JPEG", "MPO", "WEBP", "AVIF")  # what Pillow calls formats that may change values
 UNKNOWN = 256  # in a lookup table: a raw value that no class claims
 
 
@@ -179,6 +180,10 @@ def size_when_upright(file: Image.Image) -> tuple[int, int]:
 
 def upright(image: Image.Image) -> Image.Image:
     """The image as EXIF says it is to be seen; itself where nothing is to be turned, and no copy."""
+    if isinstance(image, TiffImageFile):
+        # Without a name Pillow does not map the file into memory, where it reads rows of the turned width: grey, palette, CMYK
+        # and 16-bit pixels of a TIFF on its side would be scrambled.
+        image.filename = ""
     return image if image.getexif().get(ExifTags.Base.Orientation, 1) == 1 else ImageOps.exif_transpose(image)
 
 
@@ -193,9 +198,16 @@ def eight_bit_rgb(image: Image.Image) -> Image.Image:
         wide = np.asarray(image, dtype=np.float64)
         if not np.isfinite(wide).all():
             raise ValueError("pixels that are not finite")
-        top = max(1.0 if image.mode == "F" else 65535.0, float(wide.max()))
+        # Of floats it is told from the values: by their highest alone, a dark image of 0..255 would be stretched, and others not.
+        usual = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
+        top = next((top for top in usual if wide.max() <= top), float(wide.max()))
         return Image.fromarray((wide / top * 255.0).round().clip(0, 255).astype(np.uint8)).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+
+
+def sixteen_bit(file: ImageFile.ImageFile) -> bool:
+    """Whether a file that is opened, and not decoded yet, holds 16 bits a band; of RGB Pillow reads the upper 8."""
+    return any(";16" in str(tile.args) for tile in file.tile)
 
 
 def read_raw_mask(path: Path) -> NDArray[np.uint8]:
@@ -204,7 +216,8 @@ def read_raw_mask(path: Path) -> NDArray[np.uint8]:
     Palette files give their indices. Masks are never rotated by EXIF.
 
     Raises:
-        DataError: The file is missing, broken, or neither an index, palette nor RGB image.
+        DataError: The file is missing, broken, of a format or depth that does not keep every value, or neither an index,
+            palette nor RGB image.
     """
     return read_raw_mask_and_palette(path)[0]
 
@@ -224,12 +237,18 @@ def read_raw_mask_and_palette(path: Path) -> tuple[NDArray[np.uint8], Sequence[i
 
 
 def _decode_mask(path: Path, file: ImageFile.ImageFile) -> NDArray[np.uint8]:
+    if file.format in _LOSSY:  # a suffix may lie
+        raise DataError(
+            f"{path}: the mask is stored as {file.format}, which changes values. Export it as PNG from the labels again."
+        )
     if file.mode in ("P", "L", "1"):  # one-bit masks hold 0 and 1, not the 0 and 255 of convert("L")
         # Pillow spreads the greys of 2 and 4 bits over 0..255.
         spread = _SPREAD.get(file.tile[0].args, 1) if file.format == "PNG" and file.tile else 1
         values = np.array(file, dtype=np.uint8)
         return values if spread == 1 else values // np.uint8(spread)
     if file.mode in ("RGB", "RGBA"):
+        if sixteen_bit(file):
+            raise DataError(f"{path}: the mask has 16 bits a colour, of which 8 would be read. Save it as 8-bit RGB PNG.")
         return np.array(file.convert("RGB"), dtype=np.uint8)
     if file.mode.startswith("I"):
         wide = np.array(file)
@@ -311,8 +330,9 @@ def read_mask(path: Path, spec: DatasetSpec) -> NDArray[np.uint8]:
     if unknown.any():
         y, x = (int(v) for v in np.argwhere(unknown)[0])
         value = raw[y, x].tolist()
+        alike = int((raw == raw[y, x]).reshape(*raw.shape[:2], -1).all(axis=-1).sum())
         raise DataError(
-            f"{path}: value {value} belongs to no class ({counted(int(unknown.sum()), 'pixel')}, first at x={x}, y={y}). "
+            f"{path}: value {value} belongs to no class ({counted(alike, 'pixel')}, first at x={x}, y={y}). "
             f"{claim(spec, is_rgb=raw.ndim == 3)}"
         )
     return mapped.astype(np.uint8)
@@ -330,7 +350,9 @@ def check_same_size(sample: Sample, size: tuple[int, int], mask: NDArray[np.uint
 def claim(spec: DatasetSpec, *, is_rgb: bool) -> str:
     """How to mend a mask that holds a value or colour of no class."""
     add = "Add it to the class list (data.ignore_classes can then ignore it)"
-    return f"{add}." if is_rgb else f"{add}, or write {spec.ignore_index} for pixels to ignore."
+    if is_rgb:
+        return f"{add}. A colour between two others comes from smoothing: export the masks anew then."
+    return f"{add}, or write {spec.ignore_index} for pixels to ignore."
 
 
 def default_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:

@@ -110,14 +110,17 @@ def read_coco(path: Path) -> CocoFile:
     return CocoFile(path, tuple(category.name for category in categories), tuple(images))
 
 
-def paint(file: CocoFile, image: CocoImage, values: Sequence[int], ground: int) -> NDArray[np.uint8]:
-    """The label map of an image: large objects first, so that what lies on them stays visible. [H, W] uint8.
+def paint(file: CocoFile, image: CocoImage, values: Sequence[int], ground: int) -> tuple[NDArray[np.uint8], list[str]]:
+    """The label map of an image: large objects first, so that what lies on them stays visible.
 
     Args:
         file: Where the image is from.
         image: One of its images.
         values: What to write for each class.
         ground: What to write where there is no object.
+
+    Returns:
+        The map, [H, W] uint8, and what to call the objects that cover one pixel at most.
 
     Raises:
         DataError: A shape cannot be drawn; the message names the annotation.
@@ -128,7 +131,7 @@ def paint(file: CocoFile, image: CocoImage, values: Sequence[int], ground: int) 
     for region, value in sorted(regions, key=lambda each: -each[0].area):
         height, width = region.inside.shape
         label[region.top : region.top + height, region.left : region.left + width][region.inside] = value
-    return label
+    return label, [name for (_, name, _), (region, _) in zip(image.objects, regions, strict=True) if region.area <= 1]
 
 
 def mask_name(path: Path, name: str) -> str:

@@ -20,6 +20,8 @@ from cwbass.data.sizes import median_of, small_crop
 from cwbass.errors import counted
 
 EXAMPLES = 20  # files named in the details of a finding about many
+SOFT = 0.1  # share of borders with a value in between; CamVid's masks have 0.004, and 0.15 to 0.6 once they are smoothed
+SOFT_PIXELS = 20  # of such, below which nothing is said
 MOSTLY = 0.8  # a folder in which this share of the images has masks is taken for a labelled one
 
 
@@ -146,6 +148,9 @@ def foreign_values(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding
         for value, foreign in mask.foreign.items():
             if not (binary and value == 255):  # reported as what it is
                 seen.setdefault(value, []).append((name, foreign))
+    if len(seen) > EXAMPLES:
+        yield _many_values(seen, spec)
+        return
     for value, places in seen.items():
         name, first = places[0]
         total = sum(foreign.pixels for _, foreign in places)
@@ -163,6 +168,44 @@ def foreign_values(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding
                 "first": {"pixels": first.pixels, "x": first.x, "y": first.y},
                 **_examples(places),
             },
+        )
+
+
+def _many_values(seen: Mapping[Value, Sequence[tuple[str, Foreign]]], spec: DatasetSpec) -> Finding:
+    """One finding for more values than anybody has classes left out."""
+    pixels = Counter({value: sum(foreign.pixels for _, foreign in places) for value, places in seen.items()})
+    names = list(dict.fromkeys(name for places in seen.values() for name, _ in places))
+    common = [(list(value) if isinstance(value, tuple) else value, count) for value, count in pixels.most_common(EXAMPLES)]
+    return Finding(
+        "error",
+        "unknown_value",
+        names[0],
+        f"{len(seen)} values or more belong to no class, in {counted(len(names), 'mask')}, the first {names[0]}; "
+        f"most often {', '.join(str(value) for value, _ in common[:3])}. Masks that were resized, smoothed or saved as "
+        "JPEG hold such values along every border: export them anew, and resize by nearest neighbour. If they are labels: "
+        f"{claim(spec, is_rgb=any(isinstance(value, tuple) for value in seen))}",
+        {
+            "values": [[value, count] for value, count in common],
+            "count": len(names),
+            "files": names[:EXAMPLES],
+        },
+    )
+
+
+def soft_borders(files: Sequence[File]) -> Iterator[Finding]:
+    """Index masks that were resized or smoothed like pictures: between classes 0 and 2 lies class 1 then."""
+    bordered = _masks(files, lambda mask: mask.borders > 0)
+    between, borders = sum(mask.between for _, mask in bordered), sum(mask.borders for _, mask in bordered)
+    if between >= SOFT_PIXELS and between >= SOFT * borders:
+        found = sorted(bordered, key=lambda item: -item[1].between)
+        yield Finding(
+            "warning",
+            "soft_borders",
+            found[0][0],
+            f"at {between / borders:.0%} of the borders in masks lies a single pixel whose value is between those beside it, most often "
+            f"in {found[0][0]}. So masks look that were resized or smoothed like pictures: between classes 0 and 2 they have class 1. "
+            "Export them anew, and resize by nearest neighbour.",
+            _examples(found),
         )
 
 
@@ -204,6 +247,20 @@ def dim(files: Sequence[File]) -> Iterator[Finding]:
             f"{counted(len(found), 'image')} of more than 8 bits with only the lowest quarter of the values, or less, read as nearly "
             f"black; the first is {found[0][0]}. Such files often hold 10 to 14 bits: scale all by the same factor and save them "
             "as 8 bits.",
+            _examples(found),
+        )
+
+
+def frames(files: Sequence[File]) -> Iterator[Finding]:
+    """Images of several pages or frames."""
+    found = [(file.sample.image, file) for file in files if file.image.several]
+    if found:
+        yield Finding(
+            "warning",
+            "frames",
+            found[0][0],
+            f"{counted(len(found), 'image holds', 'images hold')} several pages or frames, and only the first of each is read; the "
+            f"first is {found[0][0]}. Save those that shall count as files of their own.",
             _examples(found),
         )
 

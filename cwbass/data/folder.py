@@ -11,13 +11,14 @@ test.txt       optional: ids to test on
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from glob import escape
 from pathlib import Path
 
 from cwbass.config import DataConfig
 from cwbass.data.base import IMAGE_SUFFIXES
 from cwbass.data.classes import build_spec, read_classes
-from cwbass.data.listing import DatasetFiles, check_png, near, scan, scan_images
+from cwbass.data.listing import DatasetFiles, check_png, no_image, refuse_dangling, scan, scan_images
 from cwbass.data.lists import read_ids
 from cwbass.errors import DataError
 
@@ -26,12 +27,12 @@ def folder(root: Path, config: DataConfig) -> DatasetFiles:
     """Find images/, masks/ and unlabeled/. An id is the path below its folder, without suffix.
 
     Raises:
-        DataError: A folder is missing, two files have one id, a mask has no image or is no PNG, or
+        DataError: A folder is missing or misspelt, two files have one id, a mask has no image or is no PNG, or
             train.txt or test.txt names an unknown id.
     """
     images = scan_images(root, "images")
-    masks = _scan_masks(root, images) if (root / "masks").is_dir() else {}
-    unlabeled = scan_images(root, "unlabeled") if (root / "unlabeled").is_dir() else {}
+    masks = _scan_masks(root, images) if _is_there(root, "masks") else {}
+    unlabeled = scan_images(root, "unlabeled") if _is_there(root, "unlabeled") else {}
     both = min(images.keys() & unlabeled.keys(), default=None)
     if both is not None:
         raise DataError(f"{root}: {images[both]} and {unlabeled[both]} have the same id {both!r}. Rename or remove one.")
@@ -51,17 +52,34 @@ def folder(root: Path, config: DataConfig) -> DatasetFiles:
     )
 
 
+def _is_there(root: Path, name: str) -> bool:
+    """Whether a folder is there that may be missing.
+
+    Raises:
+        DataError: It is a link to a folder that is not there, or another is spelt nearly so, which would not be read.
+    """
+    if (root / name).is_dir():
+        return True
+    refuse_dangling(root / name)
+    for other in sorted(root.iterdir()):
+        # So near is unlabelled to unlabeled, and labeled is not.
+        if other.is_dir() and get_close_matches(other.name.lower(), [name], cutoff=0.88):
+            raise DataError(f"{other}: a folder of that name is not read. Did you mean {name}? Rename it.")
+    return False
+
+
 def _scan_masks(root: Path, images: dict[str, str]) -> dict[str, str]:
     masks: dict[str, str] = {}
     for name in scan(root, "masks"):
         stem, dot, suffix = name.rpartition(".")
         kind = f"{dot}{suffix}".lower()
         if kind not in IMAGE_SUFFIXES:
+            refuse_dangling(root / "masks" / name)
             continue
         check_png(root, [f"masks/{name}"])
         if stem not in images:
             _refuse_unread(root, name, stem)
-            raise DataError(f"{root}/masks/{name}: no image images/{stem}.*.{near(stem, images)} Add or rename one of them.")
+            raise DataError(no_image(root, f"masks/{name}", "images", stem, images))
         if stem in masks:
             raise DataError(f"{root}: {masks[stem]} and masks/{name} belong to the same image. Remove one of them.")
         masks[stem] = f"masks/{name}"

@@ -19,6 +19,7 @@ from cwbass.data.base import (
     eight_bit_rgb,
     map_mask,
     read_raw_mask_and_palette,
+    sixteen_bit,
     size_when_upright,
     upright,
 )
@@ -41,6 +42,7 @@ class ImageFacts:
     size: tuple[int, int] = (0, 0)  # width, height; upright
     dim: bool = False  # more than 8 bits, of which the lowest quarter of the values is used at most
     rotated: bool = False  # EXIF says the camera was turned, so reading turns the pixels
+    several: bool = False  # pages or frames, of which the first is read
     hash: Hash | None = None
 
 
@@ -67,6 +69,8 @@ class MaskFacts:
     has_zero: bool = False
     has_255: bool = False
     only_0_and_255: bool = False
+    borders: int = 0  # between two classes, along some rows of an index mask
+    between: int = 0  # pixels there whose value lies between those of its two neighbours
 
     @property
     def sound(self) -> bool:
@@ -81,14 +85,16 @@ def inspect_image(path: Path) -> ImageFacts:
     """
     try:
         with Image.open(path) as file:
+            wide = file.mode == "I" or sixteen_bit(file)  # first of all, for EXIF of a PNG stands after its pixels
+            several = file.format != "MPO" and getattr(file, "is_animated", False)  # a camera's MPO holds its own preview
             turn = file.getexif().get(ExifTags.Base.Orientation, 1)
             size = size_when_upright(file)
             file.draft("L", None)  # nothing happens where the format knows no such thing
             image = upright(file)
-            wide = image.mode.startswith("I")
             image = image if image.mode == "L" else eight_bit_rgb(image)
             dim = wide and int(np.asarray(image).max()) < DIM
-            return ImageFacts(size=size, dim=dim, rotated=turn not in (0, 1), hash=difference_hash(image))
+            rotated, hashed = turn not in (0, 1), difference_hash(image)
+            return ImageFacts(size=size, dim=dim, rotated=rotated, several=several, hash=hashed)
     except Exception as error:  # as in read_image
         return ImageFacts(error=str(error))
 
@@ -111,9 +117,12 @@ def inspect_mask(path: Path, spec: DatasetSpec) -> MaskFacts:
     else:
         values = count_values(raw)
         pixels = class_pixels(values, spec)
+    borders, between = (0, 0) if is_rgb else _borders(raw, spec.ignore_index)
     return MaskFacts(
         size=size,
         is_rgb=is_rgb,
+        borders=borders,
+        between=between,
         colors=_colors(palette, values),
         pixels=tuple(pixels[: spec.num_classes].tolist()),
         foreign=_foreign(_code(raw), map_mask(raw, spec) == UNKNOWN, is_rgb) if pixels[UNKNOWN] else {},
@@ -127,6 +136,15 @@ def _colors(palette: Sequence[int], values: NDArray[np.int64]) -> dict[int, RGB]
     """Colours of the values that a mask holds, as far as its palette goes."""
     held = np.flatnonzero(values[: len(palette) // 3]).tolist()
     return {value: (palette[3 * value], palette[3 * value + 1], palette[3 * value + 2]) for value in held}
+
+
+def _borders(raw: NDArray[np.uint8], ignored: int) -> tuple[int, int]:
+    """Borders along every fourth row, and pixels there whose value lies between their neighbours'."""
+    rows = raw[::4]
+    left, here, right = rows[:, :-2], rows[:, 1:-1], rows[:, 2:]
+    known = (left != ignored) & (here != ignored) & (right != ignored)
+    between = ((left < here) & (here < right)) | ((left > here) & (here > right))
+    return int(((left != here) & known).sum()), int((between & known).sum())
 
 
 def _code(raw: NDArray[np.uint8]) -> NDArray[np.int64]:

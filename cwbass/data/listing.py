@@ -75,18 +75,26 @@ def scan_images(root: Path, folder: str) -> dict[str, str]:
     """Images below ``root/folder``: id (the path below the folder, without suffix) -> path.
 
     Raises:
-        DataError: The folder does not exist, two files have the same id, or a name cannot stand in a text file.
+        DataError: The folder does not exist, two files have the same id, a name cannot stand in a text file, or a link that may
+            be one to a folder leads nowhere.
     """
     found: dict[str, str] = {}
     for name in scan(root, folder):
         stem, dot, suffix = name.rpartition(".")
         if f"{dot}{suffix}".lower() not in IMAGE_SUFFIXES:
+            refuse_dangling(root / folder / name)
             continue
         check_name(root / folder, name)
         if stem in found:
             raise DataError(f"{root}: {found[stem]} and {folder}/{name} have the same id {stem!r}. Rename or remove one of them.")
         found[stem] = f"{folder}/{name}"
     return found
+
+
+def refuse_dangling(path: Path) -> None:
+    """Raise a DataError for a link to what is not there: if that is a folder, of a disk that is not mounted, its images would be missed."""
+    if path.is_symlink() and not os.path.exists(path):
+        raise DataError(f"{path}: a link to what is not there. Mount or mend it, or remove the link.")
 
 
 def check_name(folder: Path, name: str) -> None:
@@ -110,6 +118,11 @@ def check_png(root: Path, masks: Iterable[str]) -> None:
     for mask in masks:
         if not mask.lower().endswith(".png"):
             raise DataError(f"{root}/{mask}: masks must be PNG, which keeps every value. Export them as PNG.")
+
+
+def no_image(root: Path, mask: str, folder: str, stem: str, images: Iterable[str]) -> str:
+    """What to say of a mask that belongs to no image: passed over, its image would count as unlabelled."""
+    return f"{root}/{mask}: no image {folder}/{stem}.*.{near(stem, images)} Add or rename one of them."
 
 
 def composed(name: str) -> str:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from cwbass.config import DataConfig
 from cwbass.data.classes import build_spec, read_classes
-from cwbass.data.listing import DatasetFiles, check_png, scan_images
+from cwbass.data.listing import DatasetFiles, check_png, no_image, scan_images
 from cwbass.data.lists import id_finder, read_ids, read_lines
-from cwbass.errors import counted
+from cwbass.errors import DataError, counted
 
 logger = logging.getLogger(__name__)
 
@@ -29,13 +29,16 @@ def pascal_voc(root: Path, config: DataConfig) -> DatasetFiles:
     without suffix.
 
     Raises:
-        DataError: A folder or the class list is missing, a mask is no PNG, or a list names an unknown id.
+        DataError: A folder or the class list is missing, a mask has no image or is no PNG, or a list names an unknown id.
     """
     images = scan_images(root, "JPEGImages")
     masks = scan_images(root, "SegmentationClass")
     if (root / "SegmentationClassAug").is_dir():
         masks = scan_images(root, "SegmentationClassAug") | masks  # the fine masks win
     check_png(root, masks.values())
+    lone = min(masks.keys() - images.keys(), default=None)
+    if lone is not None:
+        raise DataError(no_image(root, masks[lone], "JPEGImages", lone, images))
 
     lists = root / "ImageSets" / "Segmentation"
     test_list, val_list = lists / "test.txt", lists / "val.txt"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from cwbass.data.base import default_palette, upright_size
 from cwbass.data.classes import read_class_list
 from cwbass.data.coco import CocoImage, class_values, mask_name, paint, read_coco
 from cwbass.data.lists import line_of
-from cwbass.errors import DataError
+from cwbass.errors import DataError, counted
 from cwbass.files import partial_file, write_whole
 
 logger = logging.getLogger(__name__)
@@ -72,22 +73,27 @@ def import_coco(
     listed = _class_list(known, classes, annotations)
     masks = {image.name: mask_name(annotations, image.name) for image in file.images}
     drawn = [image for image in file.images if image.objects or empty]
-    found = [image for image in drawn if (root / "images" / image.name).is_file()]
+    found = [
+        image for image in drawn if os.path.isfile(root / "images" / image.name)
+    ]  # Path's raises for a name that is too long
     if drawn and not found:
         raise DataError(f"{annotations} names {drawn[0].name}, and no such image is in {root / 'images'}, nor any of the others.")
     targets = [root / "masks" / masks[image.name] for image in found]
     targets += [root / list_file] if list_file else []
-    there = next((path for path in targets if path.exists()), None)
-    if there is not None and not overwrite:
-        raise DataError(f"{there} is there already. Delete it, or say --overwrite.")
+    taken = next((path for path in targets if path.exists()), None)
+    if taken is not None and not overwrite:
+        raise DataError(f"{taken} is there already. Delete it, or say --overwrite.")
 
     for image in found:
         _check_size(root, image)
     if not known.is_file():  # one that has colours keeps them
         write_whole(known, listed)
+    tiny: list[str] = []
     palette = [value for rgb in default_palette(256) for value in rgb]
     for image in found:
-        mask = Image.fromarray(paint(file, image, values, 0 if background else IGNORED))
+        label, names = paint(file, image, values, 0 if background else IGNORED)
+        tiny += [f"{name} of {image.name}" for name in names]
+        mask = Image.fromarray(label)
         mask.putpalette(palette)
         with partial_file(root / "masks" / masks[image.name]) as partial:
             mask.save(partial, "PNG")
@@ -96,7 +102,20 @@ def import_coco(
         lines = sorted(line_of(masks[image.name].removesuffix(".png"), f"images/{image.name}") for image in found)
         write_whole(root / list_file, "".join(f"{line}\n" for line in lines).encode())
     if len(found) < len(drawn):
-        logger.warning("not in %s: %d of the %d annotated images", root / "images", len(drawn) - len(found), len(drawn))
+        there = {image.name for image in found}
+        gone = [image.name for image in drawn if image.name not in there]
+        logger.warning("not in %s: %d of the %d annotated images, the first %s", root / "images", len(gone), len(drawn), gone[0])
+    if tiny:
+        logger.warning(
+            "%d of %d objects cover one pixel at most, the first %s: see that coordinates are pixels, not shares, and of this size.",
+            len(tiny),
+            sum(len(image.objects) for image in found),
+            tiny[0],
+        )
+    bare = [] if empty else [root / "masks" / masks[image.name] for image in file.images if not image.objects]
+    if stale := [path for path in bare if os.path.isfile(path)]:
+        one, many = "image has no object, but a mask", "images have no object, but masks"
+        logger.warning("%s of before, the first %s: delete what is out of date.", counted(len(stale), one, many), stale[0])
     return ImportReport(str(root), classes, len(found), sum(not image.objects for image in file.images), len(drawn) - len(found))
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cwbass.data.base import IMAGE_SUFFIXES, UNREAD_SUFFIXES, read_image
+from cwbass.data.listing import scan
 from cwbass.errors import DataError, counted
 from cwbass.evaluation.inference import Predictor
 from cwbass.files import partial_file
@@ -26,6 +27,8 @@ from cwbass.training.device import place, scoring_device
 logger = logging.getLogger(__name__)
 
 OVERLAY_ALPHA = 0.55
+LONGEST_JPEG = 65500  # pixels of a side that libjpeg writes
+LONGEST_NAME = 255 - len(".png")  # bytes
 MASKS, OVERLAYS, CONFIDENCE = "masks", "overlays", "confidence"
 
 
@@ -57,11 +60,12 @@ def predict(
     How to predict is what the section ``eval`` of the checkpoint says.
 
     The name is that of the file with its suffix, ``a.jpg.png``, and the tree of folders is kept. A file that cannot be
-    read is reported and passed over.
+    read, or whose name leaves no room for a second suffix, is reported and passed over.
 
     Args:
         checkpoint: A file, a training's folder, whose checkpoint that counts is taken, or the folder of a registered version.
-        images: An image, or a folder that is searched at any depth; results of an earlier run in it are passed over.
+        images: An image, or a folder that is searched as those of a dataset are, at any depth and along links; results of an
+            earlier run in it are passed over.
         out_dir: Where results go.
         overlays: Whether to draw overlays.
         confidence: Whether to write how sure the network is of each pixel.
@@ -69,7 +73,7 @@ def predict(
 
     Raises:
         CheckpointError: The checkpoint cannot be used.
-        DataError: There is no image.
+        DataError: There is no image, or a link leads back to a folder that it lies in.
     """
     loaded = open_checkpoint(chosen_file(checkpoint))
     params = loaded.run_params
@@ -95,7 +99,9 @@ def predict(
         if confidence:
             sure = (top.float() * 255).round().byte().cpu().numpy()
             _save(out_dir / CONFIDENCE / name.with_name(f"{name.name}.png"), sure)
-        if overlays:
+        if overlays and max(label.shape) > LONGEST_JPEG:
+            logger.warning("%s: no overlay, for a JPEG has at most %d pixels a side.", path, LONGEST_JPEG)
+        elif overlays:
             mixed = pixels * (1 - OVERLAY_ALPHA) + colorize(label, spec) * OVERLAY_ALPHA
             target = out_dir / OVERLAYS / name.with_name(f"{name.name}.jpg")
             _write(target, Image.fromarray(mixed.astype(np.uint8)), "JPEG", quality=90)
@@ -103,6 +109,7 @@ def predict(
     with counting("predict", len(files)) as one_more:
         for path in files:
             try:
+                _check_length(path)
                 pixels = read_image(path)
             except DataError as error:
                 logger.warning("%s", error)
@@ -119,10 +126,14 @@ def _find(folder: Path, suffixes: tuple[str, ...], out_dir: Path) -> list[Path]:
     """Files below a folder, but for what is written there."""
     place = out_dir.resolve()
     ours = [place / kind for kind in (MASKS, OVERLAYS, CONFIDENCE)] if place.is_relative_to(folder.resolve()) else []
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.is_dir())
-    # macOS lays ._a.jpg beside a.jpg
-    named = (path for path in found if not path.name.startswith("."))
-    return sorted(path for path in named if not any(path.parent.resolve().is_relative_to(each) for each in ours))
+    found = (folder / name for name in scan(folder, ".") if name.lower().endswith(suffixes))
+    return sorted(path for path in found if not any(path.parent.resolve().is_relative_to(each) for each in ours))
+
+
+def _check_length(path: Path) -> None:
+    """Raise a DataError where the name of a mask would be too long for a file system."""
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise DataError(f"{path}: its mask would have a name of more than 255 bytes. Shorten the name to {LONGEST_NAME} bytes.")
 
 
 def _save(path: Path, values: NDArray[np.uint8], palette: list[int] | None = None) -> None:

@@ -52,15 +52,19 @@ def test_grey_and_sixteen_bit_masks_give_indices(tmp_path: Path) -> None:
     assert read_mask(tmp_path / "wide.png", TWO).tolist() == INDICES
 
 
-@pytest.mark.parametrize(("bits", "bytes_"), [(2, [0b00_01_10_11]), (4, [0x01, 0x23])])
-def test_grey_masks_of_two_and_four_bits_give_their_values(tmp_path: Path, bits: int, bytes_: list[int]) -> None:
+def one_row_png(width: int, bits: int, color_type: int, row: bytes) -> bytes:
+    """A PNG as Pillow does not write it."""
+
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    head = struct.pack(">IIBBBBB", 4, 1, bits, 0, 0, 0, 0)  # four pixels in a row, grey
-    row = zlib.compress(bytes([0, *bytes_]))
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", row) + chunk(b"IEND", b"")
-    (tmp_path / "m.png").write_bytes(png)
+    head = struct.pack(">IIBBBBB", width, 1, bits, color_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("bits", "bytes_"), [(2, [0b00_01_10_11]), (4, [0x01, 0x23])])
+def test_grey_masks_of_two_and_four_bits_give_their_values(tmp_path: Path, bits: int, bytes_: list[int]) -> None:
+    (tmp_path / "m.png").write_bytes(one_row_png(4, bits, 0, bytes(bytes_)))
     assert read_raw_mask(tmp_path / "m.png").tolist() == [[0, 1, 2, 3]]
 
 
@@ -74,6 +78,27 @@ def test_sixteen_bit_mask_with_large_ids_is_refused(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 1000]], dtype=np.uint16)).save(tmp_path / "m.png")
     with pytest.raises(DataError, match=r"m\.png: mask values reach 1000; ids must lie in 0\.\.255"):
         read_mask(tmp_path / "m.png", TWO)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_a_mask_that_is_no_png_but_for_its_name_is_refused(tmp_path: Path, kind: str) -> None:
+    """Its values are near the true ones, and so those of other classes where there are many."""
+    Image.fromarray(array(INDICES)).save(tmp_path / "m.png", kind)
+    with pytest.raises(DataError, match=rf"m\.png: the mask is stored as {kind}, which changes values\. Export it as PNG"):
+        read_raw_mask(tmp_path / "m.png")
+
+
+def test_an_rgb_mask_of_sixteen_bits_is_refused(tmp_path: Path) -> None:
+    """Read by its upper bytes alone, class 1 and 2 would both be black."""
+    (tmp_path / "m.png").write_bytes(one_row_png(2, 16, 2, struct.pack(">6H", 1, 1, 1, 2, 2, 2)))
+    with pytest.raises(DataError, match=r"m\.png: the mask has 16 bits a colour, of which 8 would be read"):
+        read_raw_mask(tmp_path / "m.png")
+
+
+@pytest.mark.parametrize(("top", "dim"), [(4095, True), (65535, False)])
+def test_an_rgb_image_of_sixteen_bits_is_dim_where_it_holds_twelve(tmp_path: Path, top: int, dim: bool) -> None:
+    (tmp_path / "i.png").write_bytes(one_row_png(2, 16, 2, struct.pack(">6H", 0, 0, 0, top, top, top)))
+    assert inspect_image(tmp_path / "i.png").dim == dim
 
 
 def test_rgb_mask_is_mapped_by_colour(tmp_path: Path) -> None:
@@ -99,9 +124,12 @@ def test_unknown_index_names_value_count_and_first_position(tmp_path: Path) -> N
         read_mask(tmp_path / "m.png", TWO)
 
 
-def test_unknown_colour_names_the_colour(tmp_path: Path) -> None:
-    Image.fromarray(array([[[0, 0, 0], [1, 2, 3]]])).save(tmp_path / "m.png")
-    with pytest.raises(DataError, match=r"value \[1, 2, 3\] belongs to no class \(1 pixel, first at x=1, y=0\)"):
+def test_unknown_colour_names_the_colour_and_what_it_may_come_from(tmp_path: Path) -> None:
+    Image.fromarray(array([[[0, 0, 0], [0, 64, 0], [1, 2, 3]]])).save(tmp_path / "m.png")
+    with pytest.raises(
+        DataError,
+        match=r"value \[0, 64, 0\] belongs to no class \(1 pixel, first at x=1, y=0\)\. .*A colour between two others comes from smoothing",
+    ):
         read_mask(tmp_path / "m.png", COLORED)
 
 
@@ -136,9 +164,30 @@ def test_the_size_in_the_header_is_that_of_the_upright_image(tmp_path: Path, kin
     assert inspect_image(path).size == expected[::-1]  # width first
 
 
+@pytest.mark.parametrize("mode", ["L", "I;16", "CMYK", "RGBA"])
+@pytest.mark.parametrize(("turn", "quarters"), [(6, -1), (8, 1)])
+def test_a_tiff_on_its_side_keeps_its_pixels_in_their_places(tmp_path: Path, mode: str, turn: int, quarters: int) -> None:
+    """Pillow alone scrambles them where it maps the file into memory."""
+    grey = Image.fromarray(array([[0, 51, 102, 153], [204, 255, 17, 34]]))
+    image = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257) if mode == "I;16" else grey.convert("RGB").convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    image.save(tmp_path / "i.tif", exif=exif)
+    assert read_image(tmp_path / "i.tif")[..., 0].tolist() == np.rot90(np.asarray(grey), quarters).tolist()
+    facts = inspect_image(tmp_path / "i.tif")
+    assert (facts.error, facts.size) == (None, (2, 4))
+
+
 def test_sixteen_bit_image_is_scaled_not_clipped(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 32768, 65535]], dtype=np.uint16)).save(tmp_path / "i.png")
     assert read_image(tmp_path / "i.png")[..., 0].tolist() == [[0, 128, 255]]  # 32768 / 65535 * 255 = 127.5
+
+
+@pytest.mark.parametrize(("values", "read"), [([0.2, 1.0], [51, 255]), ([3.0, 120.0], [3, 120]), ([257.0, 25700.0], [1, 100])])
+def test_float_images_keep_their_brightness(tmp_path: Path, values: list[float], read: list[int]) -> None:
+    """Whatever their highest value: two images of one set are read alike."""
+    Image.fromarray(np.array([values], dtype=np.float32)).save(tmp_path / "i.tif")
+    assert read_image(tmp_path / "i.tif")[0, :, 0].tolist() == read
 
 
 def test_grey_image_becomes_rgb(tmp_path: Path) -> None:

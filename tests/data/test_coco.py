@@ -41,14 +41,14 @@ def objects(*pairs: tuple[int, Any]) -> list[dict[str, Any]]:
 
 def painted(folder: Path, *pairs: tuple[int, Any]) -> list[str]:
     file = read_coco(written(folder, annotations=objects(*pairs)))
-    return ["".join(map(str, row)) for row in paint(file, file.images[0], [1, 2], 0)]
+    return ["".join(map(str, row)) for row in paint(file, file.images[0], [1, 2], 0)[0]]
 
 
 def test_classes_are_in_the_order_of_their_ids(tmp_path: Path) -> None:
     file = read_coco(written(tmp_path))
     assert file.names == ("road", "tree")
     assert [(image.name, image.height, image.width) for image in file.images] == [("a.jpg", 4, 6)]
-    assert paint(file, file.images[0], [1, 2], 0).dtype == np.uint8
+    assert paint(file, file.images[0], [1, 2], 0)[0].dtype == np.uint8
     assert painted(tmp_path, (7, [BOX])) == ["000000", "022200", "022200", "000000"]
 
 

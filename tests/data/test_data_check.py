@@ -138,6 +138,15 @@ def test_images_of_sixteen_bits_that_hold_twelve_are_told(root: Path, top: int, 
     assert [finding.kind for finding in check(root).findings] == kinds
 
 
+@pytest.mark.parametrize("kind", ["tif", "webp", "png"])
+def test_images_of_several_pages_or_frames_are_told(root: Path, kind: str) -> None:
+    (root / "unlabeled/u.png").unlink()
+    picture(5).save(root / f"unlabeled/u.{kind}", save_all=True, append_images=[picture(6)])
+    found = only(check(root))
+    assert (found.severity, found.kind, found.file, found.details["count"]) == ("warning", "frames", f"unlabeled/u.{kind}", 1)
+    assert "only the first of each is read" in found.message
+
+
 def only(report: CheckReport) -> Finding:
     assert len(report.findings) == 1, [finding.message for finding in report.findings]
     return report.findings[0]
@@ -169,6 +178,35 @@ def test_unknown_value_names_file_count_and_first_position(root: Path) -> None:
     assert "value 12 belongs to no class: 3 pixels in 2 masks" in finding.message
     assert "(2 pixels, first at x=5, y=3)" in finding.message
     assert "write 255 for pixels to ignore" in finding.message
+
+
+def test_many_unknown_values_are_one_finding_that_names_smoothing(root: Path) -> None:
+    for id, values in (("b", [*range(3, 23), 12]), ("d", [12, 40])):
+        mask = GOOD.copy()
+        mask.flat[: len(values)] = values
+        save_mask(root, id, mask)
+    finding = only(check(root))
+    assert (finding.severity, finding.kind, finding.file) == ("error", "unknown_value", "masks/b.png")
+    assert finding.message.startswith(
+        "21 values or more belong to no class, in 2 masks, the first masks/b.png; most often 12, 3, 4. "
+    )
+    assert "resized, smoothed or saved as JPEG" in finding.message and "write 255 for pixels to ignore" in finding.message
+    assert (finding.details["values"][0], len(finding.details["values"]), finding.details["count"]) == ([12, 3], 20, 2)
+
+
+@pytest.mark.parametrize(("how", "kinds"), [(Image.Resampling.BILINEAR, ["soft_borders"]), (Image.Resampling.NEAREST, [])])
+def test_masks_that_were_resized_like_pictures_are_told(root: Path, how: Image.Resampling, kinds: list[str]) -> None:
+    """Between classes 0 and 2 they show class 1, which no other rule can see."""
+    (root / "classes.txt").write_text("ground\ntree\nhouse\n")
+    rng = np.random.default_rng(0)
+    for id in "abcde":
+        picture(ord(id)).resize((64, 32)).save(root / "images" / f"{id}.png")
+        blocks = Image.fromarray(rng.integers(0, 3, (5, 9), dtype=np.uint8)).resize((72, 40), Image.Resampling.NEAREST)
+        save_mask(root, id, np.asarray(blocks.resize((64, 32), how)))
+    report = check(root)
+    assert [finding.kind for finding in report.findings] == kinds
+    if kinds:
+        assert report.findings[0].details["count"] == 5 and "resize by nearest neighbour" in report.findings[0].message
 
 
 def test_size_mismatch_gives_both_sizes(root: Path) -> None:

@@ -68,6 +68,15 @@ class TestFolder:
         ):
             listed(plain)
 
+    @pytest.mark.parametrize("name", ["masks", "unlabeled", "images/disk", "masks/disk", "unlabeled/disk 1.2"])
+    def test_a_link_to_a_folder_that_is_not_there_is_named(self, plain: Path, name: str) -> None:
+        """As of a disk that is not mounted: what it holds would be missing unseen."""
+        if (plain / name).is_dir():
+            (plain / name).rename(plain / "elsewhere")
+        (plain / name).symlink_to(plain / "nowhere")
+        with pytest.raises(DataError, match=rf"/{name}: a link to what is not there\. Mount or mend it"):
+            listed(plain)
+
     def test_a_link_to_another_folder_is_followed(self, plain: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
         other = tmp_path_factory.mktemp("other")
         touch(other, "n.jpg", "deep/m.jpg")
@@ -106,6 +115,18 @@ class TestFolder:
             DataError, match=rf"d\.e\.png: its image images/day \[1\]/d\.e\{kind} is of a kind that is not read.*\.jpeg, "
         ):
             listed(plain)
+
+    @pytest.mark.parametrize(
+        ("folder", "other"), [("unlabeled", "unlabelled"), ("unlabeled", "Unlabeled"), ("masks", "mask"), ("masks", "Masks")]
+    )
+    def test_a_folder_that_is_misspelt_is_named_and_not_passed_over(self, plain: Path, folder: str, other: str) -> None:
+        (plain / folder).rename(plain / other)
+        with pytest.raises(DataError, match=rf"/{other}: a folder of that name is not read\. Did you mean {folder}\? Rename it"):
+            listed(plain)
+
+    def test_a_folder_of_another_name_is_nobodys_business(self, plain: Path) -> None:
+        (plain / "unlabeled").rename(plain / "labeled")
+        assert [s.id for s in listed(plain).train] == ["a", "b", "day/c"]
 
     def test_jpeg_mask_is_refused(self, plain: Path) -> None:
         touch(plain, "masks/b.jpg")
@@ -282,6 +303,12 @@ class TestPascalVoc:
     def test_masks_that_are_no_png_are_refused(self, voc: Path) -> None:
         touch(voc, "SegmentationClassAug/d.jpg")
         with pytest.raises(DataError, match=r"SegmentationClassAug/d\.jpg: masks must be PNG, which keeps every value"):
+            listed(voc, layout="pascal_voc", classes=["x"])
+
+    @pytest.mark.parametrize("folder", ["SegmentationClass", "SegmentationClassAug"])
+    def test_a_mask_without_image_is_refused(self, voc: Path, folder: str) -> None:
+        touch(voc, f"{folder}/d_.png")
+        with pytest.raises(DataError, match=rf"{folder}/d_\.png: no image JPEGImages/d_\.\*\. Did you mean 'd'\?"):
             listed(voc, layout="pascal_voc", classes=["x"])
 
     def test_second_mask_folder_fills_gaps_only(self, voc: Path) -> None:

@@ -81,10 +81,32 @@ def test_a_list_may_lie_in_a_new_folder_and_names_by_path_what_would_read_as_a_c
 
 
 def test_images_that_are_not_there_are_counted_and_passed_over(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    report = import_coco(coco(root, names=("a.png", "gone.png")), root=root)
-    assert (report.masks, report.not_found) == (1, 1)
-    assert "images: 1 of the 2 annotated images" in caplog.text
+    report = import_coco(coco(root, names=("a.png", "gone.png", f"{'x' * 300}.png"), annotated=3), root=root)
+    assert (report.masks, report.not_found) == (1, 2)
+    assert "images: 2 of the 3 annotated images, the first gone.png" in caplog.text
     assert not (root / "masks/gone.png").exists()
+
+
+def test_objects_that_cover_no_pixel_are_told(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As shares of the sides, coordinates all lie within the first pixel."""
+    path = coco(root)
+    values = json.loads(path.read_text())
+    values["annotations"][1]["segmentation"] = [[0.2, 0.2, 0.9, 0.2, 0.9, 0.9, 0.2, 0.9]]
+    values["annotations"].append({"id": 7, "image_id": 0, "category_id": 4, "segmentation": [[50, 50, 60, 50, 60, 60]]})
+    path.write_text(json.dumps(values))
+    import_coco(path, root=root)
+    assert (
+        "2 of 3 objects cover one pixel at most, the first annotation 7 of a.png: see that coordinates are pixels" in caplog.text
+    )
+
+
+def test_a_mask_that_an_earlier_import_left_is_told(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    import_coco(coco(root), root=root)
+    assert not caplog.messages
+    import_coco(coco(root, annotated=1), root=root, overwrite=True)
+    assert caplog.messages == [
+        f"1 image has no object, but a mask of before, the first {root / 'masks/b.png'}: delete what is out of date."
+    ]
 
 
 def test_masks_that_are_there_are_kept(root: Path) -> None:

@@ -414,6 +414,29 @@ def test_predict_passes_over_what_it_wrote_into_the_folder_of_the_images(tiny_ru
     assert (tmp_path / out / "masks" / "b.jpg" / "a.png.png").is_file()
 
 
+def test_predict_finds_images_as_a_dataset_does(tiny_run: TinyRun, tmp_path: Path) -> None:
+    image = next((tiny_run.data / "images").iterdir())
+    for name in ("in/a.png", "in/.cache/b.png", "other/c.png", f"in/{'x' * 247}.png", f"in/{'y' * 248}.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, tmp_path / name)
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "other")
+    found = predict(checkpoint=tiny_run.train / "last.pt", images=tmp_path / "in", out_dir=tmp_path / "out")
+    masks = tmp_path / "out" / "masks"
+    written = {path.relative_to(masks).as_posix() for path in masks.rglob("*") if path.is_file()}
+    assert written == {"a.png.png", "linked/c.png.png", f"{'x' * 247}.png.png"}
+    ((failed, why),) = found.failed.items()
+    assert Path(failed).name == f"{'y' * 248}.png" and "Shorten the name to 251 bytes" in why
+
+
+def test_predict_goes_on_after_an_image_that_is_too_long_for_an_overlay(tiny_run: TinyRun, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name, width in (("a.png", 65501), ("b.png", 8)):
+        Image.new("RGB", (width, 1)).save(tmp_path / "in" / name)
+    predict(checkpoint=tiny_run.train / "last.pt", images=tmp_path / "in", out_dir=tmp_path / "out")
+    written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*g")}
+    assert written == {"masks/a.png.png", "masks/b.png.png", "overlays/b.png.jpg"}
+
+
 def test_predict_says_what_was_scored(tiny_run: TinyRun, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     right = known = 0
