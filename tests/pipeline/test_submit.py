@@ -295,6 +295,14 @@ def test_waiting_gives_up_in_the_end_and_says_that_the_run_goes_on(api: KfpApi) 
         ("cpu", "NAME=VALUE"),
         ("node_selector=[gpu]", "a mapping"),
         ("tolerations=gpu", "a list"),
+        # The back end's driver would fail on these, when the split is done.
+        ("memory=16GB", "memory is '16GB'; it takes a quantity of Kubernetes such as 4, 500m or 16Gi"),
+        ("cpu=four", "a quantity"),
+        ("accelerator_count=0.5", "a whole number"),
+        ("node_selector={nvidia.com/gpu.present: true}", 'true is no text; write nvidia.com/gpu.present: "true"'),
+        ("tolerations=[{key: gpu, value: 1}]", '1 is no text; write value: "1"'),
+        ("node_selector={since: 2026-01-31}", '2026-01-31 is no text; write since: "2026-01-31"'),
+        ("tolerations=[gpu]", "a list such as"),
     ],
 )
 def test_a_wrong_argument_is_exit_code_3(api: KfpApi, argument: str, words: str) -> None:
