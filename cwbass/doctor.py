@@ -18,11 +18,14 @@ import torch
 import cwbass
 from cwbass.config import TrainConfig
 from cwbass.data.streams import PREFETCH
-from cwbass.errors import CwbassError
+from cwbass.errors import CwbassError, ParamsError
 from cwbass.params import Params
 from cwbass.plugins import load_plugins
 from cwbass.provenance import REVISION, code_revision
 from cwbass.s3 import s3_client, s3_failures, split_uri
+from cwbass.storage import OBJECT_STORES, open_store
+from cwbass.telemetry import TelemetrySettings
+from cwbass.telemetry.export import look_for_gateway
 from cwbass.training.device import resolve_device, resolve_precision
 
 REQUIRED = ("torch", "torchvision", "segmentation-models-pytorch", "timm", "torchmetrics", "boto3")
@@ -60,7 +63,7 @@ class Diagnosis:
 
 
 def diagnose(params: Params | None = None, *, s3: str | None = None) -> Diagnosis:
-    """Look at software, hardware and data; changes nothing but for one object with ``s3``.
+    """Look at software, hardware, data, and the services that parameters and environment name; writes nothing but one object with ``s3``.
 
     Args:
         params: The run that is planned. None: no data is looked for, and of the rest what a run with the defaults needs.
@@ -79,7 +82,9 @@ def diagnose(params: Params | None = None, *, s3: str | None = None) -> Diagnosi
                 if params and "://" not in params.data.root
                 else []
             ),
+            *(stores(params) if params else ()),
             *([s3_round_trip(s3)] if s3 else []),
+            *pushgateway(),
         )
     )
 
@@ -216,6 +221,44 @@ def data(root: Path, *, generated: bool) -> Check:
     if generated:
         return Check("data", "ok", f"{root} does not exist yet; `cwbass synthesize` makes it")
     return Check("data", "error", f"{root} is no folder, or empty", "set data.root, or mount the dataset there")
+
+
+def stores(params: Params) -> Iterator[Check]:
+    """The stores that parameters name by a URL."""
+    named = {
+        "data.root": params.data.root,
+        "train.checkpoint_uri": params.train.checkpoint_uri,
+        "registry.store": params.registry.store,
+    }
+    for setting, url in named.items():
+        scheme, separator, _ = (url or "").partition("://")
+        if url and separator and (scheme in OBJECT_STORES or setting != "data.root"):  # data have kinds of their own, too
+            yield store(setting, url)
+
+
+def store(setting: str, url: str) -> Check:
+    """Whether a store answers and lets us look; nothing is written."""
+    try:
+        open_store(url, setting).exists("cwbass-doctor")
+    except CwbassError as error:
+        return Check(setting, "error", str(error), "a pod needs the secret cwbass-s3 or a role, and a way there")
+    return Check(setting, "ok", f"{url} can be listed; whether it can be written to, --s3 says")
+
+
+def pushgateway() -> Iterator[Check]:
+    """The Pushgateway of ``CWBASS_PUSHGATEWAY``. A run without one ends well, and says nothing to Prometheus."""
+    try:
+        settings = TelemetrySettings.from_environment(os.environ)
+    except ParamsError as error:
+        yield Check("metrics", "error", str(error), "correct the variable")
+        return
+    if settings.pushgateway is not None:
+        target, problem = look_for_gateway(settings.pushgateway, seconds=settings.push_timeout)
+        if problem is None:
+            yield Check("pushgateway", "ok", f"{target} answers")
+        else:
+            mend = "correct or unset CWBASS_PUSHGATEWAY; no alert will know how a run ended"
+            yield Check("pushgateway", "warning", f"{target} does not answer as one ({problem})", mend)
 
 
 def s3_round_trip(uri: str) -> Check:

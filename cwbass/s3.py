@@ -21,6 +21,7 @@ from botocore.exceptions import (
     FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
+    SSLError,
 )
 from botocore.exceptions import ConnectionError as EndpointError
 
@@ -31,10 +32,12 @@ ATTEMPTS = 3
 CONNECT_TIMEOUT, READ_TIMEOUT = 3, 20  # seconds, for each attempt
 CONNECTIONS = 16  # that a client keeps open: as many objects may be copied at a time
 MAX_OBJECT = 1 << 40  # bytes; what claims to be larger is no object of ours
+ROLE_TOKEN = "AWS_WEB_IDENTITY_TOKEN_FILE"  # IRSA sets it
 CHECKSUM = "CWBASS_S3_CHECKSUM"  # when_required for stores that do not know the checksums boto3 sends since 1.36
 _PASSING = (408, 409, 412, 429)  # timeout, a write at the same moment, changed while it was read, too many requests
 _PASSING_CODES = ("RequestTimeout", "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch")  # with status 400
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired")
+_UNTRUSTED = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "No such file")  # of TLS; the last is AWS_CA_BUNDLE
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -168,8 +171,14 @@ def s3_failures(uri: str, endpoint: str | None = None) -> Iterator[None]:
         raise _redirected(where) from None
     except FlexibleChecksumError as error:
         raise ServiceError(f"{where}: damaged on its way, {ATTEMPTS} times ({one_line(error)}). Check the network.") from error
+    except SSLError as error:
+        if any(reason in str(error) for reason in _UNTRUSTED):
+            raise ParamsError(
+                f"{where}: {one_line(error)}. Check http or https; AWS_CA_BUNDLE names the certificate of a private authority."
+            ) from error
+        raise _out_of_reach(where, error) from error
     except (EndpointError, HTTPClientError, IncompleteReadError, CredentialRetrievalError, Boto3Error) as error:
-        raise ServiceError(f"{where}: out of reach ({one_line(error)}). Check the network and AWS_ENDPOINT_URL.") from error
+        raise _out_of_reach(where, error) from error
     except (BotoCoreError, ValueError) as error:  # nothing was sent: no credentials, a bad bucket, an endpoint that is no URL
         raise ParamsError(f"{where}: {one_line(error)}. Check the AWS_... variables or the profile.") from error
     except (AttributeError, KeyError, OverflowError, TypeError) as error:  # what boto3 makes of an answer that is none
@@ -178,8 +187,17 @@ def s3_failures(uri: str, endpoint: str | None = None) -> Iterator[None]:
             "Check AWS_ENDPOINT_URL and the network."
         ) from error
     except OSError as error:
+        if error.filename and error.filename == os.environ.get(ROLE_TOKEN):
+            raise ParamsError(
+                f"{where}: {error.filename}: {error.strerror}. {ROLE_TOKEN} names it, the token of the role: "
+                "check the pod's service account and user, or unset it."
+            ) from error
         kind = ServiceError if error.errno in _FULL else ParamsError
         raise kind(f"{uri} cannot be kept: {one_line(error)}. Check the folder and its disk.") from error
+
+
+def _out_of_reach(where: str, error: Exception) -> ServiceError:
+    return ServiceError(f"{where}: out of reach ({one_line(error)}). Check the network and AWS_ENDPOINT_URL.")
 
 
 def _redirected(where: str) -> ParamsError:

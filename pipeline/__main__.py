@@ -9,11 +9,14 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cwbass.errors import CwbassError, ParamsError, disk_failures
+
+if TYPE_CHECKING:
+    from pipeline.service import Service
 
 app = typer.Typer(
     name="pipeline",
@@ -32,6 +35,26 @@ Methods = Annotated[str, typer.Option(metavar="A,B", help="As of `cwbass compare
 Seeds = Annotated[str, typer.Option(metavar="0,1,2", help="Likewise.")]
 Labels = Annotated[str, typer.Option(metavar="1/16,1/8", help="Likewise.")]
 BudgetOption = Annotated[str, typer.Option("--budget", metavar="KIND=N", help="Likewise.")]
+Host = Annotated[str | None, typer.Option("--host", envvar="CWBASS_KFP_HOST", help="Address of Kubeflow Pipelines.")]
+Namespace = Annotated[
+    str | None,
+    typer.Option("--namespace", envvar="CWBASS_KFP_NAMESPACE", help="Of the experiment; none on a single-user cluster."),
+]
+Token = Annotated[
+    str | None,
+    typer.Option("--token", envvar="CWBASS_KFP_TOKEN", help="Better in the environment or a file: others see your options."),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option("--token-file", envvar="CWBASS_KFP_TOKEN_FILE", help="File that holds the token, read again for each request."),
+]
+Credentials = Annotated[
+    Path | None,
+    typer.Option(
+        "--credentials", envvar="CWBASS_KFP_CREDENTIALS", help="YAML: host, namespace, token, token_file, cookies, ca_cert."
+    ),
+]
+Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for an answer.")]
 Runs = Annotated[Path, typer.Option("--out", help="Folder for runs.", file_okay=False)]
 PARAMS = Path("params.yaml")
 
@@ -58,6 +81,14 @@ def _arguments(params: Path, overrides: list[str] | None, data: str | None, **gr
     values = read_params(params, overrides or ())
     arguments = compare_arguments(values, **grid) if grid else pipeline_arguments(values)
     return arguments | ({"data": data} if data else {})
+
+
+def _service(
+    host: str | None, namespace: str | None, token: str | None, token_file: Path | None, credentials: Path | None
+) -> Service:
+    from pipeline.service import Service, read_service
+
+    return read_service(Service(host, namespace, token, None if token_file is None else str(token_file)), credentials)
 
 
 def _print(values: Any) -> None:
@@ -151,22 +182,11 @@ def submit(
         Path | None,
         typer.Option(help="A compiled pipeline, with its parameters.", dir_okay=False),
     ] = None,
-    host: Annotated[str | None, typer.Option(envvar="CWBASS_KFP_HOST", help="Address of Kubeflow Pipelines.")] = None,
-    namespace: Annotated[
-        str | None, typer.Option(envvar="CWBASS_KFP_NAMESPACE", help="Of the experiment; none on a single-user cluster.")
-    ] = None,
-    token: Annotated[
-        str | None,
-        typer.Option(envvar="CWBASS_KFP_TOKEN", help="Better in the environment or a file: others see your options."),
-    ] = None,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(envvar="CWBASS_KFP_TOKEN_FILE", help="File that holds the token, read again for each request."),
-    ] = None,
-    credentials: Annotated[
-        Path | None,
-        typer.Option(envvar="CWBASS_KFP_CREDENTIALS", help="YAML: host, namespace, token, token_file, cookies, ca_cert."),
-    ] = None,
+    host: Host = None,
+    namespace: Namespace = None,
+    token: Token = None,
+    token_file: TokenFile = None,
+    credentials: Credentials = None,
     experiment: Annotated[str, typer.Option(help="Where the run belongs.")] = "Default",
     create_experiment: Annotated[bool, typer.Option("--create-experiment", help="Make the experiment if there is none.")] = False,
     run_name: Annotated[str | None, typer.Option(help="Name of the run; the default has the date.")] = None,
@@ -175,7 +195,7 @@ def submit(
     wait: Annotated[
         bool, typer.Option("--wait", help="Stay until the run has ended; exit code 5 where the model is refused.")
     ] = False,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an answer.")] = 30.0,
+    timeout: Timeout = 30.0,
     poll: Annotated[float, typer.Option(min=0.01, help="--wait: seconds between looks.")] = 15.0,
 ) -> None:
     """Start a run on a cluster."""
@@ -187,18 +207,34 @@ def submit(
         _needs_kfp()
         arguments, argument = {}, [*([f"data={data}"] if data else ()), *(argument or ())]
     from pipeline import submit as sender
-    from pipeline.service import Service, read_service
 
     spec = sender.run_spec(arguments, argument or (), name=run_name, service_account=service_account, package=package)
     if dry_run:
         _print({"experiment": experiment, **spec.to_dict()})
         return
-    given = Service(host, namespace, token, None if token_file is None else str(token_file))
-    service = read_service(given, credentials)
+    service = _service(host, namespace, token, token_file, credentials)
     run_id, url = sender.submit(spec, service, experiment=experiment, create_experiment=create_experiment, seconds=timeout)
     logging.info("run %s: %s", run_id, url)
     state = sender.wait(run_id, service, url=url, seconds=timeout, poll=poll) if wait else "SUBMITTED"
     _print({"run_id": run_id, "url": url, "state": state})
+
+
+@app.command()
+def doctor(
+    host: Host = None,
+    namespace: Namespace = None,
+    token: Token = None,
+    token_file: TokenFile = None,
+    credentials: Credentials = None,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Say whether Kubeflow Pipelines answers and takes the token; nothing is sent. Of stores and gateway, `cwbass doctor` says it."""
+    _needs_kfp()
+    from pipeline.service import connect, list_experiments
+
+    service = _service(host, namespace, token, token_file, credentials)
+    found = list_experiments(connect(service), service.namespace, seconds=timeout)
+    _print({"host": service.host, "namespace": service.namespace, "experiments": found})
 
 
 def main() -> None:

@@ -12,7 +12,14 @@ from cwbass import __version__
 WORK_VOLUME, WORK_DIR = "cwbass-work", "/workspace"  # the image's working directory: relative paths of params mean the volume
 RUNS = "artifacts/runs"  # on it: checkpoints by run id
 S3_SECRET = "cwbass-s3"
-S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "CWBASS_S3_CHECKSUM")
+S3_KEYS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_SESSION_TOKEN",
+    "AWS_DEFAULT_REGION",
+    "CWBASS_S3_CHECKSUM",
+)
 USER = 10001  # of the image
 RETRIES = 3
 HOUR = 3600

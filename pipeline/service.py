@@ -113,10 +113,22 @@ def find_experiment(client: kfp_server_api.ApiClient, name: str, namespace: str 
     if create:
         wanted = kfp_server_api.V2beta1Experiment(display_name=name, **place)
         return str(_ask(client, api.experiment_service_create_experiment, seconds, experiment=wanted).experiment_id)
-    others = _ask(client, api.experiment_service_list_experiments, seconds, page_size=20, **place).experiments or []
     where = f" in namespace {namespace}" if namespace else ""
-    known = ", ".join(sorted(str(each.display_name) for each in others)) or "none"
+    known = ", ".join(list_experiments(client, namespace, seconds=seconds)) or "none"
     raise ParamsError(f"there is no experiment {name!r}{where}; there are: {known}. Name one, or add --create-experiment.")
+
+
+def list_experiments(client: kfp_server_api.ApiClient, namespace: str | None, *, seconds: float) -> list[str]:
+    """Names of the first experiments there are, sorted; the arguments are those of :func:`find_experiment`.
+
+    Raises:
+        ParamsError: Host or token is wrong, or the namespace may not be looked at.
+        ServiceError: The service cannot be reached or fails.
+    """
+    api = kfp_server_api.ExperimentServiceApi(client)
+    place = {"namespace": namespace} if namespace else {}
+    found = _ask(client, api.experiment_service_list_experiments, seconds, page_size=20, **place).experiments or []
+    return sorted(str(each.display_name) for each in found)
 
 
 def create_run(client: kfp_server_api.ApiClient, run: kfp_server_api.V2beta1Run, *, seconds: float) -> str:

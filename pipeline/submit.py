@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
 GATE = "verdict"  # the task that fails where registration was refused
+TOLERATIONS = "tolerations"
+_QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?([numkMGTPE]|[KMGTPE]i|[eE][0-9]+)?")
 _PATIENCE = 10  # polls in a row that may fail: a run outlives a restart of the service
 
 
@@ -167,8 +171,24 @@ def _parse(extra: Sequence[str], spec: Mapping[str, Any]) -> dict[str, Any]:
             value = text if kind is str else yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ParamsError(f"--argument {name}: {text!r} is no YAML or JSON.") from error
-        if not isinstance(value, kind):
+        if not isinstance(value, kind) or (name == TOLERATIONS and not all(isinstance(each, dict) for each in value)):
             wanted = "a mapping such as {zone: a}" if kind is dict else "a list such as [{key: gpu, operator: Exists}]"
             raise ParamsError(f"--argument {name} is {text!r}; it takes {wanted}.")
+        if (problem := _problem(name, value)) is not None:
+            raise ParamsError(f"--argument {name} is {text!r}; {problem}.")
         parsed[name] = value
     return parsed
+
+
+def _problem(name: str, value: Any) -> str | None:
+    """What of an argument the back end's driver would fail on, hours later perhaps."""
+    if name in ("cpu", "memory") and not _QUANTITY.fullmatch(value):
+        return "it takes a quantity of Kubernetes such as 4, 500m or 16Gi"
+    if name == "accelerator_count" and not re.fullmatch("[0-9]+", value):
+        return "it takes a whole number"
+    texts = [value] if name == "node_selector" else value if name == TOLERATIONS else ()
+    for key, each in ((key, each) for mapping in texts for key, each in mapping.items() if key != "tolerationSeconds"):
+        if not isinstance(each, str):
+            shown = json.dumps(each, default=str).strip('"')
+            return f'{shown} is no text; write {key}: "{shown}"'
+    return None

@@ -23,7 +23,7 @@ class Use:
 
     name: str
     matchers: tuple[tuple[str, str, str], ...]  # label, operator, value
-    function: str | None  # that takes its range; None for the value now
+    function: str | None  # that takes its range, or "unless" between two values; None for the value now
     labels: frozenset[str]  # that aggregations and matchings around it speak of
 
 
@@ -48,7 +48,7 @@ def _problems(use: Use, definitions: dict[str, Definition]) -> Iterator[str]:
     cumulative = found.kind in ("counter", "histogram")
     if use.function in RATES and not cumulative:
         yield f"{use.function} of {use.name}, which is a {found.kind}"
-    if cumulative and use.function not in RATES and not found.outcome:
+    if cumulative and use.function not in {*RATES, "unless"} and not found.outcome:
         yield f"{use.name} is a {found.kind}: only its rate or increase means something"
     for label in sorted((use.labels | {label for label, _, _ in use.matchers}) - ADDED - set(found.labels)):
         yield f"{use.name} has no label {label}"
@@ -76,8 +76,9 @@ def _walk(node: Any, function: str | None, labels: frozenset[str]) -> Iterator[U
     elif kind == "BinaryExpr":
         matching = node.modifier.matching if node.modifier else None
         spoken = frozenset(matching.labels) if matching else frozenset()
+        inside = "unless" if str(node.op).endswith("unless") else function
         for side in (node.lhs, node.rhs):
-            yield from _walk(side, function, labels | spoken)
+            yield from _walk(side, inside, labels | spoken)
     elif kind in ("ParenExpr", "SubqueryExpr", "UnaryExpr"):
         yield from _walk(node.expr, function, labels)
 

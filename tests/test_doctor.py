@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from prometheus_servers import pushgateway as real_pushgateway
+from servers import BUCKET, S3Server
 
 from cwbass.config import TrainConfig
 from cwbass.data.streams import collate, make_loader
@@ -22,9 +24,11 @@ from cwbass.doctor import (
     gpu,
     memory,
     package,
+    pushgateway,
     s3_round_trip,
     shared_memory,
     shared_memory_need,
+    stores,
 )
 from cwbass.params import Params, load_params
 from cwbass.types import LabeledBatch, UnlabeledBatch
@@ -255,3 +259,62 @@ def test_the_image_says_which_commit_it_was_built_from(monkeypatch: pytest.Monke
     monkeypatch.setattr("cwbass.doctor.code_revision", lambda: None)  # there is no checkout in it
     monkeypatch.setenv("CWBASS_REVISION", "0123abc")
     assert next(check.value for check in diagnose().checks if check.name == "cwbass").endswith(", git 0123abc")
+
+
+def test_stores_that_parameters_name_are_looked_at_and_written_to_by_nobody(s3_env: S3Server) -> None:
+    uri = s3_env.location()
+    settings = {"train": {"steps": 5, "checkpoint_uri": f"{uri}/runs"}, "registry": {"store": f"{uri}/models"}}
+    found = list(stores(load_params({"data": {"root": f"{uri}/data"}, **settings}, Params)))
+    assert [(check.name, check.status) for check in found] == [
+        ("data.root", "ok"),
+        ("train.checkpoint_uri", "ok"),
+        ("registry.store", "ok"),
+    ]
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    assert s3_env.client().list_objects_v2(Bucket=bucket, Prefix=prefix)["KeyCount"] == 0
+
+
+@pytest.mark.parametrize(
+    ("variables", "store", "words"),
+    [
+        ({}, "s3://no-such-bucket/models", "no such bucket"),
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "s3://{bucket}/models", "refused"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "s3://{bucket}/models", "out of reach"),
+        ({}, "gs://models", "registry.store is 'gs://models'"),
+    ],
+)
+def test_a_store_that_does_not_let_us_look_is_an_error(
+    s3_env: S3Server, variables: dict[str, str], store: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    (check,) = stores(load_params({"registry": {"store": store.format(bucket=BUCKET)}}, Params))
+    assert (check.name, check.status, words in check.value, bool(check.mend)) == ("registry.store", "error", True, True)
+
+
+def test_folders_are_no_stores_to_look_at() -> None:
+    assert list(stores(Params())) == []
+
+
+def test_the_pushgateway_of_the_environment_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CWBASS_PUSHGATEWAY", raising=False)
+    assert list(pushgateway()) == []
+    with real_pushgateway(tmp_path) as gateway:
+        monkeypatch.setenv("CWBASS_PUSHGATEWAY", gateway.url.replace("://", "://user:gateway-password@"))
+        assert list(pushgateway()) == [Check("pushgateway", "ok", f"{gateway.url} answers")]
+        assert "cwbass" not in gateway.get("/metrics")
+    (check,) = pushgateway()
+    assert (check.status, "Connection refused" in check.value, bool(check.mend)) == ("warning", True, True)
+    assert "gateway-password" not in str(check)
+
+
+def test_another_service_is_no_pushgateway(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CWBASS_PUSHGATEWAY", s3.url)
+    (check,) = pushgateway()
+    assert (check.status, "does not answer as one (HTTPError: HTTP Error 404" in check.value) == ("warning", True)
+
+
+def test_a_variable_that_no_step_would_take_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CWBASS_METRICS_PORT", "http")
+    (check,) = pushgateway()
+    assert (check.name, check.status, "CWBASS_METRICS_PORT is 'http'" in check.value) == ("metrics", "error", True)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import ipaddress
 import socket
+import ssl
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +141,57 @@ def test_missing_credentials_send_nothing(s3: Any, tmp_path: Path, monkeypatch: 
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(ParamsError, match="Unable to locate credentials"):
+        download(URI, tmp_path)
+    assert s3.requests == []
+
+
+def authority(folder: Path) -> tuple[Path, Path]:
+    """Certificate and key of a server at 127.0.0.1 that nobody else vouches for."""
+    pytest.importorskip("cryptography", reason="makes the certificate; dvc brings it")
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "store")])
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    made = made.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    signed = made.add_extension(address, critical=False).sign(key, hashes.SHA256())
+    plain = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "ca.crt").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(key.private_bytes(*plain))
+    return folder / "ca.crt", folder / "key.pem"
+
+
+def test_a_store_of_a_private_authority_needs_its_certificate_and_the_error_says_so(
+    s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = authority(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    s3.socket = context.wrap_socket(s3.socket, server_side=True)
+    s3.objects[OBJECT] = b"weights"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url.replace("http:", "https:"))
+    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
+    with pytest.raises(ParamsError, match=r"self-signed certificate.*AWS_CA_BUNDLE"):
+        download(URI, tmp_path / "a")
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "none.crt"))
+    with pytest.raises(ParamsError, match=r"No such file.*AWS_CA_BUNDLE"):
+        download(URI, tmp_path / "a")
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+    assert download(URI, tmp_path / "a").read_bytes() == b"weights"
+
+
+def test_a_roles_token_that_cannot_be_read_is_told_from_a_copy_that_cannot_be_kept(
+    s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the role's token is not mounted, or belongs to another user than the pod's."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::000000000000:role/cwbass-runner")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    with pytest.raises(ParamsError, match=r"token: No such file or directory. .*AWS_WEB_IDENTITY_TOKEN_FILE.*service account"):
         download(URI, tmp_path)
     assert s3.requests == []
 

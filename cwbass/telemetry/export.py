@@ -72,6 +72,26 @@ def push(registry: CollectorRegistry, url: str, *, grouping: Mapping[str, str], 
     return True
 
 
+def look_for_gateway(url: str, *, seconds: float) -> tuple[str, str | None]:
+    """Whether a Pushgateway answers; nothing is pushed.
+
+    Args:
+        url: As for :func:`push`.
+        seconds: As for :func:`push`.
+
+    Returns:
+        Its address without a password, and why it does not answer; None where it does.
+    """
+    target = "(its address is no URL)"
+    try:
+        target, handler = _without_password(url)
+        page = f"{target.rstrip('/')}/api/v1/status"  # Prometheus has none there, nor have most other services
+        _within(seconds, handler(url=page, method="GET", timeout=seconds, headers=[], data=None))
+    except Exception as error:
+        return target, _reason(error)
+    return target, None
+
+
 def write_file(registry: CollectorRegistry, path: Path) -> bool:
     """Write metrics for the textfile collector of the node exporter, atomically.
 

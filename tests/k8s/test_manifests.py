@@ -145,6 +145,13 @@ def test_every_pod_of_an_example_passes_it_too(path: Path) -> None:
     ] == []
 
 
+def test_parameters_reach_the_volume_before_a_verb_reads_them() -> None:
+    """The volume is empty, and without params.yaml `synthesize` ends with an error."""
+    steps = re.findall(r"^    kubectl -n cwbass (?:exec|cp) (.+)$", (TOP / "docs/deploy.md").read_text(), flags=re.MULTILINE)
+    assert steps[0] == "params.yaml cwbass-work:/workspace/"
+    assert steps[1].startswith("cwbass-work -- cwbass synthesize")
+
+
 def test_the_shell_sees_the_volume_as_the_pods_of_a_run_do() -> None:
     (shell,) = documents(K8S / "examples/work-shell.yaml")
     assert "namespace" not in shell["metadata"]  # `kubectl -n` says it: with `standalone` it is another one

@@ -166,7 +166,9 @@ def test_a_step_has_the_work_volume_as_its_working_directory_and_s3_from_an_opti
     assert (volume["constant"], volume["mountPath"]) == ("cwbass-work", "/workspace")
     (secret,) = pods[task]["secretAsEnv"]
     assert (secret["secretName"], secret["optional"]) == ("cwbass-s3", True)
-    keys = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "CWBASS_S3_CHECKSUM"}
+    # Temporary credentials are refused without the last of the three.
+    credentials = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
+    keys = credentials | {"AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "CWBASS_S3_CHECKSUM"}
     assert {(item["secretKey"], item["envVar"]) for item in secret["keyToEnv"]} == {(key, key) for key in keys}
 
 

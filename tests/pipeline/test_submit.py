@@ -295,6 +295,14 @@ def test_waiting_gives_up_in_the_end_and_says_that_the_run_goes_on(api: KfpApi) 
         ("cpu", "NAME=VALUE"),
         ("node_selector=[gpu]", "a mapping"),
         ("tolerations=gpu", "a list"),
+        # The back end's driver would fail on these, when the split is done.
+        ("memory=16GB", "memory is '16GB'; it takes a quantity of Kubernetes such as 4, 500m or 16Gi"),
+        ("cpu=four", "a quantity"),
+        ("accelerator_count=0.5", "a whole number"),
+        ("node_selector={nvidia.com/gpu.present: true}", 'true is no text; write nvidia.com/gpu.present: "true"'),
+        ("tolerations=[{key: gpu, value: 1}]", '1 is no text; write value: "1"'),
+        ("node_selector={since: 2026-01-31}", '2026-01-31 is no text; write since: "2026-01-31"'),
+        ("tolerations=[gpu]", "a list such as"),
     ],
 )
 def test_a_wrong_argument_is_exit_code_3(api: KfpApi, argument: str, words: str) -> None:
@@ -312,3 +320,27 @@ def test_a_typo_in_the_parameters_is_found_before_anything_is_sent(api: KfpApi) 
 
 def test_a_package_that_is_no_pipeline_is_exit_code_3(api: KfpApi) -> None:
     assert "no compiled pipeline" in submit("--host", api.url, "--package", "dvc.yaml").line
+
+
+def doctor(*arguments: object) -> Done:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logging.getLogger(), "handlers", [])
+        return Done(*run(main, "pipeline", "doctor", *arguments))
+
+
+def test_doctor_says_where_kubeflow_is_and_what_may_be_seen_there_and_sends_nothing(api: KfpApi) -> None:
+    done = doctor("--host", f"{api.url}/", "--token", TOKEN, "--namespace", "team")
+    assert done.code == 0, done.err
+    assert json.loads(done.out) == {"host": api.url, "namespace": "team", "experiments": ["Default", "segmentation"]}
+    assert api.requests == ["GET /pipeline/apis/v2beta1/experiments"]
+
+
+def test_doctor_tells_a_token_that_is_not_taken_from_a_host_that_is_not_there(
+    api: KfpApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CWBASS_KFP_HOST", api.url)
+    assert (done := doctor("--token", "stale")).code == 3
+    assert "does not accept the token (401)" in done.line
+    monkeypatch.setenv("CWBASS_KFP_HOST", "http://127.0.0.1:9")
+    assert (done := doctor("--token", TOKEN)).code == 6
+    assert "cannot be reached" in done.line
