@@ -254,6 +254,15 @@ def test_logits_spread_to_what_is_alike() -> None:
     assert propagate(logits, alike, (1, 2)).flatten().tolist() == [3.0, 0.0, 0.5, 2.0]
 
 
+def test_what_spreads_teaches_where_to_look_and_not_the_logits_to_be_a_mean() -> None:
+    logits = torch.tensor([[4.0, 0.0], [0.0, 2.0]]).view(1, 2, 1, 2).requires_grad_()
+    alike = torch.tensor([[[0.75, 0.25], [0.0, 1.0]]]).requires_grad_()
+    propagate(logits, alike, (1, 2))[0, 0, 0, 0].backward()  # 4 * 0.75 + 0 * 0.25
+    assert logits.grad is None
+    assert alike.grad is not None
+    assert alike.grad.flatten().tolist() == [4.0, 0.0, 0.0, 0.0]
+
+
 def grown(tau: float, label: list[int], sure: list[int], valid: list[int]) -> Targets:
     """Four pixels of a row; one region holds the first three, another the last two."""
     targets = Targets(
