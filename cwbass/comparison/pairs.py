@@ -10,7 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cwbass.comparison.results import Result
-from cwbass.evaluation.statistics import Difference, mean_over_classes, overlaps, paired_difference, resampled_iou
+from cwbass.evaluation.statistics import (
+    Difference,
+    images_that_count,
+    mean_over_classes,
+    overlaps,
+    paired_difference,
+    resampled_iou,
+)
 
 Cells = Mapping[int, Result]  # of one variant, by seed
 
@@ -24,10 +31,12 @@ class Pairs:
     """
 
     def __init__(self, variants: Mapping[str, Cells], draws: NDArray[np.int64]) -> None:
-        self.variants = variants
+        self.variants, self.images = variants, draws.shape[1]
+        self.overlaps = {
+            name: {seed: overlaps(result.images.matrices) for seed, result in cells.items()} for name, cells in variants.items()
+        }
         self.iou = {
-            name: {seed: resampled_iou(overlaps(result.images.matrices), draws) for seed, result in cells.items()}
-            for name, cells in variants.items()
+            name: {seed: resampled_iou(each, draws) for seed, each in found.items()} for name, found in self.overlaps.items()
         }
         self.miou = {name: {seed: mean_over_classes(iou) for seed, iou in found.items()} for name, found in self.iou.items()}
 
@@ -44,12 +53,15 @@ class Pairs:
 
     def _miou(self, name: str, other: str) -> dict[str, Any] | None:
         values, others = ({seed: result.miou for seed, result in self.variants[each].items()} for each in (name, other))
-        return _plain(paired_difference(self.miou[name], self.miou[other], values, others))
+        return _plain(paired_difference(self.miou[name], self.miou[other], values, others, images=self.images))
 
     def _class(self, name: str, other: str, index: int, class_name: str) -> dict[str, Any] | None:
         ours, theirs = ({seed: iou[:, index] for seed, iou in self.iou[each].items()} for each in (name, other))
         values, others = (class_iou(self.variants[each], class_name) for each in (name, other))
-        return _plain(paired_difference(ours, theirs, values, others))
+        common = ours.keys() & theirs.keys()
+        counted = [self.overlaps[each][seed][..., [index]] for each in (name, other) for seed in common]
+        images = int(images_that_count(*counted)[0]) if counted else 0
+        return _plain(paired_difference(ours, theirs, values, others, images=images))
 
 
 def class_iou(cells: Cells, name: str) -> dict[int, float | None]:

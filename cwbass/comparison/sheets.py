@@ -180,8 +180,8 @@ def spread(found: Numbers | None, write: Callable[[float], str] = percent) -> st
 
 
 def bounds(found: Numbers | None) -> str:
-    """An interval of a difference, in points: ``(+0.3 to +2.0)``."""
-    return DASH if found is None else f"({points(found['low'])} to {points(found['high'])})"
+    """An interval of a difference, in points: ``(+0.3 to +2.0)``; a dash where there is none."""
+    return DASH if found is None or found["low"] is None else f"({points(found['low'])} to {points(found['high'])})"
 
 
 def number(value: float | None, factor: float = 1.0) -> str:
@@ -191,7 +191,7 @@ def number(value: float | None, factor: float = 1.0) -> str:
 
 def difference(found: Numbers | None) -> str:
     """A difference with its interval over test images: ``+1.2 (+0.3 to +2.0)``."""
-    return DASH if found is None else f"{points(found['value'])} {bounds(found)}"
+    return DASH if found is None else f"{points(found['value'])} {bounds(found)}".removesuffix(f" {DASH}")
 
 
 def _pairs(found: Numbers) -> Sheet:

@@ -30,8 +30,8 @@ class Difference:
     """A mean difference over seeds: how sure it is for these trained networks, and how sure for others trained alike."""
 
     value: float
-    low: float  # bounds for these networks on other test images: a bootstrap
-    high: float
+    low: float | None  # bounds for these networks on other test images: a bootstrap; None where one image says it all
+    high: float | None
     each: Mapping[int, float]  # by seed
     over_seeds: Interval  # the same mean, with bounds for other seeds on these test images: Student's t
 
@@ -66,6 +66,15 @@ def overlaps(matrices: NDArray[np.int64]) -> NDArray[np.int64]:
     """
     hit = np.diagonal(matrices, axis1=-2, axis2=-1)
     return np.stack((hit, matrices.sum(-2) + matrices.sum(-1) - hit), axis=-2)
+
+
+def images_that_count(*overlaps: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many images have a say in the IoU of each class: they show it, or a network names it there. [N, 2, C] each -> [C].
+
+    Of fewer than two, all resamples say the same, which is no reason to be sure.
+    """
+    found: NDArray[np.int64] = np.any([each[:, 1] > 0 for each in overlaps], axis=0).sum(0)
+    return found
 
 
 def resampled_iou(overlaps: NDArray[np.int64], draws: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -110,6 +119,8 @@ def paired_difference(
     theirs: Mapping[int, NDArray[np.float64]],
     values: Mapping[int, float | None],
     others: Mapping[int, float | None],
+    *,
+    images: int,
 ) -> Difference | None:
     """Ours minus theirs, mean over the seeds that both have, with an interval for each of two questions.
 
@@ -118,6 +129,7 @@ def paired_difference(
         theirs: Likewise, on the same resamples.
         values: Our score on all images, by seed; None where there is none.
         others: Theirs.
+        images: That have a say in the score; fewer than two give no bounds.
 
     Returns:
         None where no seed is common, or no resample has the scores of all.
@@ -134,4 +146,5 @@ def paired_difference(
     if bounds is None:
         return None
     over_seeds = t_interval(list(each.values()))
-    return Difference(over_seeds.value, *bounds, each, over_seeds)
+    low, high = bounds if images > 1 else (None, None)
+    return Difference(over_seeds.value, low, high, each, over_seeds)

@@ -136,17 +136,17 @@ class Correlation(nn.Module):
 
 
 def propagate(logits: Tensor, alike: Tensor, size: tuple[int, int]) -> Tensor:
-    """Logits of each place as the mean of those it attends to.
+    """Logits of each place as the mean of those it attends to; what is learned is where to look, and not to be a mean.
 
     Args:
-        logits: [B, C, H, W] float.
+        logits: They get no gradient. [B, C, H, W] float.
         alike: From :class:`Correlation`. [B, h * w, h * w] float.
         size: h, w.
 
     Returns:
         At the logits' own size. [B, C, H, W] float.
     """
-    small = F.interpolate(logits, size, mode="bilinear", align_corners=False).flatten(2)  # [B, C, n]
+    small = F.interpolate(logits.detach(), size, mode="bilinear", align_corners=False).flatten(2)  # [B, C, n]
     spread = (small @ alike.transpose(1, 2).to(small.dtype)).view(*small.shape[:2], *size)
     return F.interpolate(spread, logits.shape[-2:], mode="bilinear", align_corners=False)
 

@@ -32,7 +32,7 @@ class HeavyConfig(Section):
 
 
 class MgdConfig(MethodConfig):
-    """Numbers as published; there the wide teacher is a wider ResNet-34."""
+    """Numbers as published for a ResNet-18 on PASCAL VOC; there the wide teacher is a wider ResNet-34."""
 
     name: Literal["mgd"] = "mgd"
     deep: HeavyConfig = HeavyConfig(encoder="resnet101")
@@ -41,13 +41,13 @@ class MgdConfig(MethodConfig):
     area: Area = Field(default=(0.25, 0.5), description="Range of the boxes' area together.")
     unsup_weight: NonNegative = Field(default=1.0, description="Weight of the cross supervision of the student and each teacher.")
     image_weight: NonNegative = Field(
-        default=0.001, description="Weight of the distance to the deep teacher's logits of whole images."
+        default=0.002, description="Weight of the distance to the deep teacher's logits of whole images."
     )
     region_weight: NonNegative = Field(default=100.0, description="Weight of the distance to the wide teacher's regions.")
 
 
 class Mgd(Method):
-    """L = sum of CE(x) of all three + w * cross supervision with each teacher + 0.001 image + 100 region distance.
+    """L = sum of CE(x) of all three + w * cross supervision with each teacher + 0.002 image + 100 region distance.
 
     Only the student is scored and shipped. It starts from the warm-up; the teachers from their encoders' weights.
     """
@@ -83,7 +83,11 @@ class Mgd(Method):
 
         x = len(labeled.image)
         sup = [self.supervised_loss(each[:x], labeled.mask, world, net) for each, net in zip(logits, nets, strict=True)]
-        pixel = [cross_supervision([logits[0], logits[k]], [labels[0], labels[k]], valid, world=world) for k in (1, 2)]
+        pixel = [
+            cross_supervision([logits[0][part], logits[k][part]], [labels[0][part], labels[k][part]], valid[part], world=world)
+            for k in (1, 2)
+            for part in (slice(x), slice(x, None))  # labelled and mixed images have a mean each
+        ]
         image = image_distance(logits[0], logits[1].detach(), valid, world=world)
         region = region_distance(maps[0], maps[2].detach(), valid, world=world)
         loss_sup = torch.stack(sup).sum()
@@ -96,7 +100,7 @@ class Mgd(Method):
 
 
 def image_distance(logits: Tensor, taught: Tensor, valid: Tensor, *, world: World) -> Tensor:
-    """Mean absolute difference of two networks' logits, averaged over each image first.
+    """L1 distance of two networks' logits, averaged over each image first.
 
     Args:
         logits: Of the one that learns. [B, C, H, W] float.
@@ -105,11 +109,11 @@ def image_distance(logits: Tensor, taught: Tensor, valid: Tensor, *, world: Worl
         world: Processes that hold the rest of the batch.
 
     Returns:
-        Over classes, and images with valid pixels. [] float; 0, still on the graph, where there are none.
+        Summed over classes, mean over images with valid pixels. [] float; 0, still on the graph, where there are none.
     """
     pixels = valid.sum((1, 2))  # [B]
     difference = ((logits - taught).float() * valid[:, None]).sum((2, 3)) / pixels.clamp(min=1)[:, None]  # [B, C]
-    return difference.abs().mean(1).sum() / world.share((pixels > 0).sum())
+    return difference.abs().sum() / world.share((pixels > 0).sum())
 
 
 def region_distance(features: Tensor, taught: Tensor, valid: Tensor, *, world: World) -> Tensor:

@@ -25,7 +25,7 @@ from cwbass.evaluation.metrics import EvalResult
 from cwbass.evaluation.per_image import CONFUSIONS, PerImage
 from cwbass.evaluation.probes import ProbeBook
 from cwbass.evaluation.selection import confusion_of
-from cwbass.evaluation.statistics import draw_images, mean_over_classes, overlaps, percentiles, resampled_iou
+from cwbass.evaluation.statistics import draw_images, images_that_count, mean_over_classes, overlaps, percentiles, resampled_iou
 from cwbass.evaluation.sweep import SWEEP, read_sweep
 from cwbass.files import spare_params, write_whole
 from cwbass.jsonfile import read_rows
@@ -125,8 +125,7 @@ def evaluate(
     metrics = _metrics(scorer.score_chosen(ours, on_image), ours, data, config)
     if theirs is not None:
         _add_baseline(metrics, scorer.score_chosen(theirs, on_baseline), theirs, data.spec.class_names)
-        if len(counts) > 1:
-            add_intervals(metrics, np.stack(counts), np.stack(baseline_counts))
+        add_intervals(metrics, np.stack(counts), np.stack(baseline_counts))
     if out_dir is not None:  # the report shows them
         scorer.score_others(ours, theirs)
         metrics["snapshots"] = scorer.score_snapshots(ours)
@@ -235,9 +234,10 @@ def add_intervals(metrics: dict[str, Any], ours: NDArray[np.int64], theirs: NDAr
     """
     draws = draw_images(len(ours))
     iou, other = resampled_iou(ours, draws), resampled_iou(theirs, draws)
-    metrics["miou_gain_interval"] = percentiles(mean_over_classes(iou) - mean_over_classes(other))
-    for row, gain in zip(metrics["per_class"].values(), (iou - other).T, strict=True):
-        row["iou_gain_interval"] = percentiles(gain)
+    gains = mean_over_classes(iou) - mean_over_classes(other)
+    metrics["miou_gain_interval"] = percentiles(gains) if len(ours) > 1 else None
+    for row, gain, images in zip(metrics["per_class"].values(), (iou - other).T, images_that_count(ours, theirs), strict=True):
+        row["iou_gain_interval"] = percentiles(gain) if images > 1 else None
 
 
 def _run_files(metrics: Mapping[str, Any], ours: Model, theirs: Model | None, gallery: _Gallery, sweep: Path | None) -> RunFiles:

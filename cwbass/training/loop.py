@@ -211,7 +211,9 @@ def fit(
 
     def go_back(part: Tensor) -> None:
         """Whatever is done to a loss before its backward pass is done here, for all parts alike."""
-        loss_scale.scale(part / accumulate).backward()  # type: ignore[no-untyped-call]
+        # Logits of minus infinity make an infinite loss whose gradient may be finite: times NaN it is not. Of others, times 1.
+        whole = part.detach() - part.detach() + 1
+        loss_scale.scale(part * whole / accumulate).backward()  # type: ignore[no-untyped-call]
 
     def settle(part: Tensor) -> Tensor:
         with torch.autocast(device.type, enabled=False):  # the method is inside one, and backward passes do not belong there

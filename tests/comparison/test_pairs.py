@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def variants() -> dict[str, dict[int, Result]]:
     for name, seeds in (("one", (0, 1, 2)), ("two", (0, 1)), ("three", (1, 2))):
         for seed in seeds:
             matrices = rng.integers(0, 9, (IMAGES, 3, 3))
-            matrices[1:, 2] = matrices[1:, :, 2] = 0  # one image alone has class c
+            matrices[2:, 2] = matrices[2:, :, 2] = 0  # two images alone have class c
             whole = class_scores(matrices, np.ones(IMAGES, dtype=np.int64))
             metrics = {"miou": mean(whole), "per_class": {each: {"iou": iou} for each, iou in zip(NAMES, whole, strict=True)}}
             images = PerImage(tuple("uvwxyz"), NAMES, matrices)
@@ -86,6 +87,19 @@ def test_a_class_is_compared_on_the_resamples_that_show_it(variants: dict[str, d
         assert (found["low"], found["high"]) == pytest.approx(tuple(np.percentile(plain, [2.5, 97.5])))
         whole = [class_scores(each, np.ones(IMAGES, dtype=np.int64))[index] for each in (ours, theirs)]
         assert found["value"] == pytest.approx(whole[0] - whole[1])
+
+
+def test_a_class_that_one_image_has_gets_no_interval(variants: dict[str, dict[int, Result]]) -> None:
+    alone = {name: {1: variants[name][1]} for name in ("one", "two")}
+    for name, cells in alone.items():
+        matrices = cells[1].images.matrices.copy()
+        matrices[1:, 2] = matrices[1:, :, 2] = 0
+        alone[name] = {1: replace(cells[1], images=replace(cells[1].images, matrices=matrices))}
+    classes = Pairs(alone, draw_images(IMAGES, resamples=RESAMPLES)).classes("one", "two")
+    bounds = {name: None if found is None else (found["low"], found["high"]) for name, found in classes.items()}
+    assert bounds["c"] == (None, None)
+    assert bounds["a"] is not None
+    assert bounds["a"][0] < bounds["a"][1]
 
 
 def test_nothing_is_compared_with_itself_or_with_what_is_missing(variants: dict[str, dict[int, Result]]) -> None:

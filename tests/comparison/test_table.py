@@ -181,6 +181,21 @@ def test_a_difference_that_rounds_to_nothing_has_no_sign() -> None:
     assert spread({"value": -0.0001, "low": -0.0021, "high": 0.0019}, points) == "0.0 ± 0.2"
 
 
+def test_one_test_image_gives_no_interval_over_test_images(plan: Plan) -> None:
+    cells = []
+    for each in (
+        result(name, seed, kind, {}) for name, kind in (("cw_bass", "right"), ("supervised", "half")) for seed in (0, 1)
+    ):
+        cells.append(replace(each, images=PerImage(("b",), NAMES, each.images.matrices[1:])))
+    found = tabulate(plan, cells)
+    row = found["labels"]["1-4"]["rows"]["supervised"]
+    assert row["against_reference"]["value"] == pytest.approx(-0.4)
+    assert (row["against_reference"]["low"], row["against_reference"]["high"]) == (None, None)
+    assert "| supervised | -40.0 | -40.0 | -40.0 ± 0.0 | - |" in markdown(found)
+    assert "| supervised | -40.0 | - |" in markdown(found)  # of each class
+    assert ", over test images" not in draw_page(found)  # the text of a chart
+
+
 def test_a_curve_begins_with_the_warm_up_that_is_shared(table: dict[str, Any]) -> None:
     rows = table["labels"]["1-4"]["rows"]
     assert rows["supervised"]["curve"] == [(100, pytest.approx(0.3)), (200, pytest.approx(0.325)), (300, 0.5)]

@@ -11,6 +11,7 @@ from cwbass.evaluation.statistics import (
     Difference,
     Interval,
     draw_images,
+    images_that_count,
     mean_over_classes,
     overlaps,
     paired_difference,
@@ -80,22 +81,22 @@ def test_a_paired_difference_draws_images_jointly_for_both_and_over_seeds() -> N
     draws = draw_images(2)  # of two images: one twice (0.25 each) or both (0.5)
     good, bad = (miou(np.array([RIGHT, second]), draws) for second in (RIGHT, HALF))
     # differences: 0 where the first image came twice, 0.4 with both, 2/3 where the second came twice
-    found = paired_difference({0: good, 7: good}, {0: bad, 1: bad, 7: bad}, {0: 1.0, 7: 1.0}, {0: 0.6, 1: 0.1, 7: 0.8})
+    found = paired_difference({0: good, 7: good}, {0: bad, 1: bad, 7: bad}, {0: 1.0, 7: 1.0}, {0: 0.6, 1: 0.1, 7: 0.8}, images=2)
     assert found is not None
     assert (found.value, found.low, found.high) == pytest.approx((0.3, 0.0, 2 / 3))
     assert found.each == {0: pytest.approx(0.4), 7: pytest.approx(0.2)}
     # A network against itself has no doubt, however few images: the pairs are drawn alike.
-    assert paired_difference({0: bad}, {0: bad}, {0: 0.6}, {0: 0.6}) == Difference(
+    assert paired_difference({0: bad}, {0: bad}, {0: 0.6}, {0: 0.6}, images=2) == Difference(
         0.0, 0.0, 0.0, {0: 0.0}, Interval(0.0, None, None)
     )
-    assert paired_difference({0: good}, {1: bad}, {0: 1.0}, {1: 0.6}) is None
+    assert paired_difference({0: good}, {1: bad}, {0: 1.0}, {1: 0.6}, images=2) is None
 
 
 def test_seeds_that_disagree_show_over_seeds_however_sure_the_images_are() -> None:
     stats = pytest.importorskip("scipy.stats", reason="needs scipy: pip install -c constraints.txt -e '.[dev]'")
     ours, theirs = {0: 0.450, 1: 0.374, 2: 0.465}, {0: 0.464, 1: 0.464, 2: 0.464}
     sure = [{seed: np.full(9, score) for seed, score in each.items()} for each in (ours, theirs)]
-    found = paired_difference(*sure, ours, theirs)
+    found = paired_difference(*sure, ours, theirs, images=9)
     assert found is not None
     # -1.4, -9.0 and +0.1 points: mean -3.43, deviation 4.88, so 4.3027 x 4.88 / 3 ** 0.5 = 12.1 to both sides
     assert (found.over_seeds.low, found.over_seeds.high) == (pytest.approx(-0.1555, abs=1e-4), pytest.approx(0.0868, abs=1e-4))
@@ -106,10 +107,27 @@ def test_seeds_that_disagree_show_over_seeds_however_sure_the_images_are() -> No
 
 def test_a_score_that_some_resamples_lack_is_compared_in_the_others() -> None:
     some = np.array([math.nan, 0.5, math.nan])
-    found = paired_difference({0: some, 1: some}, {0: np.zeros(3), 1: np.zeros(3)}, {0: 0.4, 1: None}, {0: 0.1, 1: 0.3})
+    found = paired_difference({0: some, 1: some}, {0: np.zeros(3), 1: np.zeros(3)}, {0: 0.4, 1: None}, {0: 0.1, 1: 0.3}, images=3)
     assert found == Difference(pytest.approx(0.3), 0.5, 0.5, {0: pytest.approx(0.3)}, Interval(pytest.approx(0.3), None, None))
 
 
 def test_without_a_resample_that_has_both_scores_there_is_no_difference() -> None:
     one, other = np.array([0.5, math.nan]), np.array([math.nan, 0.5])
-    assert paired_difference({0: one}, {0: other}, {0: 0.4}, {0: 0.3}) is None
+    assert paired_difference({0: one}, {0: other}, {0: 0.4}, {0: 0.3}, images=2) is None
+
+
+def test_one_image_says_the_same_in_every_resample_and_so_how_sure_of_nothing() -> None:
+    draws = draw_images(1)
+    good, bad = (miou(np.array([matrix]), draws) for matrix in (RIGHT, HALF))
+    found = paired_difference({0: good}, {0: bad}, {0: 1.0}, {0: 1 / 3}, images=1)
+    assert found == Difference(
+        pytest.approx(2 / 3), None, None, {0: pytest.approx(2 / 3)}, Interval(pytest.approx(2 / 3), None, None)
+    )
+
+
+def test_an_image_counts_for_a_class_that_it_shows_or_that_a_network_names_there() -> None:
+    # Class 0 is shown in both images; class 1 is shown in none and named in the second; class 2 is neither.
+    ours = overlaps(np.array([np.diag([4, 0, 0]), np.diag([3, 0, 0])]))
+    theirs = overlaps(np.array([np.diag([4, 0, 0]), [[2, 1, 0], [0, 0, 0], [0, 0, 0]]]))
+    assert images_that_count(ours, theirs).tolist() == [2, 1, 0]
+    assert images_that_count(ours).tolist() == [2, 0, 0]

@@ -254,6 +254,15 @@ def test_logits_spread_to_what_is_alike() -> None:
     assert propagate(logits, alike, (1, 2)).flatten().tolist() == [3.0, 0.0, 0.5, 2.0]
 
 
+def test_what_spreads_teaches_where_to_look_and_not_the_logits_to_be_a_mean() -> None:
+    logits = torch.tensor([[4.0, 0.0], [0.0, 2.0]]).view(1, 2, 1, 2).requires_grad_()
+    alike = torch.tensor([[[0.75, 0.25], [0.0, 1.0]]]).requires_grad_()
+    propagate(logits, alike, (1, 2))[0, 0, 0, 0].backward()  # 4 * 0.75 + 0 * 0.25
+    assert logits.grad is None
+    assert alike.grad is not None
+    assert alike.grad.flatten().tolist() == [4.0, 0.0, 0.0, 0.0]
+
+
 def grown(tau: float, label: list[int], sure: list[int], valid: list[int]) -> Targets:
     """Four pixels of a row; one region holds the first three, another the last two."""
     targets = Targets(
@@ -356,8 +365,10 @@ def test_images_are_compared_by_their_mean_logits_over_what_is_valid() -> None:
     one = torch.tensor([[1.0, 3.0, 100.0], [5.0, 5.0, 5.0]]).view(2, 1, 1, 3)
     other = torch.tensor([[3.0, 1.0, 0.0], [2.0, 2.0, 0.0]]).view(2, 1, 1, 3)
     valid = torch.tensor([[[True, True, False]], [[True, True, True]]])
-    # The means are 2 and 2; 5 and 4/3.
+    # The means are 2 and 2; 5 and 4/3. A second class that differs by 1 and by 2 adds to each image.
     assert image_distance(one, other, valid, world=ALONE).item() == pytest.approx((0 + 11 / 3) / 2)
+    two, further = torch.cat((one, one), 1), torch.cat((other, one + torch.tensor([1.0, -2.0]).view(2, 1, 1, 1)), 1)
+    assert image_distance(two, further, valid, world=ALONE).item() == pytest.approx((0 + 1 + 11 / 3 + 2) / 2)
     valid[1] = False
     assert image_distance(one, other, valid, world=ALONE).item() == 0.0
 
@@ -382,9 +393,9 @@ def test_mgd_adds_up_what_it_learns_from_both_teachers(progress: Steps) -> None:
         )
     output = step(method, unlabeled([SURE], [UNSURE]), progress())
     ln4, ln3 = math.log(4), math.log(3)
-    crossed = (2 * ln4 + 2 * LN2019) / 2  # with each teacher what it is in CPS
-    # Of class 0 in the labelled image one says ln 3 and the other -ln 3; there are two classes and two images.
-    image = 2 * ln3 / 2 / 2
+    crossed = 2 * ln4 + 2 * LN2019  # with each teacher: of the labelled pixel, and of the mixed one
+    # Of class 0 in the labelled image one says ln 3 and the other -ln 3; of the other image all say the same.
+    image = 2 * ln3 / 2
     assert output.means["loss_sup"].item() == pytest.approx(LN43 + 2 * ln4)
     assert output.means["loss_unsup"].item() == pytest.approx(2 * crossed + 2.0 * image, rel=1e-5)
 

@@ -138,6 +138,15 @@ def test_a_class_that_no_test_image_shows_has_no_gain_to_be_sure_of() -> None:
     assert metrics["miou_gain_interval"] == metrics["per_class"]["sky"]["iou_gain_interval"] == pytest.approx((0.0, 0.5))
 
 
+def test_a_class_of_one_image_has_a_gain_that_nobody_can_be_sure_of() -> None:
+    metrics = {"per_class": {"sky": {}, "tram": {}}}
+    ours = np.array([[[4, 0], [4, 0]], [[2, 3], [4, 4]]])
+    theirs = np.array([[[2, 0], [4, 0]], [[2, 1], [4, 4]]])
+    add_intervals(metrics, ours, theirs)
+    assert metrics["per_class"]["tram"]["iou_gain_interval"] is None  # and not 0.5 to 0.5
+    assert metrics["per_class"]["sky"]["iou_gain_interval"] == pytest.approx((0.0, 0.5))
+
+
 def test_metrics_hold_the_names_that_others_rely_on(tiny_run: TinyRun) -> None:
     metrics = json.loads((tiny_run.reports / "metrics.json").read_text())
     for key in ("miou", "baseline_miou", "boundary_iou", "boundary_f1_3px", "ece", "pixel_accuracy"):

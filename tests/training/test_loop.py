@@ -207,6 +207,20 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(
     assert "step 1: loss or gradient is not finite; the step is skipped" in caplog.text
 
 
+def test_an_infinite_loss_whose_gradient_is_finite_is_skipped_too(make_batches: MakeBatches, tiny_net: Net) -> None:
+    class Impossible(Supervised):
+        """Says of some pixels that their class cannot be: minus infinity, as half precision has it from 65,504 on."""
+
+        def supervised_loss(self, logits: torch.Tensor, *others: Any) -> torch.Tensor:
+            return super().supervised_loss(torch.cat((logits[:, :1], logits[:, 1:] - math.inf), 1), *others)
+
+    method = Impossible(SupervisedConfig(), tiny_net, num_classes=3, ignore_index=255)
+    before = copy.deepcopy(method.state_dict())
+    (record,) = train(method, make_batches(1)[0], schedule=schedule(1))
+    assert record.nonfinite == 1
+    assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
+
+
 def test_one_bad_batch_of_several_skips_their_step(scripted: Any, make_batches: MakeBatches) -> None:
     method = scripted([1.0, NAN, 2.0, 4.0])
     (record,) = train(method, make_batches(4)[0], schedule=schedule(2), accumulate=2)
