@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cwbass.data.base import DatasetSpec, Sample, spread
+from cwbass.data.label_maps import with_palette
 from cwbass.errors import DataError
 
 MAX_SIDE = 256  # pixels
@@ -213,8 +214,6 @@ def shrink(
 
 def _png(values: NDArray[np.uint8], colors: Sequence[Sequence[int]], clear: int | None = None) -> bytes:
     """A picture of palette indices; ``clear`` is see-through."""
-    image = Image.fromarray(values)
-    image.putpalette([channel for color in colors for channel in color])
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True, **({} if clear is None else {"transparency": clear}))
+    with_palette(values, colors).save(buffer, "PNG", optimize=True, **({} if clear is None else {"transparency": clear}))
     return buffer.getvalue()

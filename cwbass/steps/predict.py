@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cwbass.data.base import IMAGE_SUFFIXES, UNREAD_SUFFIXES, read_image
+from cwbass.data.label_maps import save_whole, with_palette
 from cwbass.errors import DataError, counted
 from cwbass.evaluation.inference import Predictor
-from cwbass.files import partial_file
 from cwbass.pixels import highest
 from cwbass.progress import counting
 from cwbass.reporting.images import colorize
@@ -76,7 +75,6 @@ def predict(
     predictor = Predictor(params.eval, *scoring_device(device, params.train.precision))
     net = place(loaded.network(params.eval.weights), predictor.device)
     spec = loaded.dataset
-    palette = [value for rgb in spec.palette for value in rgb]
     files = [images] if images.is_file() else _find(images, IMAGE_SUFFIXES, out_dir)
     if unread := [] if images.is_file() else _find(images, UNREAD_SUFFIXES, out_dir):
         one, many = "file of a kind that is not read is", "files of kinds that are not read are"
@@ -91,14 +89,14 @@ def predict(
         label = best.cpu().numpy().astype(np.uint8)
         # The suffix stays in the name: a.jpg and a.png of one folder are two images.
         name = path.relative_to(base)
-        _save(out_dir / MASKS / name.with_name(f"{name.name}.png"), label, palette)
+        save_whole(with_palette(label, spec.palette), out_dir / MASKS / name.with_name(f"{name.name}.png"))
         if confidence:
             sure = (top.float() * 255).round().byte().cpu().numpy()
-            _save(out_dir / CONFIDENCE / name.with_name(f"{name.name}.png"), sure)
+            save_whole(Image.fromarray(sure), out_dir / CONFIDENCE / name.with_name(f"{name.name}.png"))
         if overlays:
             mixed = pixels * (1 - OVERLAY_ALPHA) + colorize(label, spec) * OVERLAY_ALPHA
             target = out_dir / OVERLAYS / name.with_name(f"{name.name}.jpg")
-            _write(target, Image.fromarray(mixed.astype(np.uint8)), "JPEG", quality=90)
+            save_whole(Image.fromarray(mixed.astype(np.uint8)), target, "JPEG", quality=90)
 
     with counting("predict", len(files)) as one_more:
         for path in files:
@@ -123,17 +121,3 @@ def _find(folder: Path, suffixes: tuple[str, ...], out_dir: Path) -> list[Path]:
     # macOS lays ._a.jpg beside a.jpg
     named = (path for path in found if not path.name.startswith("."))
     return sorted(path for path in named if not any(path.parent.resolve().is_relative_to(each) for each in ours))
-
-
-def _save(path: Path, values: NDArray[np.uint8], palette: list[int] | None = None) -> None:
-    image = Image.fromarray(values)
-    if palette is not None:
-        image.putpalette(palette)
-    _write(path, image, "PNG")
-
-
-def _write(path: Path, image: Image.Image, kind: str, **options: Any) -> None:
-    """Whole or not at all: whoever reads a folder while it is filled, or after a killed run, finds no half of a mask."""
-    with partial_file(path) as partial:
-        image.save(partial, kind, **options)
-        os.replace(partial, path)
