@@ -36,8 +36,7 @@ def wrong(params: Params, **train: Any) -> Params:
 
 def training(run: TinyRun, out: Path, params: Params | None = None, **settings: Any) -> TrainReport:
     chosen: Any = sections(params or wrong(run.params), TrainParams)
-    places = {"manifest": run.manifest, "data_root": run.data, "warmup": run.warmup / "warmup.pt", "out_dir": out}
-    return train(chosen, **places, **settings)
+    return train(chosen, **run.inputs, out_dir=out, **settings)
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:

@@ -61,8 +61,7 @@ def test_a_compiled_run_has_the_losses_of_a_plain_one_and_goes_on_where_it_was_s
         return done
 
     def training(run: TinyRun, out: Path) -> list[dict[str, Any]]:
-        chosen, start = sections(run.params, TrainParams), run.warmup / "warmup.pt"
-        train(chosen, manifest=run.manifest, warmup=start, data_root=shapes, out_dir=out)  # type: ignore[arg-type]
+        train(sections(run.params, TrainParams), **run.inputs, out_dir=out)  # type: ignore[arg-type]
         return [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
 
     plain = run("plain")

@@ -7,6 +7,7 @@ import logging
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from cwbass.data.synthetic import write_shapes
 from cwbass.errors import CwbassError, DataError, ParamsError
 from cwbass.files import file_sha256
 from cwbass.methods import METHODS
+from cwbass.methods.cw_bass import CwBass
 from cwbass.models import build_model
 from cwbass.models.smp_net import SmpNet
 from cwbass.params import Params, dump_params, load_params
@@ -45,9 +47,7 @@ def changed(params: Params, **values: Any) -> Params:
 
 
 def training(run: TinyRun, out: Path, params: Params | None = None, **settings: Any) -> TrainReport:
-    start = run.warmup / "warmup.pt"
-    chosen = sections(params or run.params, TrainParams)
-    return train(chosen, manifest=run.manifest, warmup=start, data_root=run.data, out_dir=out, **settings)  # type: ignore[arg-type]
+    return train(sections(params or run.params, TrainParams), **run.inputs, out_dir=out, **settings)  # type: ignore[arg-type]
 
 
 def assert_equal(run: TinyRun, out: Path, names: tuple[str, ...] = RESULTS) -> None:
@@ -253,17 +253,11 @@ def test_too_many_such_steps_end_the_run_and_their_images_are_still_named(
 
 def spoil(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> set[int]:
     """Let the loss of some steps be no number."""
-    from cwbass.methods.cw_bass import CwBass
-
     real = CwBass.training_step
 
     def training_step(self: Any, labeled: Any, unlabeled: Any, progress: Any) -> Any:
         output = real(self, labeled, unlabeled, progress)
-        if progress.step in steps:
-            from dataclasses import replace
-
-            return replace(output, loss=output.loss * float("nan"))
-        return output
+        return replace(output, loss=output.loss * float("nan")) if progress.step in steps else output
 
     monkeypatch.setattr(CwBass, "training_step", training_step)
     return steps

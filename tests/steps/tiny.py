@@ -43,6 +43,11 @@ class TinyRun:
     def reports(self) -> Path:
         return self.root / "reports"
 
+    @property
+    def inputs(self) -> dict[str, Path]:
+        """What a training starts from."""
+        return {"manifest": self.manifest, "warmup": self.warmup / "warmup.pt", "data_root": self.data}
+
 
 def sections(params: Params, kind: type) -> object:
     """The smaller parameters of one step."""
@@ -55,9 +60,7 @@ def run_training(root: Path, data: Path, params: Params) -> TinyRun:
     run = TinyRun(root, data, params)
     split(sections(params, SplitParams), data_root=data, out_dir=root / "split")
     warmup(sections(params, WarmupParams), manifest=run.manifest, data_root=data, out_dir=run.warmup)
-    train(
-        sections(params, TrainParams), manifest=run.manifest, warmup=run.warmup / "warmup.pt", data_root=data, out_dir=run.train
-    )
+    train(sections(params, TrainParams), **run.inputs, out_dir=run.train)
     evaluate(
         sections(params, EvaluateParams),
         checkpoint=run.train,
