@@ -126,7 +126,7 @@ class Plan:
 
     def length(self, variant: str) -> Length:
         """The steps of a variant, so that all it does fits the budget."""
-        train, retraining = self.params.train, self.variants[variant].retraining
+        train = self.params.train
         assert train.steps is not None, "__post_init__"
         warmup = None if self.budget.kind == "steps" else self.cost(SUPERVISED)
         return longest(
@@ -135,8 +135,7 @@ class Plan:
             cost=None if self.budget.kind == "steps" else self.cost(variant),
             warmup=warmup.step if warmup else None,
             share=train.warmup_steps / train.steps,
-            retraining=retraining is not None,
-            retrain_steps=retraining.steps if retraining else None,
+            retraining=self.variants[variant].retraining,
         )
 
     def group_params(self, cell: Cell) -> Params:
