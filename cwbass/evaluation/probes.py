@@ -151,7 +151,7 @@ def frame_epochs(epochs: int) -> frozenset[int]:
 
 
 def draw_probe(role: str, sample_id: str, image: NDArray[np.uint8], truth: NDArray[np.uint8] | None, spec: DatasetSpec) -> Probe:
-    """The part that stays. image [H, W, 3] and truth [H, W], both uint8."""
+    """An image to be looked at, and its truth, as files. image [H, W, 3] and truth [H, W], both uint8."""
     buffer = io.BytesIO()
     Image.fromarray(shrink(image, Image.Resampling.BOX)).save(buffer, "JPEG", quality=85)
     return Probe(sample_id, role, buffer.getvalue(), None if truth is None else _classes(truth, spec))

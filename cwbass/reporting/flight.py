@@ -65,7 +65,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A panel of a probe, with its caption; ``None`` as moment stays."""
+    """What a panel of a probe shows at a moment of the slider; None: at all of them."""
 
     moment: int | None
     uri: str
