@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from killing import Killed
-from tiny import TinyRun, sections
+from tiny import TinyRun, rows, sections
 
 from cwbass.files import file_sha256
 from cwbass.params import Params, load_params
@@ -40,7 +39,7 @@ def training(run: TinyRun, out: Path, params: Params | None = None, **settings: 
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    return rows(out / "history.jsonl")
 
 
 class Heard(Telemetry):

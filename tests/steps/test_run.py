@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import TinyRun, run_training, sections, smoke_params
+from tiny import TinyRun, rows, run_training, sections, smoke_params
 
 from cwbass.config import RegistryConfig
 from cwbass.data.base import read_image
@@ -36,10 +36,6 @@ from cwbass.steps.training import WarmupParams, start_run
 from cwbass.steps.warmup import warmup
 from cwbass.training.checkpoint import load_checkpoint, save_checkpoint
 from cwbass.training.resume import Resume
-
-
-def rows(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_a_run_leaves_exactly_these_files(tiny_run: TinyRun) -> None:

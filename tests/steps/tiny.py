@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,6 +72,11 @@ def run_training(root: Path, data: Path, params: Params) -> TinyRun:
         out_dir=run.reports,
     )
     return run
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """Of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def smoke_params(**train: object) -> Params:
