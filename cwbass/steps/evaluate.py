@@ -119,7 +119,7 @@ def evaluate(
             matrices.extend([confusion] if per_image else ())
 
     def on_baseline(sample: Sample, image: NDArray[np.uint8], mask: NDArray[np.uint8], probs: Tensor) -> None:
-        gallery.take_baseline(sample, image, mask, probs)
+        gallery.take_baseline(sample, probs)
         baseline_counts.append(overlaps(confusion_of(probs, mask, data.spec.ignore_index)))
 
     metrics = _metrics(scorer.score_chosen(ours, on_image), ours, data, config)
@@ -168,7 +168,7 @@ class _Gallery:
         if sample.id in self.ids:
             self.seen[sample.id] = (image, mask, probs.cpu())
 
-    def take_baseline(self, sample: Sample, image: NDArray[np.uint8], mask: NDArray[np.uint8], probs: Tensor) -> None:
+    def take_baseline(self, sample: Sample, probs: Tensor) -> None:
         if sample.id in self.ids:
             self.baseline[sample.id] = highest(probs)[1].cpu().numpy().astype(np.uint8)
 
