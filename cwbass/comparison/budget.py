@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self, get_args
 
 from cwbass.errors import DataError, ParamsError
-from cwbass.methods.base import FIRST_STAGE_STEPS
+from cwbass.methods.base import FIRST_STAGE_STEPS, Retraining
 
 Kind = Literal["steps", "minutes", "passes"]
 MOST_STEPS = 10**9
@@ -110,8 +110,7 @@ def spent(
     warmup: Cost | None,
     *,
     share: float,
-    retraining: bool,
-    retrain_steps: int | None,
+    retraining: Retraining | None,
 ) -> float:
     """What a run takes of the budget, in its unit.
 
@@ -121,14 +120,12 @@ def spent(
         cost: Of the method; None where steps alone are counted.
         warmup: Cost of a supervised step; likewise.
         share: Of the steps that are the warm-up's.
-        retraining: Whether a second stage trains twice more.
-        retrain_steps: Steps of each of its two trainings; None: as many as the schedule.
+        retraining: The second stage, which trains twice more; None where there is none.
     """
     first = warmup_steps(steps, share)
     total = first * budget.price(warmup) + (steps - first) * budget.price(cost.step if cost else None)
-    if retraining:
-        again = steps if retrain_steps is None else retrain_steps
-        total += 2 * again * budget.price(cost.retraining if cost else None)
+    if retraining is not None:
+        total += 2 * (retraining.steps or steps) * budget.price(cost.retraining if cost else None)
         total += budget.price(cost.labelling if cost else None, steps=0)
     return total
 
@@ -145,8 +142,7 @@ def longest(
     cost: MethodCost | None,
     warmup: Cost | None,
     share: float,
-    retraining: bool,
-    retrain_steps: int | None,
+    retraining: Retraining | None,
 ) -> Length:
     """The longest run that the budget pays for; see :func:`spent` for what it is of.
 
@@ -156,7 +152,7 @@ def longest(
     """
 
     def takes(steps: int) -> float:
-        return spent(steps, budget, cost, warmup, share=share, retraining=retraining, retrain_steps=retrain_steps)
+        return spent(steps, budget, cost, warmup, share=share, retraining=retraining)
 
     steps = bisect_right(range(1, MOST_STEPS), budget.amount * (1 + 1e-9), key=takes)
     if steps < 2:
@@ -164,7 +160,7 @@ def longest(
             f"a budget of {budget} is too small for {name}: two steps of it take {_text(takes(2))} {budget.kind}. Raise it."
         )
     found = Length(steps, warmup_steps(steps, share))
-    if retraining and found.steps - found.warmup < FIRST_STAGE_STEPS:
+    if retraining is not None and found.steps - found.warmup < FIRST_STAGE_STEPS:
         raise ParamsError(
             f"a budget of {budget} is too small for {name}: of steps between warm-up and second stage it pays for "
             f"{found.steps - found.warmup}, and {FIRST_STAGE_STEPS} are needed. Raise it."

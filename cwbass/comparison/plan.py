@@ -42,7 +42,7 @@ class Cell:
 
     @property
     def group(self) -> str:
-        """What shares its split."""
+        """Labels and seed, as a path: cells of one group share a split."""
         return f"{self.labels}/seed{self.seed}"
 
     @property
@@ -108,16 +108,16 @@ class Plan:
         return MethodCost.from_dict(read_json(path), str(path)) if path.is_file() else None
 
     def cost_file(self, variant: str) -> Path:
-        """Where it is written: a name of its own for other parameters."""
+        """File of a variant's measured cost; measured with other parameters, it has another name."""
         return self.out / COSTS / f"{variant}-{_params_sha256(self.cost_params(variant))[:8]}.json"
 
     def cost_params(self, variant: str) -> Params:
-        """With which it is measured: on the split of the first cell, for seeds and labels do not change a step."""
+        """Parameters that a variant's cost is measured with: those of the first cell, for seeds and labels do not change a step."""
         return self.group_params(next(self.cells())).model_copy(update={"method": self.variants[variant]})
 
     @property
     def cost_split_folder(self) -> Path:
-        """Where the split lies on which costs are measured. No cell trains on it: the budget may yet be refused."""
+        """Folder of the split on which costs are measured. No cell trains on it: the budget may yet be refused."""
         return self.out / COSTS / f"split-{_params_sha256(self.group_params(next(self.cells())))[:8]}"
 
     def unmeasured(self) -> list[str]:
@@ -125,8 +125,8 @@ class Plan:
         return [] if self.budget.kind == "steps" else [name for name in self.variants if self.cost(name) is None]
 
     def length(self, variant: str) -> Length:
-        """The steps of a variant, so that all it does fits the budget."""
-        train, retraining = self.params.train, self.variants[variant].retraining
+        """The most steps with which all that a variant does fits the budget."""
+        train = self.params.train
         assert train.steps is not None, "__post_init__"
         warmup = None if self.budget.kind == "steps" else self.cost(SUPERVISED)
         return longest(
@@ -135,12 +135,11 @@ class Plan:
             cost=None if self.budget.kind == "steps" else self.cost(variant),
             warmup=warmup.step if warmup else None,
             share=train.warmup_steps / train.steps,
-            retraining=retraining is not None,
-            retrain_steps=retraining.steps if retraining else None,
+            retraining=self.variants[variant].retraining,
         )
 
     def group_params(self, cell: Cell) -> Params:
-        """What a cell shares with the others of its group: seed and labels."""
+        """Parameters with the seed and the labels of a cell, which all cells of its group share."""
         return self._changed(seed=cell.seed, split=self.labels[cell.labels])
 
     def cell_params(self, cell: Cell) -> Params:
@@ -155,14 +154,14 @@ class Plan:
         )
 
     def warmup_params(self, cell: Cell) -> Params:
-        """Those of its warm-up: the same for all variants that take as many steps. One from which no baseline goes on is not scored."""
+        """Parameters of a cell's warm-up, the same for all variants of as many steps. Without a baseline that goes on it is not scored."""
         if self.shares_warmup(cell):
             return self.cell_params(Cell(cell.labels, cell.seed, SUPERVISED))
         params = self.cell_params(cell)
         return params.model_copy(update={"train": params.train.model_copy(update={"snapshots": 0})})
 
     def shares_warmup(self, cell: Cell) -> bool:
-        """Whether its warm-up is the one from which the baseline goes on."""
+        """Whether a cell's warm-up is the one from which the baseline goes on."""
         return self.length(cell.variant) == self.length(SUPERVISED)
 
     def folder(self, cell: Cell) -> Path:
@@ -174,7 +173,7 @@ class Plan:
         return self.out / cell.group / "split"
 
     def warmup_folder(self, cell: Cell) -> Path:
-        """Where the warm-up lies that it starts from."""
+        """Folder of the warm-up that a cell starts from."""
         return self.out / cell.group / f"warmup-{self.length(cell.variant).steps}"
 
     def _changed(self, **changes: Any) -> Params:

@@ -75,7 +75,7 @@ def notes(table: Numbers) -> list[str]:
 
 
 def _guarded(rows: Mapping[str, Numbers]) -> list[str]:
-    """Where a number is that of a run that was set back, or has a weight of its own from some step on."""
+    """Runs on which the collapse guard acted: set back, or with less weight on unlabelled images from some step on."""
     return [
         f"the collapse guard acted on {name}, seed {seed}, at step {', '.join(map(str, steps))}; the report of its cell says why."
         for name, row in rows.items()

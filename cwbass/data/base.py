@@ -223,7 +223,7 @@ def read_raw_mask(path: Path) -> NDArray[np.uint8]:
 
 
 def read_raw_mask_and_palette(path: Path) -> tuple[NDArray[np.uint8], Sequence[int]]:
-    """Likewise, with red, green and blue of each value of its palette, one after the other; empty where it has no palette."""
+    """A mask as :func:`read_raw_mask` has it; and red, green, blue of each value of its palette in turn, empty without a palette."""
     try:
         with Image.open(path) as file:
             raw = _decode_mask(path, file)

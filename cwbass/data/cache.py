@@ -10,23 +10,21 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import accumulate
 from math import prod
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cwbass.data.base import Box, DatasetSpec, Sample, check_same_size, read_image, read_mask, upright_size
+from cwbass.data.parallel import map_ahead
 from cwbass.errors import FULL, NOT_WRITABLE, DataError, ParamsError
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 FORMAT = 1
 RESERVE_BYTES = 2 << 30  # disk that a cache must leave free
@@ -230,8 +228,9 @@ def _write(source: FileSource, path: Path) -> None:
     partial, index = (path.with_suffix(f".{uuid.uuid4().hex}.{kind}.tmp") for kind in ("bin", "json"))
     sizes: list[tuple[int, int]] = []
     try:
-        with partial.open("wb") as file, ThreadPoolExecutor(min(8, (os.cpu_count() or 1) * 2)) as pool:
-            for arrays in _bounded_map(pool, lambda index: _decode(source, index), len(source)):
+        threads = min(8, (os.cpu_count() or 1) * 2)
+        with partial.open("wb") as file:
+            for arrays in map_ahead(lambda index: _decode(source, index), range(len(source)), threads=threads, ahead=_AHEAD):
                 sizes.append((arrays[0].shape[0], arrays[0].shape[1]))
                 for array in arrays:
                     file.write(array.tobytes())
@@ -246,16 +245,4 @@ def _write(source: FileSource, path: Path) -> None:
 
 def _decode(source: FileSource, index: int) -> list[NDArray[np.uint8]]:
     image = source.image(index)
-    sample = source.samples[index]
-    if sample.mask is None:
-        return [image]
-    return [image, source.mask(index)]
-
-
-def _bounded_map(pool: ThreadPoolExecutor, task: Callable[[int], T], count: int) -> Iterator[T]:
-    """Results in order, with at most ``_AHEAD`` of them waiting in memory."""
-    pending = [pool.submit(task, index) for index in range(min(_AHEAD, count))]
-    for index in range(count):
-        yield pending[index % _AHEAD].result()
-        if index + _AHEAD < count:
-            pending[index % _AHEAD] = pool.submit(task, index + _AHEAD)
+    return [image] if source.samples[index].mask is None else [image, source.mask(index)]

@@ -6,7 +6,6 @@ Below a folder: ``label/<id>.png`` (class of each pixel, with the dataset's pale
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from torch import Tensor
 from cwbass.config import AugmentConfig
 from cwbass.data.base import Box, DatasetSpec, read_raw_mask
 from cwbass.data.cache import ImageSource
+from cwbass.data.label_maps import save_whole, with_palette
 from cwbass.data.streams import UnlabeledStream
 from cwbass.data.transforms import Geometry, crop_mask
 from cwbass.errors import DataError
-from cwbass.files import partial_file
 
 LABEL, CONFIDENCE = "label", "confidence"
 _CHANGED = "The image was changed during the run; run `cwbass train` again."
@@ -40,16 +39,8 @@ def write_pseudo_label(
         confidence: 255 * confidence. [H, W] uint8.
         spec: Its palette makes the labels visible in any viewer.
     """
-    image = Image.fromarray(label)
-    image.putpalette([value for rgb in spec.palette for value in rgb])
-    _save(image, folder / LABEL / f"{sample_id}.png")
-    _save(Image.fromarray(confidence), folder / CONFIDENCE / f"{sample_id}.png")
-
-
-def _save(image: Image.Image, path: Path) -> None:
-    with partial_file(path) as partial:
-        image.save(partial, format="PNG")
-        os.replace(partial, path)
+    save_whole(with_palette(label, spec.palette), folder / LABEL / f"{sample_id}.png")
+    save_whole(Image.fromarray(confidence), folder / CONFIDENCE / f"{sample_id}.png")
 
 
 class PseudoLabels:

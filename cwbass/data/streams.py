@@ -107,7 +107,7 @@ class LabeledStream(Dataset[LabeledBatch]):
 
 
 class UnlabeledStream(Dataset[UnlabeledBatch]):
-    """Weak and strong view of unlabelled crops, likewise. With two ``strong_views`` the others stay as they are."""
+    """Weak and strong view of each unlabelled crop, of S x S pixels. A second strong view leaves the first and the weak one as they are."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class UnlabeledStream(Dataset[UnlabeledBatch]):
         return None, None
 
     def _number(self, index: int) -> int:
-        """Of an image among all unlabelled ones."""
+        """Place of an image among all unlabelled ones."""
         return index
 
 

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from cwbass.data.base import default_palette
+from cwbass.data.label_maps import with_palette
 from cwbass.errors import DataError, ParamsError
 
 Field = NDArray[np.float32]
@@ -314,7 +315,7 @@ def _photograph(rng: np.random.Generator, grid: Grid, canvas: Field) -> NDArray[
 def _write_files(root: Path, seed: int, counts: dict[Role, int], size: tuple[int, int]) -> None:
     for folder in ("images", "masks", "unlabeled"):
         (root / folder).mkdir(parents=True)
-    palette = [value for rgb in default_palette(256) for value in rgb]
+    palette = default_palette(256)
     for role, count in counts.items():
         ids = [f"{role}_{index:05d}" for index in range(count)]
         for index, name in enumerate(ids):
@@ -322,9 +323,7 @@ def _write_files(root: Path, seed: int, counts: dict[Role, int], size: tuple[int
             folder = "unlabeled" if role == "unlabeled" else "images"
             Image.fromarray(image).save(root / folder / f"{name}.jpg", quality=90)
             if role != "unlabeled":
-                indexed = Image.fromarray(mask)
-                indexed.putpalette(palette)
-                indexed.save(root / "masks" / f"{name}.png")
+                with_palette(mask, palette).save(root / "masks" / f"{name}.png")
         if role != "unlabeled":
             (root / f"{role}.txt").write_text("".join(f"{name}\n" for name in ids), encoding="utf-8")
     (root / "classes.txt").write_text("".join(f"{name}\n" for name in CLASS_NAMES), encoding="utf-8")

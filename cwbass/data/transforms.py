@@ -74,13 +74,8 @@ def _fit(side: int, crop: int, scale: float) -> tuple[int, int]:
     return side, min(crop, max(1, round(side * scale)))
 
 
-def crop_image(image: NDArray[np.uint8], geometry: Geometry, crop_size: int) -> Tensor:
-    """Apply a geometry to an image. [H, W, 3] uint8 -> [3, S, S] uint8, padded with grey."""
-    return fit_image(_cut(image, geometry), geometry, crop_size)
-
-
 def fit_image(cut: NDArray[np.uint8], geometry: Geometry, crop_size: int) -> Tensor:
-    """The rest of :func:`crop_image`, of the source rectangle alone. [h, w, 3] uint8 -> [3, S, S] uint8."""
+    """Apply a geometry to what was cut out of an image, its source rectangle. [h, w, 3] uint8 -> [3, S, S] uint8, padded with grey."""
     view = torch.tensor(cut).permute(2, 0, 1)
     if view.shape[-2:] != (geometry.out_height, geometry.out_width):
         view = F.resize(view, [geometry.out_height, geometry.out_width], antialias=True)
@@ -89,7 +84,8 @@ def fit_image(cut: NDArray[np.uint8], geometry: Geometry, crop_size: int) -> Ten
 
 def crop_mask(mask: NDArray[np.uint8], geometry: Geometry, crop_size: int, ignore_index: int) -> Tensor:
     """Apply a geometry to a mask, nearest neighbour. [H, W] uint8 -> [S, S] uint8, padded with ``ignore_index``."""
-    cut = _cut(mask, geometry)
+    left, top, right, bottom = geometry.box
+    cut = mask[top:bottom, left:right]
     if cut.shape != (geometry.out_height, geometry.out_width):
         rows, columns = (_nearest(*sides) for sides in zip(cut.shape, (geometry.out_height, geometry.out_width), strict=True))
         cut = cut[rows][:, columns]
@@ -113,10 +109,6 @@ def crop_valid(geometry: Geometry, crop_size: int) -> Tensor:
     valid = torch.zeros(crop_size, crop_size, dtype=torch.bool)
     valid[: geometry.out_height, : geometry.out_width] = True
     return valid
-
-
-def _cut(array: NDArray[np.uint8], g: Geometry) -> NDArray[np.uint8]:
-    return array[g.top : g.top + g.height, g.left : g.left + g.width]
 
 
 def _mirror_and_pad(view: Tensor, g: Geometry, crop_size: int, value: int) -> Tensor:

@@ -72,19 +72,6 @@ def mixed_windows(codes: Tensor, width: int) -> Tensor:
     return mixed[..., : codes.shape[-2], : codes.shape[-1]]  # a window stands where it begins
 
 
-def contour(codes: Tensor) -> Tensor:
-    """The pixels of each class that touch another class with one of their four sides.
-
-    Args:
-        codes: Code maps. [..., H, W] uint8.
-
-    Returns:
-        Code maps that are 0 off the contours too. [..., H, W] uint8.
-    """
-    layout, flat = flatten(codes, 1)
-    return torch.asarray(layout.inside(flat_contour(layout, flat)))
-
-
 def close_gaps(codes: Tensor) -> Tensor:
     """Grow every class into the ignored pixels within ``GAP`` of it (Chebyshev distance). [..., H, W] uint8 -> same."""
     layout, flat = flatten(codes, GAP)
@@ -108,7 +95,7 @@ def near_boundaries(mask: Tensor, width: int, ignore_index: int) -> Tensor:
 
 
 def flat_contour(layout: Layout, codes: Bytes) -> Bytes:
-    """:func:`contour` of flat code maps."""
+    """The pixels of each class that touch another class with one of their four sides, as flat code maps that are 0 elsewhere too."""
     xp, row, length = layout.xp, layout.row, len(codes)
     below = codes - 1  # as in band
     inner = slice(row, length - row)

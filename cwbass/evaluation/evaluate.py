@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cwbass.data.base import DatasetSpec, Sample, check_same_size, read_image, read_mask
+from cwbass.data.parallel import map_ahead
 from cwbass.errors import DataError
 from cwbass.evaluation.inference import Predictor
 from cwbass.evaluation.metrics import EvalResult, Scores
@@ -69,7 +68,9 @@ def evaluate(
         raise DataError("there are no images to score; check the split, or the list it was made from.")
     scores = Scores(spec.num_classes, spec.ignore_index, boundary=boundary, device=predictor.device)
     with eval_mode(net):
-        for sample, (image, mask) in _read_ahead(samples[world.rank :: world.size], lambda sample: read(sample, root, spec)):
+        own = samples[world.rank :: world.size]
+        pairs = map_ahead(lambda sample: read(sample, root, spec), own, threads=_READERS, ahead=_READ_AHEAD)
+        for sample, (image, mask) in zip(own, pairs, strict=True):
             check_same_size(sample, image.shape[:2], mask)
             probs = predictor.probs(net, image)
             scores.update(probs, torch.tensor(mask, device=predictor.device))
@@ -77,23 +78,6 @@ def evaluate(
                 on_image(sample, image, mask, probs)
     scores.add_up(world)
     return scores.result()
-
-
-def _read_ahead(samples: Sequence[Sample], read: Callable[[Sample], Pair]) -> Iterator[tuple[Sample, Pair]]:
-    """Samples in order, a few of them decoded in advance."""
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="read") as pool:
-        pending: deque[tuple[Sample, Future[Pair]]] = deque()
-        try:
-            for sample in samples:
-                pending.append((sample, pool.submit(read, sample)))
-                if len(pending) > _READ_AHEAD:
-                    ready, future = pending.popleft()
-                    yield ready, future.result()
-            while pending:
-                ready, future = pending.popleft()
-                yield ready, future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cwbass.data.base import DatasetSpec, Sample, spread
+from cwbass.data.label_maps import with_palette
 from cwbass.errors import DataError
 
 MAX_SIDE = 256  # pixels
@@ -150,9 +151,9 @@ def frame_epochs(epochs: int) -> frozenset[int]:
 
 
 def draw_probe(role: str, sample_id: str, image: NDArray[np.uint8], truth: NDArray[np.uint8] | None, spec: DatasetSpec) -> Probe:
-    """The part that stays. image [H, W, 3] and truth [H, W], both uint8."""
+    """An image to be looked at, and its truth, as files. image [H, W, 3] and truth [H, W], both uint8."""
     buffer = io.BytesIO()
-    Image.fromarray(image).resize(fit_size(image.shape), Image.Resampling.BOX).save(buffer, "JPEG", quality=85)
+    Image.fromarray(shrink(image, Image.Resampling.BOX)).save(buffer, "JPEG", quality=85)
     return Probe(sample_id, role, buffer.getvalue(), None if truth is None else _classes(truth, spec))
 
 
@@ -177,14 +178,12 @@ def draw_frame(
     right = None
     if truth is not None and (known := kept & (truth != spec.ignore_index)).any():
         right = float((truth == label)[known].mean())
-    size = fit_size(label.shape)
-    sure = np.asarray(Image.fromarray(confidence).resize(size, Image.Resampling.BOX))
-    levels = (sure * (LEVELS - 1)).round().clip(0, LEVELS - 1).astype(np.uint8)
+    levels = (shrink(confidence, Image.Resampling.BOX) * (LEVELS - 1)).round().clip(0, LEVELS - 1).astype(np.uint8)
     pictures = {
         "label": _classes(label, spec),
         "kept": _classes(np.where(kept, label, np.uint8(spec.ignore_index)), spec),
         "confidence": _png(levels, viridis(np.linspace(0, 1, LEVELS)).tolist()),
-        "zones": _png(_shrink((2 * near + ~kept).astype(np.uint8)), list(ZONES.values())),
+        "zones": _png(shrink((2 * near + ~kept).astype(np.uint8)), list(ZONES.values())),
     }
     return Frame(pictures, float(kept.mean()), right)
 
@@ -200,23 +199,21 @@ def viridis(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
 def _classes(label: NDArray[np.uint8], spec: DatasetSpec) -> bytes:
     none = spec.num_classes
     known = np.where(label == spec.ignore_index, np.uint8(none), label)
-    return _png(_shrink(known), [*spec.palette, (128, 128, 128)], clear=none)
+    return _png(shrink(known), [*spec.palette, (128, 128, 128)], clear=none)
 
 
-def _shrink(label: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.asarray(Image.fromarray(label).resize(fit_size(label.shape), Image.Resampling.NEAREST))
-
-
-def fit_size(shape: Sequence[int], longest: int = MAX_SIDE) -> tuple[int, int]:
-    """Width and height of a picture [H, W, ...] made so small that no side exceeds ``longest``, with its aspect."""
-    scale = min(1.0, longest / max(shape[:2]))
-    return max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))
+def shrink(
+    pixels: NDArray[Any], resampling: Image.Resampling = Image.Resampling.NEAREST, longest: int = MAX_SIDE
+) -> NDArray[Any]:
+    """A picture [H, W, ...] made so small that no side exceeds ``longest``, with its aspect; a small one stays as it is."""
+    height, width = pixels.shape[:2]
+    scale = min(1.0, longest / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(Image.fromarray(pixels).resize(size, resampling))
 
 
 def _png(values: NDArray[np.uint8], colors: Sequence[Sequence[int]], clear: int | None = None) -> bytes:
     """A picture of palette indices; ``clear`` is see-through."""
-    image = Image.fromarray(values)
-    image.putpalette([channel for color in colors for channel in color])
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True, **({} if clear is None else {"transparency": clear}))
+    with_palette(values, colors).save(buffer, "PNG", optimize=True, **({} if clear is None else {"transparency": clear}))
     return buffer.getvalue()

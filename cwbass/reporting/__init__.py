@@ -9,5 +9,5 @@ findings   history -> what deserves a second look
 gallery    arrays -> pictures of one image, side by side
 charts     numbers -> inline SVG (svg: its building blocks)
 images     arrays -> data URIs
-templates  name -> template of a page
+templates  name -> template of a page (page.html.j2 is the frame of all, parts.html.j2 what several show)
 """

@@ -155,14 +155,13 @@ def draw_lines(
     y_range: Sequence[float] = (),
     marker: tuple[float, str] | None = None,
     cursor: Sequence[float] = (),
+    x_label: str = "optimiser step",
 ) -> Figure | str:
     """A chart of the series that have points; the sentence ``otherwise`` where none has. The rest is of ``line_chart``."""
     filled = [line for line in series if line.points]
     if not filled:
         return otherwise
-    body = line_chart(
-        filled, title=title, x_label="optimiser step", percent=percent, y_range=y_range, marker=marker, cursor=cursor
-    )
+    body = line_chart(filled, title=title, x_label=x_label, percent=percent, y_range=y_range, marker=marker, cursor=cursor)
     return Figure(title, caption, body)
 
 
@@ -177,7 +176,7 @@ def draw_classes(
     y_range: Sequence[float] = (),
     cursor: Sequence[float] = (),
 ) -> Figure | str:
-    """Lines for few classes, a heat strip for many, one line where there is one number for all."""
+    """What rows hold of each class; one line where it is one number for all."""
     rows = [row for row in rows if row.get(key) is not None]
     by_class = [row for row in rows if isinstance(row[key], Sequence)]
     if not by_class:
@@ -185,12 +184,27 @@ def draw_classes(
         return draw_lines(title, caption, everyone, percent=True, y_range=y_range, otherwise=otherwise, cursor=cursor)
     xs = [float(row["step"]) for row in by_class]
     values = [[number(row[key][c]) if c < len(row[key]) else None for row in by_class] for c in range(len(class_names))]
-    if len(class_names) <= COLORS:
-        series = [
-            Series(name, list(zip(xs, line, strict=True)))
-            for name, line in zip(class_names, values, strict=True)
-            if any(v is not None for v in line)
-        ]
-        return draw_lines(title, caption, series, percent=True, y_range=y_range, otherwise=otherwise, cursor=cursor)
-    body = heat_strip(class_names, xs, values, title=title, x_label="optimiser step", cursor=cursor)
-    return Figure(title, caption, body)
+    return draw_shares(title, caption, class_names, xs, values, otherwise=otherwise, y_range=y_range, cursor=cursor)
+
+
+def draw_shares(
+    title: str,
+    caption: str,
+    class_names: Sequence[str],
+    xs: Sequence[float],
+    values: Sequence[Sequence[float | None]],
+    *,
+    otherwise: str,
+    y_range: Sequence[float] = (),
+    cursor: Sequence[float] = (),
+    x_label: str = "optimiser step",
+) -> Figure | str:
+    """Fractions by class and x: lines for few classes, a heat strip for many."""
+    if len(class_names) > COLORS:
+        return Figure(title, caption, heat_strip(class_names, xs, values, title=title, x_label=x_label, cursor=cursor))
+    series = [
+        Series(name, list(zip(xs, line, strict=True)))
+        for name, line in zip(class_names, values, strict=True)
+        if any(v is not None for v in line)
+    ]
+    return draw_lines(title, caption, series, percent=True, otherwise=otherwise, y_range=y_range, cursor=cursor, x_label=x_label)

@@ -20,11 +20,11 @@ from cwbass.evaluation.probes import VIRIDIS, ZONES, Frame, ProbeBook, frame_epo
 from cwbass.evaluation.sweep import Suggestion, Sweep
 from cwbass.headline import points
 from cwbass.provenance import versions
-from cwbass.reporting.charts import Series, heat_strip, line_chart
-from cwbass.reporting.curves import RETRAININGS, Figure, Row, draw_classes, draw_lines, number, points_of
+from cwbass.reporting.charts import Series
+from cwbass.reporting.curves import RETRAININGS, Figure, Row, draw_classes, draw_lines, draw_shares, number, points_of
 from cwbass.reporting.images import file_uri
 from cwbass.reporting.scores import percent
-from cwbass.reporting.svg import COLORS, NONE, join, tag
+from cwbass.reporting.svg import NONE, join, tag
 from cwbass.reporting.templates import template
 
 SPARK_WIDTH, SPARK_HEIGHT = 100, 26  # user units of a histogram in the table
@@ -65,7 +65,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A panel of a probe, with its caption; ``None`` as moment stays."""
+    """What a panel of a probe shows at a moment of the slider; None: at all of them."""
 
     moment: int | None
     uri: str
@@ -236,13 +236,11 @@ def _figures(rows: Sequence[Row], cursor: Sequence[float], class_names: Sequence
     if not rows:
         return []
     lines = [Series(name, points_of(rows, key)) for key, name in LINES.items()]
-    title, caption = (
-        "All classes",
-        "What is right is measured on the selection slice; near is within 5 pixels of a boundary of the truth.",
-    )
-    drawn = [draw_lines(title, caption, lines, percent=True, otherwise="", cursor=cursor)]
-    for key, (title, caption) in BY_CLASS.items():
-        drawn.append(draw_classes(title, caption, rows, key, class_names, otherwise="", cursor=cursor))
+    near = "What is right is measured on the selection slice; near is within 5 pixels of a boundary of the truth."
+    drawn = [
+        draw_lines("All classes", near, lines, percent=True, otherwise="", cursor=cursor),
+        *(draw_classes(*texts, rows, key, class_names, otherwise="", cursor=cursor) for key, texts in BY_CLASS.items()),
+    ]
     return [figure for figure in drawn if isinstance(figure, Figure)]
 
 
@@ -252,26 +250,14 @@ def _cells(found: Suggestion) -> list[str]:
 
 def _sweep_figures(sweep: Sweep) -> list[Figure]:
     precision, retention = sweep.curves()
-    drawn = []
-    for title, caption, values in (
-        (
-            "Precision at each threshold",
-            "Of the labels that would be kept, those that are right; a gap where none would be.",
-            precision,
-        ),
-        ("Kept at each threshold", "Share of the labels that would be kept.", retention),
-    ):
-        rows: Sequence[Sequence[float | None]] = values
-        if len(sweep.class_names) <= COLORS:
-            lines = [
-                Series(name, list(zip(sweep.thresholds, row, strict=True)))
-                for name, row in zip(sweep.class_names, rows, strict=True)
-                if any(value is not None for value in row)
-            ]
-            if not lines:
-                continue
-            body = line_chart(lines, title=title, x_label="threshold", percent=True, y_range=(0, 1))
-        else:
-            body = heat_strip(sweep.class_names, sweep.thresholds, rows, title=title, x_label="threshold")
-        drawn.append(Figure(title, caption, body))
-    return drawn
+    right, kept = "Precision at each threshold", "Kept at each threshold"
+    drawn = [
+        draw_shares(
+            title, caption, sweep.class_names, sweep.thresholds, values, x_label="threshold", otherwise="", y_range=(0, 1)
+        )
+        for title, caption, values in (
+            (right, "Of the labels that would be kept, those that are right; a gap where none would be.", precision),
+            (kept, "Share of the labels that would be kept.", retention),
+        )
+    ]
+    return [figure for figure in drawn if isinstance(figure, Figure)]

@@ -64,7 +64,7 @@ def draw_panels(item: GalleryItem, spec: DatasetSpec, model: str, baseline: str)
             note = "" if label is item.truth else _shares(item.truth, label, spec.ignore_index)
             yield Panel(caption, note, f"{caption} of {item.title}, classes in colours", uri)
     if item.confidence is not None:
-        uri = images.data_uri(images.heat(images.shrink_map(item.confidence)), photo=True)
+        uri = images.data_uri(images.heat(images.shrink_image(item.confidence)), photo=True)
         mean = f"mean {float(item.confidence.mean()) * 100:.1f}%"
         yield Panel("Confidence", mean, f"Confidence on {item.title}, from violet (0%) to yellow (100%)", uri)
     if item.truth is not None and item.prediction is not None and item.baseline is not None:

@@ -38,7 +38,6 @@ def write_report(
     gallery: Sequence[GalleryItem],
     spec: DatasetSpec,
     params_text: str,
-    split: Mapping[str, Any],
     flight: str | None = None,
 ) -> None:
     """Write the report, the same bytes for the same arguments; where numbers are missing, a sentence says so in their place.
@@ -46,18 +45,19 @@ def write_report(
     Args:
         path: The HTML file; its folder is made.
         name: Of the run, for the title.
-        metrics: Content of metrics.json; every key is optional, scores are fractions.
+        metrics: Content of metrics.json; every key is optional, scores are fractions. ``split`` has ``counts`` (images by part) and
+            ``notes`` (sentences), both optional.
         history: Rows of history.jsonl, in order; empty where nothing was trained.
         gallery: Images to show, at most about 100 KB each.
         spec: Names and colours of the classes.
         params_text: The parameters in full, as YAML.
-        split: ``counts`` (images by part) and ``notes`` (sentences), both optional.
         flight: Name of the flight recorder's page, in the same folder; None where there is none.
 
     Raises:
         DataError: A map of the gallery does not fit its image or the classes.
     """
     ours, theirs = scores.ours(metrics), scores.theirs(metrics)
+    split: Mapping[str, Any] = metrics.get("split") or {}
     has_baseline = number(metrics.get("baseline_miou")) is not None
     score_names, checkpoints = scores.checkpoint_table(metrics)
     page = template("report.html.j2").render(

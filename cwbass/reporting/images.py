@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from cwbass.data.base import DatasetSpec
-from cwbass.evaluation.probes import fit_size, viridis
+from cwbass.evaluation.probes import shrink, viridis
 
 MAX_SIDE = 320  # pixels; six gallery rows then stay far below 3 MB
 HATCH = ((232, 232, 236), (150, 152, 162))  # stripes where there is no label
@@ -32,19 +33,14 @@ def file_uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def shrink_image(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Scale so that no side exceeds ``MAX_SIDE``; small images stay as they are. [H, W, 3] uint8."""
-    return np.asarray(Image.fromarray(image).resize(fit_size(image.shape, MAX_SIDE), Image.Resampling.BOX))
+def shrink_image(image: NDArray[Any]) -> NDArray[Any]:
+    """Scale so that no side exceeds ``MAX_SIDE``: [H, W, 3] uint8, or a map of real numbers, [H, W] float32."""
+    return shrink(image, Image.Resampling.BOX, MAX_SIDE)
 
 
 def shrink_label(label: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Likewise for a label map, which may not be interpolated. [H, W] uint8."""
-    return np.asarray(Image.fromarray(label).resize(fit_size(label.shape, MAX_SIDE), Image.Resampling.NEAREST))
-
-
-def shrink_map(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Likewise for a map of real numbers. [H, W] float32."""
-    return np.asarray(Image.fromarray(values.astype(np.float32)).resize(fit_size(values.shape, MAX_SIDE), Image.Resampling.BOX))
+    return shrink(label, longest=MAX_SIDE)
 
 
 def colorize(label: NDArray[np.uint8], spec: DatasetSpec) -> NDArray[np.uint8]:

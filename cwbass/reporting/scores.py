@@ -153,7 +153,7 @@ def tiles(metrics: Metrics) -> list[Tile]:
 
 
 def facts(metrics: Metrics) -> dict[str, str]:
-    """With what the scores were measured."""
+    """How the scores were measured: on how many images, by which protocol, weights, seed and split."""
     return {label: str(metrics[key]) for key, label in FACTS.items() if metrics.get(key) is not None}
 
 

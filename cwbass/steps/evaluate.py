@@ -33,9 +33,9 @@ from cwbass.pixels import highest
 from cwbass.pseudo_labels import threshold_map
 from cwbass.reporting.gallery import GalleryItem
 from cwbass.resolve import describe
-from cwbass.steps.checkpoints import find_checkpoints
+from cwbass.steps.checkpoints import find_checkpoints, open_checkpoints
 from cwbass.steps.report import GALLERY, METRICS, SPEC, RunFiles, write_run_files
-from cwbass.steps.scoring import Model, Scorer, TestSet, list_test_set, open_model
+from cwbass.steps.scoring import Model, Scorer, TestSet, list_test_set
 from cwbass.steps.train import LAST
 from cwbass.steps.warmup import WARMUP
 from cwbass.telemetry.base import SILENT, Telemetry
@@ -101,8 +101,8 @@ def evaluate(
         spare_params(out_dir, METRICS, SPEC, GALLERY)
         if any((out_dir / name).exists() for name in (RUN, LAST, WARMUP)):
             raise ParamsError(f"{out_dir} holds a training, whose history would be written over. Give another folder with --out.")
-    ours = open_model(checkpoint)
-    theirs = None if baseline is None else open_model(baseline, prefix="baseline ")
+    ours = Model(checkpoint, open_checkpoints(checkpoint))
+    theirs = None if baseline is None else Model(baseline, open_checkpoints(baseline), prefix="baseline ")
     chosen = ours.chosen
     config = chosen.run_params.eval if params is None else params.eval
     data = list_test_set(ours, theirs, manifest, data_root)
@@ -119,7 +119,7 @@ def evaluate(
             matrices.extend([confusion] if per_image else ())
 
     def on_baseline(sample: Sample, image: NDArray[np.uint8], mask: NDArray[np.uint8], probs: Tensor) -> None:
-        gallery.take_baseline(sample, image, mask, probs)
+        gallery.take_baseline(sample, probs)
         baseline_counts.append(overlaps(confusion_of(probs, mask, data.spec.ignore_index)))
 
     metrics = _metrics(scorer.score_chosen(ours, on_image), ours, data, config)
@@ -167,7 +167,7 @@ class _Gallery:
         if sample.id in self.ids:
             self.seen[sample.id] = (image, mask, probs.cpu())
 
-    def take_baseline(self, sample: Sample, image: NDArray[np.uint8], mask: NDArray[np.uint8], probs: Tensor) -> None:
+    def take_baseline(self, sample: Sample, probs: Tensor) -> None:
         if sample.id in self.ids:
             self.baseline[sample.id] = highest(probs)[1].cpu().numpy().astype(np.uint8)
 

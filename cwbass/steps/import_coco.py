@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from cwbass.data.base import default_palette, upright_size
 from cwbass.data.classes import read_class_list
 from cwbass.data.coco import CocoImage, class_values, mask_name, paint, read_coco
+from cwbass.data.label_maps import save_whole, with_palette
 from cwbass.data.lists import line_of
 from cwbass.errors import DataError, counted
 from cwbass.files import partial_file, write_whole
@@ -89,15 +88,11 @@ def import_coco(
     if not known.is_file():  # one that has colours keeps them
         write_whole(known, listed)
     tiny: list[str] = []
-    palette = [value for rgb in default_palette(256) for value in rgb]
+    palette = default_palette(256)
     for image in found:
         label, names = paint(file, image, values, 0 if background else IGNORED)
         tiny += [f"{name} of {image.name}" for name in names]
-        mask = Image.fromarray(label)
-        mask.putpalette(palette)
-        with partial_file(root / "masks" / masks[image.name]) as partial:
-            mask.save(partial, "PNG")
-            partial.replace(root / "masks" / masks[image.name])
+        save_whole(with_palette(label, palette), root / "masks" / masks[image.name])
     if list_file:
         lines = sorted(line_of(masks[image.name].removesuffix(".png"), f"images/{image.name}") for image in found)
         write_whole(root / list_file, "".join(f"{line}\n" for line in lines).encode())

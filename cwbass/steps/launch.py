@@ -158,7 +158,7 @@ def planned_job(task: TrainTask, *, cluster: Cluster) -> dict[str, Any]:
     task.check_inputs()
     arguments = _arguments(_places(task), task.params.data.root, task.data_root.resolve(), task.out_dir.resolve())
     inputs = [hashlib.sha256(dump_params(task.params).encode()).hexdigest(), *map(file_sha256, task.inputs.values())]
-    return _train_job(train, cluster, arguments, inputs, _told(task.run_id))
+    return _train_job(train, cluster, arguments, inputs, _variables(task.run_id))
 
 
 def train_where_asked(
@@ -206,14 +206,14 @@ def _in_processes(task: WarmupTask) -> TrainReport:
     files, processes = _hand_over(task), task.params.train.processes
     files["report"].unlink(missing_ok=True)
     code = run_processes(
-        processes, [task.verb, *_arguments(files, task.params.data.root, task.data_root, task.out_dir)], _told(task.run_id)
+        processes, [task.verb, *_arguments(files, task.params.data.root, task.data_root, task.out_dir)], _variables(task.run_id)
     )
     if code:
         raise error_of(code)(f"{task.verb} in {processes} processes ended with exit code {code}; see above.")
     return _read_report(files["report"])
 
 
-def _told(run_id: str) -> dict[str, str]:
+def _variables(run_id: str) -> dict[str, str]:
     """Variables by which processes that are started say whose run they are; none where nobody has said it here."""
     values = {PIPELINE: os.environ.get(PIPELINE), RUN_ID: run_id or os.environ.get(RUN_ID)}
     return {name: value for name, value in values.items() if value}

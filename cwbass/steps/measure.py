@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from cwbass.comparison.budget import Cost, MethodCost
-from cwbass.data.offline import OfflineStream, PseudoLabels
-from cwbass.data.streams import tag_table
+from cwbass.data.offline import OfflineStream
 from cwbass.evaluation.inference import Predictor
 from cwbass.methods.base import Method, Retraining
 from cwbass.models.base import SegmentationNet
+from cwbass.steps.second_stage import offline_stream, unlabeled_ids
 from cwbass.steps.train import TrainParams
 from cwbass.steps.training import check_network, network_factory, new_method, start_run
 from cwbass.training.device import place
@@ -121,7 +121,7 @@ def _label(run: Run, config: Retraining, net: SegmentationNet, folder: Path, *, 
     unlabeled = run.manifest.unlabeled
     source = run.open_images(unlabeled)
     chosen = range(min(LABELLED, len(unlabeled)))
-    ids = [unlabeled[index].id for index in chosen]
+    ids = unlabeled_ids(run, chosen)
     labels = folder / "labels"
 
     def label(predictor: Predictor) -> tuple[float, int]:
@@ -136,19 +136,7 @@ def _label(run: Run, config: Retraining, net: SegmentationNet, folder: Path, *, 
     labelling = label(replace(run.predictor, config=config.prediction(run.eval)))
     share = len(unlabeled) / len(chosen)
     seconds, passes = (share * (3 * rank + once) for rank, once in zip(ranking, labelling, strict=True))
-    everything = Cost(seconds, passes=0, passes_no_grad=passes)
-    spec = run.manifest.spec
-    tags = tag_table(unlabeled, spec.num_classes)
-    stream = OfflineStream(
-        PseudoLabels(source, chosen, ids, labels),
-        run.augment,
-        ignore_index=spec.ignore_index,
-        seed=run.seed,
-        strong_views=learner.strong_views,
-        tags=None if tags is None else tags[: len(chosen)],
-        places=learner.wants_places,
-    )
-    return everything, stream
+    return Cost(seconds, passes=0, passes_no_grad=passes), offline_stream(run, source, chosen, labels, learner)
 
 
 @contextmanager

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cwbass.data.base import IMAGE_SUFFIXES, UNREAD_SUFFIXES, read_image
+from cwbass.data.label_maps import save_whole, with_palette
 from cwbass.data.listing import scan
 from cwbass.errors import DataError, counted
 from cwbass.evaluation.inference import Predictor
-from cwbass.files import partial_file
 from cwbass.pixels import highest
 from cwbass.progress import counting
 from cwbass.reporting.images import colorize
@@ -80,7 +80,6 @@ def predict(
     predictor = Predictor(params.eval, *scoring_device(device, params.train.precision))
     net = place(loaded.network(params.eval.weights), predictor.device)
     spec = loaded.dataset
-    palette = [value for rgb in spec.palette for value in rgb]
     files = [images] if images.is_file() else _find(images, IMAGE_SUFFIXES, out_dir)
     if unread := [] if images.is_file() else _find(images, UNREAD_SUFFIXES, out_dir):
         one, many = "file of a kind that is not read is", "files of kinds that are not read are"
@@ -95,16 +94,16 @@ def predict(
         label = best.cpu().numpy().astype(np.uint8)
         # The suffix stays in the name: a.jpg and a.png of one folder are two images.
         name = path.relative_to(base)
-        _save(out_dir / MASKS / name.with_name(f"{name.name}.png"), label, palette)
+        save_whole(with_palette(label, spec.palette), out_dir / MASKS / name.with_name(f"{name.name}.png"))
         if confidence:
             sure = (top.float() * 255).round().byte().cpu().numpy()
-            _save(out_dir / CONFIDENCE / name.with_name(f"{name.name}.png"), sure)
+            save_whole(Image.fromarray(sure), out_dir / CONFIDENCE / name.with_name(f"{name.name}.png"))
         if overlays and max(label.shape) > LONGEST_JPEG:
             logger.warning("%s: no overlay, for a JPEG has at most %d pixels a side.", path, LONGEST_JPEG)
         elif overlays:
             mixed = pixels * (1 - OVERLAY_ALPHA) + colorize(label, spec) * OVERLAY_ALPHA
             target = out_dir / OVERLAYS / name.with_name(f"{name.name}.jpg")
-            _write(target, Image.fromarray(mixed.astype(np.uint8)), "JPEG", quality=90)
+            save_whole(Image.fromarray(mixed.astype(np.uint8)), target, "JPEG", quality=90)
 
     with counting("predict", len(files)) as one_more:
         for path in files:
@@ -134,17 +133,3 @@ def _check_length(path: Path) -> None:
     """Raise a DataError where the name of a mask would be too long for a file system."""
     if len(os.fsencode(path.name)) > LONGEST_NAME:
         raise DataError(f"{path}: its mask would have a name of more than 255 bytes. Shorten the name to {LONGEST_NAME} bytes.")
-
-
-def _save(path: Path, values: NDArray[np.uint8], palette: list[int] | None = None) -> None:
-    image = Image.fromarray(values)
-    if palette is not None:
-        image.putpalette(palette)
-    _write(path, image, "PNG")
-
-
-def _write(path: Path, image: Image.Image, kind: str, **options: Any) -> None:
-    """Whole or not at all: whoever reads a folder while it is filled, or after a killed run, finds no half of a mask."""
-    with partial_file(path) as partial:
-        image.save(partial, kind, **options)
-        os.replace(partial, path)

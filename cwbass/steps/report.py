@@ -151,7 +151,6 @@ def _draw_report(files: RunFiles, path: Path, *, flight: str | None) -> None:
         gallery=files.gallery,
         spec=files.spec,
         params_text=files.params_text,
-        split=files.metrics.get("split") or {},
         flight=flight,
     )
 

@@ -22,7 +22,7 @@ from cwbass.evaluation.evaluate import OnImage, evaluate
 from cwbass.evaluation.inference import Predictor
 from cwbass.evaluation.metrics import EvalResult
 from cwbass.progress import counting
-from cwbass.steps.checkpoints import open_checkpoints, open_snapshots
+from cwbass.steps.checkpoints import open_snapshots
 from cwbass.training.checkpoint import Checkpoint
 from cwbass.training.device import place
 
@@ -72,15 +72,6 @@ class Model:
     def folder(self) -> Path:
         """Where its other files lie."""
         return self.path if self.path.is_dir() else self.path.parent
-
-
-def open_model(path: Path, prefix: str = "") -> Model:
-    """The checkpoints of a file or folder.
-
-    Raises:
-        CheckpointError: There is none, or one is broken.
-    """
-    return Model(path, open_checkpoints(path), prefix)
 
 
 class Scorer:

@@ -22,7 +22,7 @@ from cwbass.data.offline import CONFIDENCE, LABEL, OfflineStream, PseudoLabels
 from cwbass.data.streams import tag_table
 from cwbass.errors import ParamsError, counted
 from cwbass.evaluation.evaluate import evaluate
-from cwbass.methods.base import FIRST_STAGE_STEPS, MethodConfig, Retraining
+from cwbass.methods.base import FIRST_STAGE_STEPS, Method, MethodConfig, Retraining
 from cwbass.models.base import SegmentationNet
 from cwbass.steps.training import network_factory, new_method
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint
@@ -176,7 +176,7 @@ class SecondStage:
         run, spec, selection = self.run, self.run.manifest.spec, self.run.manifest.selection
         net = place(load_checkpoint(self.out_dir / checkpoint).network(), run.device)
         predictor = replace(run.predictor, config=self.config.prediction(run.eval))
-        ids = self._ids(chosen)
+        ids = unlabeled_ids(run, chosen)
         confidence = write_pseudo_labels(net, source, chosen, ids, self.folder, spec=spec, predictor=predictor, world=run.world)
         logger.info("%s labelled %s with a mean confidence of %.3f", checkpoint, counted(len(chosen), "image"), confidence)
         if not selection:
@@ -192,28 +192,9 @@ class SecondStage:
         place(method, run.device)
         optimizer = build_optimizer(method.trainable(), run.train.optimizer, batch_size=run.train.labeled_a_step)
         chosen = sorted(index for labelling in done for index in labelling.chosen)
-        labels = PseudoLabels(source, chosen, self._ids(chosen), self.folder)
-        spec = run.manifest.spec
-        tags = tag_table(run.manifest.unlabeled, spec.num_classes)
-        own = None if tags is None else tags[chosen]
-        stream = OfflineStream(
-            labels,
-            run.augment,
-            ignore_index=spec.ignore_index,
-            seed=run.seed,
-            strong_views=method.strong_views,
-            tags=own,
-            places=method.wants_places,
-        )
+        stream = offline_stream(run, source, chosen, self.folder, method)
         stage = Stage(
-            run,
-            name,
-            method,
-            self.method.name,
-            optimizer,
-            out_dir=self.out_dir,
-            history=before.history,
-            offline=stream,
+            run, name, method, self.method.name, optimizer, out_dir=self.out_dir, history=before.history, offline=stream
         )
         pass_steps = math.ceil(len(chosen) / run.train.unlabeled_a_step)
         epoch_steps = run.train.epoch_steps or pass_steps
@@ -221,8 +202,25 @@ class SecondStage:
         stage.train(schedule, checkpoint=last, best=best)
         return stage
 
-    def _ids(self, chosen: Sequence[int]) -> list[str]:
-        return [self.run.manifest.unlabeled[index].id for index in chosen]
+
+def unlabeled_ids(run: Run, chosen: Sequence[int]) -> list[str]:
+    """Ids of some of the unlabelled images."""
+    return [run.manifest.unlabeled[index].id for index in chosen]
+
+
+def offline_stream(run: Run, source: ImageSource, chosen: Sequence[int], folder: Path, method: Method) -> OfflineStream:
+    """Some of the unlabelled images with the labels that were made for them, in the views that a method asks for."""
+    spec = run.manifest.spec
+    tags = tag_table(run.manifest.unlabeled, spec.num_classes)
+    return OfflineStream(
+        PseudoLabels(source, chosen, unlabeled_ids(run, chosen), folder),
+        run.augment,
+        ignore_index=spec.ignore_index,
+        seed=run.seed,
+        strong_views=method.strong_views,
+        tags=None if tags is None else tags[list(chosen)],
+        places=method.wants_places,
+    )
 
 
 def _pooled(labellings: Sequence[Labelling]) -> Reliability | None:

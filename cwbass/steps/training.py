@@ -110,7 +110,7 @@ def start_run(
     check_same(world, "the digest of the parameters", hashlib.sha256(params_text.encode()).hexdigest())
     device = resolve_device(train.device)
     dtype = resolve_precision(train.precision, device)
-    _tell(split, train, device, dtype, world.size)
+    _log_setting(split, train, device, dtype, world.size)
     _check_labels(split, train.batch_labeled)
     if world.main and (message := small_crop(median_size(split.labeled, data_root), full.augment)):
         logger.warning("%s", message)
@@ -187,8 +187,8 @@ def finish_run(run: Run, report: TrainReport) -> TrainReport:
     return report
 
 
-def _tell(split: Manifest, train: TrainConfig, device: torch.device, dtype: torch.dtype | None, processes: int) -> None:
-    """What will be trained on what."""
+def _log_setting(split: Manifest, train: TrainConfig, device: torch.device, dtype: torch.dtype | None, processes: int) -> None:
+    """Say what will be trained, on which split and device, in which batches."""
     batch, reference = train.labeled_a_step, train.optimizer.reference_batch
     logger.info(
         "split %s: %s; %s in %s%s; batch %d labelled + %d unlabelled; lr %g%s",

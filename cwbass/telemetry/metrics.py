@@ -80,11 +80,12 @@ class Metrics:
         self.images = self._counter(
             "cwbass_train_images_total", "Images given to the network.", {"kind": ("labeled", "unlabeled")}
         )
-        self.step_duration = self._histogram(
+        found = self._define(
             "cwbass_train_step_duration_seconds",
+            "histogram",
             "Time of a step, waiting for data included, measurements between epochs not.",
-            STEP_SECONDS,
         )
+        self.step_duration = Histogram(found.name, found.help, registry=registry, buckets=STEP_SECONDS)
         self.data_wait = self._counter(
             "cwbass_train_data_wait_seconds_total", "Time in which the training loop waited for a batch."
         )
@@ -206,10 +207,6 @@ class Metrics:
         if not found.labels:
             gauge.set(math.nan)  # not measured yet; Exposed leaves it out, where 0 would be a lie
         return gauge
-
-    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
-        found = self._define(name, "histogram", text)
-        return Histogram(found.name, found.help, registry=self.registry, buckets=buckets)
 
 
 class CountedHistogram(Collector):

@@ -28,7 +28,7 @@ TEXTFILE = "metrics.prom"
 
 @dataclass(frozen=True, slots=True)
 class TelemetrySettings:
-    """Who is told. Without any of these, nobody."""
+    """Where the metrics of a step go; by default nowhere."""
 
     port: int | None = None  # CWBASS_METRICS_PORT: served while the step runs; 0 takes a free port
     address: str = "127.0.0.1"  # CWBASS_METRICS_ADDRESS: interface to listen on; 0.0.0.0 or :: in a pod

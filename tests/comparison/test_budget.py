@@ -6,15 +6,20 @@ import pytest
 
 from cwbass.comparison.budget import Budget, Cost, Length, MethodCost, longest, spent
 from cwbass.errors import DataError, ParamsError
+from cwbass.methods.base import Retraining
 
 WARMUP = Cost(seconds=0.5, passes=4, passes_no_grad=0)
 METHOD = MethodCost(Cost(seconds=1.5, passes=8, passes_no_grad=4))
 TWO_STAGES = MethodCost(WARMUP, retraining=Cost(1.0, 8, 0), labelling=Cost(60.0, 0, 400))
 
 
+def second_stage(steps: int | None = None) -> Retraining:
+    return Retraining("key", "instead", steps, reliable=0.5, flip=False)
+
+
 def run(text: str, cost: MethodCost | None, *, share: float = 0.0, **settings: Any) -> Length:
     budget = Budget.parse(text)
-    settings = {"retraining": False, "retrain_steps": None, "warmup": WARMUP, **settings}
+    settings = {"retraining": None, "warmup": WARMUP, **settings}
     return longest(budget, "it", cost=cost, share=share, **settings)
 
 
@@ -45,7 +50,7 @@ def test_steps_that_a_budget_pays_for_with_the_warm_up_counted(text: str, share:
     ],
 )
 def test_a_second_stage_is_paid_from_the_same_budget(text: str, retrain_steps: int | None, expected: int) -> None:
-    assert run(text, TWO_STAGES, retraining=True, retrain_steps=retrain_steps).steps == expected
+    assert run(text, TWO_STAGES, retraining=second_stage(retrain_steps)).steps == expected
 
 
 @pytest.mark.parametrize("kind", ["steps", "minutes", "passes"])
@@ -54,7 +59,7 @@ def test_a_second_stage_is_paid_from_the_same_budget(text: str, retrain_steps: i
 def test_a_step_more_would_not_fit(kind: str, amount: float, share: float) -> None:
     scale = {"steps": 1, "minutes": 0.1, "passes": 30}[kind]
     budget = Budget(kind, amount * scale)  # type: ignore[arg-type]
-    settings: dict[str, Any] = {"cost": METHOD, "warmup": WARMUP, "share": share, "retraining": False, "retrain_steps": None}
+    settings: dict[str, Any] = {"cost": METHOD, "warmup": WARMUP, "share": share, "retraining": None}
     found = longest(budget, "it", **settings)
     assert spent(found.steps, budget, **settings) <= budget.amount + 1e-9
     assert spent(found.steps + 1, budget, **settings) > budget.amount
@@ -65,7 +70,7 @@ def test_a_budget_that_pays_for_nothing_says_what_two_steps_would_take() -> None
     with pytest.raises(ParamsError, match=r"passes=20 is too small for it: two steps of it take 24 passes"):
         run("passes=20", METHOD)
     with pytest.raises(ParamsError, match="too small"):
-        run("minutes=1", TWO_STAGES, retraining=True)  # the labels alone take it
+        run("minutes=1", TWO_STAGES, retraining=second_stage())  # the labels alone take it
 
 
 def test_a_budget_too_small_says_large_numbers_in_full() -> None:
@@ -76,8 +81,8 @@ def test_a_budget_too_small_says_large_numbers_in_full() -> None:
 @pytest.mark.parametrize(("budget", "left"), [("steps=6", 1), ("steps=14", 2)])
 def test_a_second_stage_needs_three_steps_after_the_warm_up(budget: str, left: int) -> None:
     with pytest.raises(ParamsError, match=f"between warm-up and second stage it pays for {left}, and 3 are needed"):
-        run(budget, None, share=0.5, retraining=True)
-    assert run("steps=15", None, share=0.5, retraining=True) == Length(5, 2)
+        run(budget, None, share=0.5, retraining=second_stage())
+    assert run("steps=15", None, share=0.5, retraining=second_stage()) == Length(5, 2)
 
 
 @pytest.mark.parametrize("cost", [None, MethodCost(Cost(None, 8, 4))])

@@ -54,9 +54,7 @@ def check(root: Path, *, split: bool = False, **data: object) -> CheckReport:
 
 def test_every_file_is_decoded_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for id in "abcde":
-        mask = Image.fromarray(GOOD)
-        mask.putpalette([0, 0, 0, 0, 128, 0])
-        mask.save(root / "masks" / f"{id}.png")
+        save_palette(root, id, GOOD, [0, 0, 0, 0, 128, 0])
     decoded: Counter[str] = Counter()
     load = ImageFile.ImageFile.load
 
@@ -258,16 +256,11 @@ def test_rgb_masks_without_map_get_a_proposal(root: Path) -> None:
     assert "data.colors: {ground: [0, 0, 0], tree: [128, 0, 0], ?1: [9, 8, 7]}" in finding.message
 
 
-def test_indices_saved_as_grey_rgb_are_recognised(root: Path) -> None:
-    for id in "abcde":
-        save_mask(root, id, np.stack([np.minimum(GOOD, 1)] * 3, axis=-1))
-    assert only(check(root)).details["proposal"] == {"ground": [0, 0, 0], "tree": [1, 1, 1]}
-
-
-def test_proposed_colours_mend_the_data(root: Path) -> None:
+def test_indices_saved_as_grey_rgb_are_recognised_and_the_proposed_colours_mend_the_data(root: Path) -> None:
     for id in "abcde":
         save_mask(root, id, np.stack([np.minimum(GOOD, 1)] * 3, axis=-1))
     proposal = only(check(root)).details["proposal"]
+    assert proposal == {"ground": [0, 0, 0], "tree": [1, 1, 1]}
     assert check(root, colors={name: tuple(color) for name, color in proposal.items()}).findings == ()
 
 

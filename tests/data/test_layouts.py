@@ -254,24 +254,19 @@ class TestPascalVoc:
         assert listing.train == (Sample("a", "JPEGImages/a.jpg", "SegmentationClass/a.png"), Sample("d", "JPEGImages/d.jpg"))
         assert [s.id for s in listing.test] == ["b"]
 
-    def test_published_test_masks_win_over_val(self, voc: Path) -> None:
-        (voc / "ImageSets/Segmentation/test.txt").write_text("c\n")
-        assert [s.id for s in listed(voc, layout="pascal_voc", classes=["x"]).test] == ["c"]
-
-    def test_test_list_without_masks_gives_way_to_val(self, voc: Path) -> None:
-        (voc / "ImageSets/Segmentation/test.txt").write_text("c\n2008_000001\n")
-        assert [s.id for s in listed(voc, layout="pascal_voc", classes=["x"]).test] == ["b"]
-
     @pytest.mark.parametrize(
         ("text", "tested"),
         [
             ("# mine\nc\n", "c"),
+            ("c\n2008_000001\n", "b"),  # no mask is published
             ("JPEGImages/c.jpg SegmentationClass/c.png\r\n", "c"),
             ("", "b"),
             ("# none\n", "b"),
         ],
     )
-    def test_test_list_is_read_in_every_form_and_an_empty_one_gives_way_to_val(self, voc: Path, text: str, tested: str) -> None:
+    def test_a_test_list_is_read_in_every_form_and_one_without_masks_gives_way_to_val(
+        self, voc: Path, text: str, tested: str
+    ) -> None:
         (voc / "ImageSets/Segmentation/test.txt").write_bytes(text.encode())
         assert [s.id for s in listed(voc, layout="pascal_voc", classes=["x"]).test] == [tested]
 

@@ -36,11 +36,6 @@ def read(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_path_is_taken_as_it_is(tmp_path: Path) -> None:
-    assert local_dataset("data/shapes", tmp_path) == Path("data/shapes")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_prefix_becomes_a_folder_with_the_same_files(dataset: str, tmp_path: Path) -> None:
     assert read(local_dataset(dataset, tmp_path / "copies")) == FILES
 

@@ -18,6 +18,7 @@ def test_a_path_is_taken_as_it_is_and_an_unknown_kind_of_url_is_refused(tmp_path
     assert local_dataset("data/shapes", tmp_path) == Path("data/shapes")
     with pytest.raises(ParamsError, match=r"data\.root is ftp://a/b; give a folder, or a URL that begins with s3://"):
         local_dataset("ftp://a/b", tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_kind_of_ones_own_is_a_function_and_a_line(monkeypatch: pytest.MonkeyPatch, shapes: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 from cwbass.config import AugmentConfig
 from cwbass.data import transforms
-from cwbass.data.transforms import PAD_VALUE, Geometry, crop_image, crop_mask, crop_valid, draw_geometry, strong_view
+from cwbass.data.transforms import PAD_VALUE, Geometry, crop_mask, crop_valid, draw_geometry, fit_image, strong_view
 
 IGNORE = 255
 PLAIN = {"jitter": 0.0, "grayscale": 0.0, "blur": 0.0}
@@ -30,6 +30,11 @@ def blocks(height: int, width: int, side: int = 16) -> tuple[NDArray[np.uint8], 
 
 def noise(height: int, width: int) -> NDArray[np.uint8]:
     return np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def crop_image(image: NDArray[np.uint8], geometry: Geometry, crop_size: int) -> Tensor:
+    left, top, right, bottom = geometry.box
+    return fit_image(image[top:bottom, left:right], geometry, crop_size)
 
 
 def test_at_scale_one_a_crop_is_a_slice() -> None:

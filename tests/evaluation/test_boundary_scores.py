@@ -14,7 +14,7 @@ from torch import Tensor
 from cwbass.data.base import read_raw_mask
 from cwbass.evaluation import boundary, code_maps
 from cwbass.evaluation.boundary import band_width, boundary_f1, confusion_and_bands, contour_counts, count_pairs
-from cwbass.evaluation.code_maps import GAP, band, close_gaps, contour, near_boundaries
+from cwbass.evaluation.code_maps import GAP, band, close_gaps, flat_contour, flatten, near_boundaries
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 TOLERANCES = (1, 3, 5)
@@ -27,6 +27,11 @@ def codes(rows: list[str]) -> Tensor:
 
 def band_counts(truth: Tensor, pred: Tensor, num_classes: int, width: int) -> Tensor:
     return confusion_and_bands(truth, pred, num_classes, width)[1]
+
+
+def contour(code_maps: Tensor) -> Tensor:
+    layout, flat = flatten(code_maps, 1)
+    return torch.asarray(layout.inside(flat_contour(layout, flat)))
 
 
 def picture(code_map: Tensor) -> list[str]:

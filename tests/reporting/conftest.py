@@ -37,13 +37,6 @@ def run(spec: DatasetSpec) -> dict[str, Any]:
         "gallery": [_item(rng, f"0016E5_{index:05d}") for index in range(6)],
         "spec": spec,
         "params_text": "seed: 0\ndata:\n  layout: pascal_voc\n  root: data/camvid\nmethod:\n  name: cw_bass\n  recipe: cwbass\n",
-        "split": {
-            "counts": {"labelled": 46, "selection": 8, "unlabelled": 313, "test": 233},
-            "notes": [
-                "Drawn with seed 0, stratified by the pixels of each class.",
-                "Sequences stay together (group_pattern ^[^_]+).",
-            ],
-        },
     }
 
 
@@ -108,6 +101,12 @@ def _metrics(rng: np.random.Generator) -> dict[str, Any]:
         "calibration": {
             "confidence": centers.tolist(), "accuracy": (centers - 0.12 * np.sin(np.pi * centers)).tolist(),
             "count": (1e6 * np.exp(4 * centers)).round().tolist(),
+        },
+        "split": {
+            "counts": {"labelled": 46, "selection": 8, "unlabelled": 313, "test": 233},
+            "notes": [
+                "Drawn with seed 0, stratified by the pixels of each class.", "Sequences stay together (group_pattern ^[^_]+).",
+            ],
         },
     }  # fmt: skip
 

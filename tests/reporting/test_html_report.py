@@ -71,6 +71,7 @@ def test_user_text_is_escaped_everywhere(run: dict[str, Any], tmp_path: Path) ->
     metrics = run["metrics"] | {
         "per_class": {rename[name]: values for name, values in run["metrics"]["per_class"].items()},
         "absent_classes": [evil], "protocol": evil, "weights": evil, "checkpoints": {evil: {"miou": 0.5}},
+        "split": {"counts": {evil: 3}, "notes": [evil]},
         "confusion": run["metrics"]["confusion"] | {"class_names": list(names)},
     }  # fmt: skip
     write_report(
@@ -81,7 +82,6 @@ def test_user_text_is_escaped_everywhere(run: dict[str, Any], tmp_path: Path) ->
         gallery=[replace(run["gallery"][0], title=evil)],
         spec=replace(run["spec"], class_names=names),
         params_text=evil,
-        split={"counts": {evil: 3}, "notes": [evil]},
     )
     page = Page(tmp_path / "report.html")
     assert "script" not in {tag for tag, _ in page.tags}
@@ -111,7 +111,6 @@ def test_a_lone_evaluation_says_what_it_lacks(run: dict[str, Any], tmp_path: Pat
         gallery=[],
         spec=run["spec"],
         params_text="",
-        split={},
     )
     page = Page(path)
     assert page.headings == SECTIONS
@@ -131,7 +130,7 @@ def test_a_lone_evaluation_says_what_it_lacks(run: dict[str, Any], tmp_path: Pat
 
 def test_nothing_at_all_still_gives_a_page(run: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "report.html"
-    write_report(path, name="lone", metrics={}, history=[], gallery=[], spec=run["spec"], params_text="", split={})
+    write_report(path, name="lone", metrics={}, history=[], gallery=[], spec=run["spec"], params_text="")
     assert "No score was measured." in Page(path).text
 
 
@@ -181,7 +180,6 @@ def test_many_classes_leave_out_the_wall_of_numbers(run: dict[str, Any], tmp_pat
         gallery=[],
         spec=spec,
         params_text="",
-        split={},
     )
     assert "With 150 classes the matrix itself is left to metrics.json." in Page(path).text
     assert path.stat().st_size < 400_000

@@ -39,7 +39,7 @@ def test_small_images_are_not_scaled() -> None:
 
 def test_the_longer_side_becomes_320() -> None:
     assert images.shrink_image(np.zeros((1024, 2048, 3), dtype=np.uint8)).shape == (160, 320, 3)
-    assert images.shrink_map(np.zeros((640, 480), dtype=np.float32)).shape == (320, 240)
+    assert images.shrink_image(np.zeros((640, 480), dtype=np.float32)).shape == (320, 240)
 
 
 def test_png_is_exact_and_jpeg_is_chosen_for_photographs() -> None:

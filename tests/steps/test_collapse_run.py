@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from killing import Killed
-from tiny import TinyRun, sections
+from tiny import TinyRun, rows, sections
 
 from cwbass.files import file_sha256
 from cwbass.params import Params, load_params
@@ -36,12 +35,11 @@ def wrong(params: Params, **train: Any) -> Params:
 
 def training(run: TinyRun, out: Path, params: Params | None = None, **settings: Any) -> TrainReport:
     chosen: Any = sections(params or wrong(run.params), TrainParams)
-    places = {"manifest": run.manifest, "data_root": run.data, "warmup": run.warmup / "warmup.pt", "out_dir": out}
-    return train(chosen, **places, **settings)
+    return train(chosen, **run.inputs, out_dir=out, **settings)
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    return rows(out / "history.jsonl")
 
 
 class Heard(Telemetry):

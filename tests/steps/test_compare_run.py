@@ -45,20 +45,8 @@ class Grid:
 def command(shapes: Path, out: Path, *arguments: str) -> list[str]:
     sets = {**SETS, "data.root": str(shapes)}
     given = [part for key, value in sets.items() for part in ("--set", f"{key}={value}")]
-    return [
-        sys.executable,
-        "-m",
-        "cwbass",
-        "compare",
-        "--params",
-        str(SMOKE),
-        *given,
-        "--budget",
-        f"steps={STEPS}",
-        "--out",
-        str(out),
-        *arguments,
-    ]
+    program = [sys.executable, "-m", "cwbass", "compare", "--params", str(SMOKE), *given]
+    return [*program, "--budget", f"steps={STEPS}", "--out", str(out), *arguments]
 
 
 @pytest.fixture(scope="session")

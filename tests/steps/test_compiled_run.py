@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from killing import Killed
-from tiny import TinyRun, sections, smoke_params
+from tiny import TinyRun, rows, sections, smoke_params
 from torch import Tensor, nn
 
 from cwbass.config import ModelConfig
@@ -61,17 +60,16 @@ def test_a_compiled_run_has_the_losses_of_a_plain_one_and_goes_on_where_it_was_s
         return done
 
     def training(run: TinyRun, out: Path) -> list[dict[str, Any]]:
-        chosen, start = sections(run.params, TrainParams), run.warmup / "warmup.pt"
-        train(chosen, manifest=run.manifest, warmup=start, data_root=shapes, out_dir=out)  # type: ignore[arg-type]
-        return [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+        train(sections(run.params, TrainParams), **run.inputs, out_dir=out)  # type: ignore[arg-type]
+        return rows(out / "history.jsonl")
 
     plain = run("plain")
-    rows = training(plain, plain.train)
+    losses = [row["loss"] for row in training(plain, plain.train)]
     assert not made
     fast = run("fast", compile=True)
     compiled = training(fast, fast.train)
     assert len(made) == 4  # the student and its average, of warm-up and training
-    assert [row["loss"] for row in compiled] == pytest.approx([row["loss"] for row in rows], rel=1e-3)
+    assert [row["loss"] for row in compiled] == pytest.approx(losses, rel=1e-3)
 
     killed_at(3)
     with pytest.raises(Killed):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 import torch
 from killing import Killed
-from tiny import TinyRun, run_training, sections, smoke_params
+from tiny import TinyRun, rows, run_training, sections, smoke_params
 from torch import Tensor
 
 from cwbass.data.manifest import Manifest
@@ -63,8 +63,7 @@ def test_it_trains_warm_up_and_baseline_and_is_told_as_the_baseline(params: Para
         assert checkpoint.method_state["seen"].tolist() == [order.count(index) for index in range(images)]
     metrics = json.loads((run.reports / "metrics.json").read_text())
     assert (metrics["baseline_method"], metrics["method"]) == ("counting", "cw_bass")
-    rows = [json.loads(line) for line in (run.reports / "history.jsonl").read_text().splitlines()]
-    assert {row["stage"] for row in rows} == {"warmup", "baseline", "train"}
+    assert {row["stage"] for row in rows(run.reports / "history.jsonl")} == {"warmup", "baseline", "train"}
 
 
 def test_what_it_remembers_goes_on_where_it_was_killed(params: Params, tiny_run: TinyRun, tmp_path: Path, killed_at: Any) -> None:

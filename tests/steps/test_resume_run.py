@@ -7,6 +7,7 @@ import logging
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from commands import run
 from killing import Killed
 from safetensors.torch import save_file
-from tiny import TinyRun, sections
+from tiny import TinyRun, rows, sections
 
 from cwbass.cli import main
 from cwbass.data.manifest import Manifest
@@ -24,6 +25,7 @@ from cwbass.data.synthetic import write_shapes
 from cwbass.errors import CwbassError, DataError, ParamsError
 from cwbass.files import file_sha256
 from cwbass.methods import METHODS
+from cwbass.methods.cw_bass import CwBass
 from cwbass.models import build_model
 from cwbass.models.smp_net import SmpNet
 from cwbass.params import Params, dump_params, load_params
@@ -45,9 +47,7 @@ def changed(params: Params, **values: Any) -> Params:
 
 
 def training(run: TinyRun, out: Path, params: Params | None = None, **settings: Any) -> TrainReport:
-    start = run.warmup / "warmup.pt"
-    chosen = sections(params or run.params, TrainParams)
-    return train(chosen, manifest=run.manifest, warmup=start, data_root=run.data, out_dir=out, **settings)  # type: ignore[arg-type]
+    return train(sections(params or run.params, TrainParams), **run.inputs, out_dir=out, **settings)  # type: ignore[arg-type]
 
 
 def assert_equal(run: TinyRun, out: Path, names: tuple[str, ...] = RESULTS) -> None:
@@ -66,9 +66,9 @@ def test_killed_for_real_in_both_stages_with_and_without_loader_processes() -> N
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    rows = json.loads(done.stdout)
-    assert [f"{row['stage']}:{row['workers']}:{row['signal']}" for row in rows] == list(cases)
-    assert all(row["equal"] is True for row in rows)
+    ended = json.loads(done.stdout)
+    assert [f"{row['stage']}:{row['workers']}:{row['signal']}" for row in ended] == list(cases)
+    assert all(row["equal"] is True for row in ended)
 
 
 def test_a_run_goes_on_after_its_results_were_deleted(tiny_run: TinyRun, tmp_path: Path, killed_at: Any) -> None:
@@ -201,7 +201,7 @@ def test_the_command_line_refuses_a_run_of_other_parameters_and_takes_a_forced_o
     code, stdout, _ = call(*arguments, "--resume-force", "train.optimizer.lr")
     assert code == 0
     assert json.loads(stdout)["steps"] == 16
-    first, second = ([row["lr"] for row in map(json.loads, (path / "history.jsonl").open())] for path in (tiny_run.train, out))
+    first, second = ([row["lr"] for row in rows(path / "history.jsonl")] for path in (tiny_run.train, out))
     assert first[0] == second[0] and first[1] != second[1]
     anew = (*arguments[:-1], "train.optimizer.lr=0.02", "--restart", "--keep-state")
     code, _, err = call(*anew)
@@ -234,11 +234,9 @@ def test_a_step_that_is_not_finite_is_skipped_and_its_images_are_kept(
         }
         for step in sorted(bad)
     ]
-    rows = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()]
-    assert rows == expected
+    assert rows(tmp_path / "out" / "skipped.jsonl") == expected
     assert f"the images of step 10: {json.dumps({key: expected[0][key] for key in ('labeled', 'unlabeled')})}" in caplog.text
-    history = [json.loads(line) for line in (tmp_path / "out" / "history.jsonl").read_text().splitlines()]
-    assert [row["nonfinite"] for row in history] == [1, 1]
+    assert [row["nonfinite"] for row in rows(tmp_path / "out" / "history.jsonl")] == [1, 1]
 
 
 def test_too_many_such_steps_end_the_run_and_their_images_are_still_named(
@@ -253,17 +251,11 @@ def test_too_many_such_steps_end_the_run_and_their_images_are_still_named(
 
 def spoil(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> set[int]:
     """Let the loss of some steps be no number."""
-    from cwbass.methods.cw_bass import CwBass
-
     real = CwBass.training_step
 
     def training_step(self: Any, labeled: Any, unlabeled: Any, progress: Any) -> Any:
         output = real(self, labeled, unlabeled, progress)
-        if progress.step in steps:
-            from dataclasses import replace
-
-            return replace(output, loss=output.loss * float("nan"))
-        return output
+        return replace(output, loss=output.loss * float("nan")) if progress.step in steps else output
 
     monkeypatch.setattr(CwBass, "training_step", training_step)
     return steps
@@ -310,7 +302,7 @@ def test_fewer_labels_than_a_batch_and_images_smaller_than_the_crop_are_trained_
         data_root=tiny_run.data,
         out_dir=tmp_path / "train",
     )
-    (row,) = [json.loads(line) for line in (tmp_path / "train" / "history.jsonl").read_text().splitlines()]
+    (row,) = rows(tmp_path / "train" / "history.jsonl")
     assert (row["nonfinite"], row["step"]) == (0, 10)
     assert 0 < row["loss_sup"] < 10
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import TinyRun, run_training, sections, smoke_params
+from tiny import TinyRun, rows, run_training, sections, smoke_params
 
 from cwbass.config import RegistryConfig
 from cwbass.data.base import read_image
@@ -36,10 +36,6 @@ from cwbass.steps.training import WarmupParams, start_run
 from cwbass.steps.warmup import warmup
 from cwbass.training.checkpoint import load_checkpoint, save_checkpoint
 from cwbass.training.resume import Resume
-
-
-def rows(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_a_run_leaves_exactly_these_files(tiny_run: TinyRun) -> None:
@@ -66,9 +62,8 @@ def test_a_training_that_does_not_fit_the_gpu_ends_with_what_to_lower(
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(CwBass, "training_step", full)
-    places = {"manifest": tiny_run.manifest, "warmup": tiny_run.warmup / "warmup.pt", "data_root": tiny_run.data}
     with pytest.raises(ParamsError, match=r"the GPU's memory is full \(CUDA out of memory\.\)\. Lower train\.batch_labeled"):
-        train(sections(tiny_run.params, TrainParams), **places, out_dir=tmp_path)
+        train(sections(tiny_run.params, TrainParams), **tiny_run.inputs, out_dir=tmp_path)
 
 
 def test_after_a_warmup_that_stopped_early_baseline_and_method_begin_at_the_same_step(shapes: Path, tmp_path: Path) -> None:
@@ -180,20 +175,8 @@ def test_another_seed_gives_other_weights(tiny_run: TinyRun, tmp_path: Path) -> 
     params = tiny_run.params.model_copy(update={"seed": 1, "train": few})
     run_dir = tmp_path / "train"
     with pytest.raises(CheckpointError, match="no such checkpoint"):
-        train(
-            sections(params, TrainParams),
-            manifest=tiny_run.manifest,
-            warmup=tmp_path / "none.pt",
-            data_root=tiny_run.data,
-            out_dir=run_dir,
-        )
-    train(
-        sections(params, TrainParams),
-        manifest=tiny_run.manifest,
-        warmup=tiny_run.warmup / "warmup.pt",
-        data_root=tiny_run.data,
-        out_dir=run_dir,
-    )
+        train(sections(params, TrainParams), **{**tiny_run.inputs, "warmup": tmp_path / "none.pt"}, out_dir=run_dir)
+    train(sections(params, TrainParams), **tiny_run.inputs, out_dir=run_dir)
     one, other = load_checkpoint(run_dir / "last.pt"), load_checkpoint(tiny_run.train / "last.pt")
     assert any(not torch.equal(value, other.method_state[name]) for name, value in one.method_state.items())
 
@@ -252,10 +235,9 @@ def test_another_length_or_batch_than_the_warmup_had_is_told(
 ) -> None:
     other = tiny_run.params.train.model_copy(update={"steps": 9, "batch_labeled": 4})
     params = sections(tiny_run.params.model_copy(update={"train": other}), TrainParams)
-    warmed = tiny_run.warmup / "warmup.pt"
-    train(params, manifest=tiny_run.manifest, warmup=warmed, data_root=tiny_run.data, out_dir=tmp_path)
+    train(params, **tiny_run.inputs, out_dir=tmp_path)
     assert (
-        f"{warmed} and the baseline beside it have another length or batch than this run:\n"
+        f"{tiny_run.inputs['warmup']} and the baseline beside it have another length or batch than this run:\n"
         "  train.batch_labeled: 2 there, 4 now\n  train.steps: 16 there, 9 now"
     ) in caplog.messages
 
@@ -283,14 +265,12 @@ def test_epochs_that_the_warmup_would_fill_are_refused_before_it_begins(tiny_run
 def test_training_refuses_a_warmup_that_was_stopped(tiny_run: TinyRun, tmp_path: Path) -> None:
     save_checkpoint(replace(load_checkpoint(tiny_run.warmup / "warmup.pt"), step=4), tmp_path / "warmup.pt")
     params = sections(tiny_run.params, TrainParams)
-    places = {"manifest": tiny_run.manifest, "warmup": tmp_path / "warmup.pt", "data_root": tiny_run.data}
+    places = {**tiny_run.inputs, "warmup": tmp_path / "warmup.pt"}
     with pytest.raises(CheckpointError, match=r"was stopped after 4 of its 8 steps\. Run `cwbass warmup` again"):
         train(params, out_dir=tmp_path / "train", **places)
 
 
 def test_a_checkpoint_of_another_split_is_refused(tiny_run: TinyRun, tmp_path: Path) -> None:
-    from cwbass.steps.split import SplitParams, split
-
     params = tiny_run.params.model_copy(update={"seed": 5})
     split(sections(params, SplitParams), data_root=tiny_run.data, out_dir=tmp_path)
     with pytest.raises(CheckpointError, match="was trained on split"):
@@ -311,16 +291,15 @@ def test_training_refuses_to_be_scored_by_a_network_that_its_method_has_not(tiny
     changed = tiny_run.params.model_copy(
         update={"method": FixMatchConfig(), "eval": tiny_run.params.eval.model_copy(update={"weights": "teacher"})}
     )
-    places = {"manifest": tiny_run.manifest, "warmup": tiny_run.warmup / "warmup.pt", "data_root": tiny_run.data}
     with pytest.raises(ParamsError, match=r"eval\.weights is teacher, but fixmatch has no teacher: set student, or auto\."):
-        train(sections(changed, TrainParams), out_dir=tmp_path, **places)
+        train(sections(changed, TrainParams), out_dir=tmp_path, **tiny_run.inputs)
 
 
 def test_training_refuses_a_warmup_of_another_network(tiny_run: TinyRun, tmp_path: Path) -> None:
     model = tiny_run.params.model.model_copy(update={"arch": "fpn"})
     params = sections(tiny_run.params.model_copy(update={"model": model}), TrainParams)
     with pytest.raises(CheckpointError, match=r"model\.arch"):
-        train(params, manifest=tiny_run.manifest, warmup=tiny_run.warmup / "warmup.pt", data_root=tiny_run.data, out_dir=tmp_path)
+        train(params, **tiny_run.inputs, out_dir=tmp_path)
 
 
 def test_training_refuses_a_warmup_of_another_recipe_and_names_each_key_with_both_values(
@@ -333,9 +312,8 @@ def test_training_refuses_a_warmup_of_another_recipe_and_names_each_key_with_bot
         "augment": augment.model_copy(update={"hflip": 0.125}),
     }
     params = sections(tiny_run.params.model_copy(update=changed), TrainParams)
-    places = {"manifest": tiny_run.manifest, "warmup": tiny_run.warmup / "warmup.pt", "data_root": tiny_run.data}
     with pytest.raises(ParamsError) as caught:
-        train(params, out_dir=tmp_path / "one", **places)
+        train(params, out_dir=tmp_path / "one", **tiny_run.inputs)
     said = str(caught.value).splitlines()
     assert said[0] == f"{tiny_run.warmup / 'warmup.pt'} was trained otherwise than this run trains:"
     assert said[1:4] == [
@@ -345,16 +323,7 @@ def test_training_refuses_a_warmup_of_another_recipe_and_names_each_key_with_bot
     ]
     assert said[4].startswith("Run `cwbass warmup` again")
     with pytest.raises(ParamsError, match=r"trains:\n  train\.class_balance: [^\n]*\nRun"):  # the others are let through
-        train(params, out_dir=tmp_path / "two", resume=Resume(force=("augment", "train.optimizer.lr")), **places)
-
-
-def test_a_gpu_that_is_not_there_is_an_error_at_once(tiny_run: TinyRun, tmp_path: Path) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
-    changed = tiny_run.params.train.model_copy(update={"device": "cuda"})
-    params = sections(tiny_run.params.model_copy(update={"train": changed}), TrainParams)
-    with pytest.raises(ParamsError, match="sees no GPU"):
-        train(params, manifest=tiny_run.manifest, warmup=tiny_run.warmup / "warmup.pt", data_root=tiny_run.data, out_dir=tmp_path)
+        train(params, out_dir=tmp_path / "two", resume=Resume(force=("augment", "train.optimizer.lr")), **tiny_run.inputs)
 
 
 def test_masks_of_unlabelled_images_are_never_opened(tmp_path: Path) -> None:

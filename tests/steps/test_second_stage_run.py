@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny import rows
 
 from cwbass.data.base import Sample, read_image
 from cwbass.data.manifest import Manifest
@@ -113,10 +114,6 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stages(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Stages:
     root = tmp_path_factory.mktemp("run")
     return run(prepare(root, shapes, VALUES), shapes, VALUES, root / "train")
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_it_leaves_exactly_these_files(stages: Stages) -> None:

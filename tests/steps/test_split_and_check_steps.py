@@ -169,9 +169,8 @@ def test_check_tells_before_the_warm_up_that_a_method_will_lack_unlabelled_image
 def test_check_tells_that_labels_of_one_class_teach_nothing(root: Path) -> None:
     for id in "abc":
         Image.fromarray(np.zeros((2, 4), dtype=np.uint8)).save(root / f"masks/{id}.png")
-    assert [text[:69] for text in told(checked(root, SupervisedConfig()))] == [
-        "one_class: the 3 labelled images show one class only, ground: there is"[:69]
-    ]
+    (text,) = told(checked(root, SupervisedConfig()))
+    assert text.startswith("one_class: the 3 labelled images show one class only, ground: there is")
 
 
 def test_check_writes_nothing(root: Path) -> None:

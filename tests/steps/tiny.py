@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +45,11 @@ class TinyRun:
     def reports(self) -> Path:
         return self.root / "reports"
 
+    @property
+    def inputs(self) -> dict[str, Path]:
+        """What a training starts from."""
+        return {"manifest": self.manifest, "warmup": self.warmup / "warmup.pt", "data_root": self.data}
+
 
 def sections(params: Params, kind: type) -> object:
     """The smaller parameters of one step."""
@@ -55,9 +62,7 @@ def run_training(root: Path, data: Path, params: Params) -> TinyRun:
     run = TinyRun(root, data, params)
     split(sections(params, SplitParams), data_root=data, out_dir=root / "split")
     warmup(sections(params, WarmupParams), manifest=run.manifest, data_root=data, out_dir=run.warmup)
-    train(
-        sections(params, TrainParams), manifest=run.manifest, warmup=run.warmup / "warmup.pt", data_root=data, out_dir=run.train
-    )
+    train(sections(params, TrainParams), **run.inputs, out_dir=run.train)
     evaluate(
         sections(params, EvaluateParams),
         checkpoint=run.train,
@@ -67,6 +72,11 @@ def run_training(root: Path, data: Path, params: Params) -> TinyRun:
         out_dir=run.reports,
     )
     return run
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """Of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def smoke_params(**train: object) -> Params:

@@ -33,12 +33,7 @@ class Heard:
         return None
 
     def start(self, **changes: Any) -> None:
-        settings = {
-            "epochs": 5,
-            "class_names": CLASSES,
-            "labeled_classes": ["road", "sky"],
-            "device": torch.device("cpu"),
-        }
+        settings = {"epochs": 5, "class_names": CLASSES, "labeled_classes": ["road", "sky"], "device": torch.device("cpu")}
         self.recorder.start_phase("train", **{**settings, **changes})
 
 
@@ -89,12 +84,8 @@ def test_an_epoch_is_told_with_its_numbers() -> None:
     assert heard.value("cwbass_train_epoch") == 2  # done
     assert heard.value("cwbass_train_epochs_planned") == 5
     assert heard.value("cwbass_train_learning_rate", group="encoder") == 0.01
-    assert [heard.value("cwbass_train_loss", term=term) for term in ("total", "sup", "unsup", "boundary")] == [
-        1.5,
-        1.0,
-        0.5,
-        None,
-    ]
+    losses = [heard.value("cwbass_train_loss", term=term) for term in ("total", "sup", "unsup", "boundary")]
+    assert losses == [1.5, 1.0, 0.5, None]
     assert heard.value("cwbass_train_grad_norm") == 3.0
     assert heard.value("cwbass_eval_miou_ratio", split="selection", weights="student") == 0.3
     assert heard.value("cwbass_eval_miou_ratio", split="selection", weights="teacher") == 0.4
