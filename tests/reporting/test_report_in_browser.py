@@ -69,6 +69,24 @@ def test_the_page_is_drawn_in_a_sandboxed_frame(report: Path, tmp_path: Path) ->
     assert edge in seen[-1]
 
 
+def test_a_wide_table_keeps_the_names_of_its_rows_in_sight(run: dict[str, Any], tmp_path: Path) -> None:
+    long = "a_class_of_the_longest_name_that_anybody_could_think_of_today"
+    classes = run["metrics"]["per_class"]
+    page, scrolled = tmp_path / "report.html", tmp_path / "scrolled.html"
+    write_report(page, **{**run, "metrics": {**run["metrics"], "per_class": {long: next(iter(classes.values())), **classes}}})
+    look = """
+        document.querySelectorAll(".scroll").forEach((box) => { box.scrollLeft = 9999; });
+        const name = [...document.querySelectorAll("tbody th")].find((cell) => cell.textContent.startsWith("a_class"));
+        const box = name.closest(".scroll"), place = name.getBoundingClientRect();
+        const seen = [box.scrollLeft > 0, place.left >= 0, place.width < 250];
+        document.querySelector("main").textContent = `seen: ${seen}, ${getComputedStyle(name).position}`;
+    """
+    text = re.sub(r"style-src", "script-src 'unsafe-inline'; style-src", page.read_text(encoding="utf-8"), count=1)
+    scrolled.write_text(text.replace("</body>", f"<script>{look}</script></body>"), encoding="utf-8")
+    done = browse(scrolled, tmp_path / "profile", "--window-size=500,800", "--dump-dom")
+    assert "seen: true,true,true, sticky" in done.stdout
+
+
 def test_the_slider_shows_the_epoch_it_stands_at(flight: dict[str, Any], tmp_path: Path) -> None:
     page, moved = tmp_path / "flight.html", tmp_path / "moved.html"
     write_flight(page, **flight)
