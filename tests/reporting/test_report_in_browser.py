@@ -6,6 +6,7 @@ import html
 import re
 import shutil
 import subprocess
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,20 @@ def test_a_wide_table_keeps_the_names_of_its_rows_in_sight(run: dict[str, Any], 
     scrolled.write_text(text.replace("</body>", f"<script>{look}</script></body>"), encoding="utf-8")
     done = browse(scrolled, tmp_path / "profile", "--window-size=500,800", "--dump-dom")
     assert "seen: true,true,true, sticky" in done.stdout
+
+
+def test_the_pairs_of_twelve_methods_fit_on_a_printed_page(tmp_path: Path) -> None:
+    page = tmp_path / "printed.html"
+    style = files("cwbass.reporting").joinpath("report.css").read_text(encoding="utf-8").replace("@media print", "@media screen")
+    row = f"<tr><th>mean_teacher</th>{'<td>+10.5 (+10.3 to +10.6)</td>' * 12}</tr>"
+    look = "const table = document.querySelector('table'); table.title = table.getBoundingClientRect().right < innerWidth;"
+    page.write_text(
+        f'<!doctype html><style>{style}</style><main><section><div class="scroll"><table class="wide"><tbody>{row * 12}</tbody>'
+        f"</table></div></section></main><script>{look}</script>",
+        encoding="utf-8",
+    )
+    done = browse(page, tmp_path / "profile", "--window-size=720,900", "--dump-dom")
+    assert '<table class="wide" title="true">' in done.stdout
 
 
 def test_the_slider_shows_the_epoch_it_stands_at(flight: dict[str, Any], tmp_path: Path) -> None:
