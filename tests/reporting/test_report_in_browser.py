@@ -6,6 +6,7 @@ import html
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -70,22 +71,26 @@ def test_the_page_is_drawn_in_a_sandboxed_frame(report: Path, tmp_path: Path) ->
     assert edge in seen[-1]
 
 
-def test_a_wide_table_keeps_the_names_of_its_rows_in_sight(run: dict[str, Any], tmp_path: Path) -> None:
+def test_a_narrow_page_wraps_long_names_and_keeps_those_of_a_tables_rows_in_sight(run: dict[str, Any], tmp_path: Path) -> None:
     long = "a_class_of_the_longest_name_that_anybody_could_think_of_today"
     classes = run["metrics"]["per_class"]
     page, scrolled = tmp_path / "report.html", tmp_path / "scrolled.html"
-    write_report(page, **{**run, "metrics": {**run["metrics"], "per_class": {long: next(iter(classes.values())), **classes}}})
+    first, *others = run["spec"].class_names
+    spec = replace(run["spec"], class_names=(long, *others))
+    metrics = {**run["metrics"], "per_class": {long: classes[first], **{name: classes[name] for name in others}}}
+    write_report(page, **{**run, "spec": spec, "metrics": metrics})
     look = """
         document.querySelectorAll(".scroll").forEach((box) => { box.scrollLeft = 9999; });
         const name = [...document.querySelectorAll("tbody th")].find((cell) => cell.textContent.startsWith("a_class"));
         const box = name.closest(".scroll"), place = name.getBoundingClientRect();
-        const seen = [box.scrollLeft > 0, place.left >= 0, place.width < 250];
+        const page = document.documentElement, seen = [box.scrollLeft > 0, place.left >= 0, place.width < 250];
+        seen.push(page.scrollWidth <= page.clientWidth);
         document.querySelector("main").textContent = `seen: ${seen}, ${getComputedStyle(name).position}`;
     """
     text = re.sub(r"style-src", "script-src 'unsafe-inline'; style-src", page.read_text(encoding="utf-8"), count=1)
     scrolled.write_text(text.replace("</body>", f"<script>{look}</script></body>"), encoding="utf-8")
     done = browse(scrolled, tmp_path / "profile", "--window-size=500,800", "--dump-dom")
-    assert "seen: true,true,true, sticky" in done.stdout
+    assert "seen: true,true,true,true, sticky" in done.stdout
 
 
 def test_the_pairs_of_twelve_methods_fit_on_a_printed_page(tmp_path: Path) -> None:
