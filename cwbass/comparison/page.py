@@ -64,7 +64,7 @@ def _by_labels(table: Numbers) -> Figure | None:
             if name in found["rows"]
         ]
         series.append(Series(name, sorted(points)))
-    if all(len(line.points) < 2 for line in series):
+    if all(len({labeled for labeled, _ in line.points}) < 2 for line in series):  # lists may name as many images
         return None
     body = line_chart(series, title="mIoU against labels", x_label="labelled images", percent=True)
     return Figure("mIoU against labels", "Mean over seeds; the checkpoint that counts.", body)

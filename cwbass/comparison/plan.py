@@ -30,6 +30,7 @@ SCHEMA = 1
 PLAN, COSTS = "plan.json", "costs"
 AS_GIVEN = "as-given"  # the labels that the parameters name
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_TAKEN = re.compile(r"split|warmup-[0-9]+|costs|unfinished|lock|plan\.json")  # by what a comparison itself keeps in its folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,8 @@ class Plan:
         for name in (*self.variants, *self.labels):
             if not _NAME.fullmatch(name):
                 raise ParamsError(f"{name!r} names a folder of the comparison; use letters, digits and ._- in it.")
+            if _TAKEN.fullmatch(name):
+                raise ParamsError(f"{name!r} is what a folder or file of the comparison itself is called; use another name.")
         for config in self.variants.values():
             check_scored(self.params.eval.weights, config.name)
         if len(self.variants) < 2 or not self.seeds or not self.labels:

@@ -134,7 +134,7 @@ def bar_chart(labels: Sequence[str], groups: Sequence[tuple[str, Sequence[float 
         parts.append(text(f"{tick * 100:g}%", x, height - bottom + 15, anchor="middle"))
     for row, label in enumerate(labels):
         top = TOP + row * cluster + gap / 2
-        parts.append(text(clip(label, 18), LABELS - 6, top + thick * len(groups) / 2 + 4, kind="label", anchor="end"))
+        parts.append(_row_label(label, top + thick * len(groups) / 2 + 4))
         for index, (name, values) in enumerate(groups):
             y, value = top + index * thick, values[row]
             if value is None:
@@ -187,7 +187,7 @@ def interval_chart(rows: Sequence[Estimate], *, title: str, x_label: str, scale:
         parts.append(tag("line", class_="marker", x1=x(0), x2=x(0), y1=TOP, y2=height - bottom))
     for index, each in enumerate(rows):
         y = TOP + row * index + row / 2
-        parts.append(text(clip(each.name, 18), LABELS - 6, y + 4, kind="label", anchor="end"))
+        parts.append(_row_label(each.name, y + 4))
         if each.over_images is not None:
             parts += bar(*each.over_images, y, "interval thick")
         if each.over_seeds is not None:
@@ -263,10 +263,8 @@ def heat_strip(
     picture = data_uri(heat(grid), photo=False)
     parts = [tag("image", x=LABELS, y=TOP, width=width, height=row * len(labels), preserveAspectRatio="none", href=picture)]
     for index, label in enumerate(labels):
-        hint = tag(
-            "title", f"{label}: {format_value(Series(label, [(0, v) for v in values[index]]).last, percent=True)} at the end"
-        )
-        parts.append(text(join([escape(clip(label, 18)), hint]), LABELS - 6, TOP + row * index + 11, kind="label", anchor="end"))
+        last = format_value(Series(label, [(0, v) for v in values[index]]).last, percent=True)
+        parts.append(_row_label(label, TOP + row * index + 11, f"{label}: {last} at the end"))
     parts.append(text(f"{xs[0]:,g}", LABELS, height - BOTTOM + 15))
     parts.append(text(f"{xs[-1]:,g}", LABELS + width, height - BOTTOM + 15, anchor="end"))
     parts.append(text(x_label, LABELS + width / 2, height - 7, anchor="middle"))
@@ -278,6 +276,12 @@ def heat_strip(
         [(tag("image", href=bar, width=26, height=8, preserveAspectRatio="none"), "from 0% (violet) to 100% (yellow)")]
     )
     return svg(title, f"{len(labels)} classes, {len(xs)} measurements", parts, height=height) + scale
+
+
+def _row_label(name: str, y: float, hint: str = "") -> Markup:
+    """A name left of its row; all of it, or ``hint``, is shown when it is pointed at."""
+    shown = join([escape(clip(name, 18)), tag("title", hint or name)])
+    return text(shown, LABELS - 6, y, kind="label", anchor="end")
 
 
 def _cursor(places: Sequence[float], bottom: float) -> Markup:

@@ -62,8 +62,11 @@ def dash(index: int) -> str:
 
 
 def clip(content: str, length: int) -> str:
-    """Shorten a label that would run out of the drawing."""
-    return content if len(content) <= length else content[: length - 1] + "…"
+    """Shorten a label that would run out of the drawing, in its middle: names often differ in their last letters alone."""
+    if len(content) <= length:
+        return content
+    end = (length - 1) // 2
+    return f"{content[: length - 1 - end]}…{content[-end:]}"
 
 
 def format_value(value: float | None, *, percent: bool) -> str:

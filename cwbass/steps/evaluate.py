@@ -137,6 +137,7 @@ def evaluate(
         telemetry.scored(metrics)
     if out_dir is None:
         return EvalReport(metrics, None)
+    (out_dir / CONFUSIONS).unlink(missing_ok=True)  # those of earlier scores
     report = write_run_files(_run_files(metrics, ours, theirs, gallery, sweep), out_dir)
     if per_image:
         ids = tuple(sample.id for sample in data.samples)

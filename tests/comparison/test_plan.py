@@ -104,6 +104,16 @@ def test_a_method_of_fewer_steps_has_a_warm_up_of_its_own_without_a_baseline(tmp
     assert made.cell_params(cell).train.snapshots == 3
 
 
+@pytest.mark.parametrize("name", ["split", "warmup-300", "costs", "unfinished", "lock", "plan.json"])
+def test_a_name_of_the_comparisons_own_folders_is_refused(tmp_path: Path, name: str) -> None:
+    base, message = params(), f"'{name}' is what a folder or file of the comparison itself is called"
+    variants = {**method_variants(["cw_bass"], base), name: base.method}
+    with pytest.raises(ParamsError, match=message):
+        Plan(tmp_path, base, Budget("steps", 300), variants, [0], label_sets([]))
+    with pytest.raises(ParamsError, match=message):
+        plan(tmp_path, labels=label_sets([f"{name}=ids.txt"]))
+
+
 def test_more_seeds_labels_and_methods_join_a_folder(tmp_path: Path) -> None:
     join(plan(tmp_path, "unimatch"))
     whole = join(plan(tmp_path, "cw_bass", seeds=[1, 2], labels=label_sets(["9"])))

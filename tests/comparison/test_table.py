@@ -391,3 +391,9 @@ def test_the_page_shows_each_number_and_takes_no_name_for_markup(table: dict[str
     assert page.count('<svg class="chart"') == 4  # mIoU, against cw_bass, against supervised, steps: one set of labels
     for forbidden in ("<script", "http://", "https://", "url("):
         assert forbidden not in page
+
+
+@pytest.mark.parametrize(("labeled", "drawn"), [(12, False), (24, True)])
+def test_scores_are_drawn_against_labels_where_their_numbers_differ(table: dict[str, Any], labeled: int, drawn: bool) -> None:
+    table["labels"]["other"] = {**table["labels"]["1-4"], "labeled": labeled}
+    assert ("<h3>mIoU against labels</h3>" in draw_page(table)) is drawn

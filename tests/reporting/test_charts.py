@@ -133,6 +133,19 @@ def test_heat_strip_has_a_row_for_each_class() -> None:
     assert len(drawing) < 40_000  # the cells are one small picture
 
 
+def test_long_names_that_differ_at_their_end_stay_apart_and_are_shown_in_full_when_pointed_at() -> None:
+    names = ["road_marking_solid_white", "road_marking_solid_yellow"]
+    rows = [Estimate(name, 0.5, [0.5], None) for name in names]
+    for drawing in (
+        bar_chart(names, [("ours", [0.5, 0.5])], title="IoU"),
+        interval_chart(rows, title="mIoU", x_label="mIoU", scale=(0, 1)),
+        heat_strip(names, [0, 1], [[0.5, 0.6]] * 2, title="Kept", x_label="step"),
+    ):
+        labels = of_class(parse(drawing), "label")
+        assert [label.text for label in labels] == ["road_mark…id_white", "road_mark…d_yellow"]
+        assert [(label.findtext("title") or "")[: len(name)] for label, name in zip(labels, names, strict=True)] == names
+
+
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>", '"/><image href="x"/>', "a & b"])
 def test_names_are_escaped_in_every_chart(name: str) -> None:
     points = [(0.0, 0.5), (1.0, 0.6)]

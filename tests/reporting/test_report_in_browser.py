@@ -6,6 +6,8 @@ import html
 import re
 import shutil
 import subprocess
+from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,42 @@ def test_the_page_is_drawn_in_a_sandboxed_frame(report: Path, tmp_path: Path) ->
         with Image.open(picture) as drawn:
             seen.append({color for _, color in drawn.convert("RGB").getcolors(maxcolors=1_000_000) or []})
     assert edge in seen[-1]
+
+
+def test_a_narrow_page_wraps_long_names_and_keeps_those_of_a_tables_rows_in_sight(run: dict[str, Any], tmp_path: Path) -> None:
+    long = "a_class_of_the_longest_name_that_anybody_could_think_of_today"
+    classes = run["metrics"]["per_class"]
+    page, scrolled = tmp_path / "report.html", tmp_path / "scrolled.html"
+    first, *others = run["spec"].class_names
+    spec = replace(run["spec"], class_names=(long, *others))
+    metrics = {**run["metrics"], "per_class": {long: classes[first], **{name: classes[name] for name in others}}}
+    write_report(page, **{**run, "spec": spec, "metrics": metrics})
+    look = """
+        document.querySelectorAll(".scroll").forEach((box) => { box.scrollLeft = 9999; });
+        const name = [...document.querySelectorAll("tbody th")].find((cell) => cell.textContent.startsWith("a_class"));
+        const box = name.closest(".scroll"), place = name.getBoundingClientRect();
+        const page = document.documentElement, seen = [box.scrollLeft > 0, place.left >= 0, place.width < 250];
+        seen.push(page.scrollWidth <= page.clientWidth);
+        document.querySelector("main").textContent = `seen: ${seen}, ${getComputedStyle(name).position}`;
+    """
+    text = re.sub(r"style-src", "script-src 'unsafe-inline'; style-src", page.read_text(encoding="utf-8"), count=1)
+    scrolled.write_text(text.replace("</body>", f"<script>{look}</script></body>"), encoding="utf-8")
+    done = browse(scrolled, tmp_path / "profile", "--window-size=500,800", "--dump-dom")
+    assert "seen: true,true,true,true, sticky" in done.stdout
+
+
+def test_the_pairs_of_twelve_methods_fit_on_a_printed_page(tmp_path: Path) -> None:
+    page = tmp_path / "printed.html"
+    style = files("cwbass.reporting").joinpath("report.css").read_text(encoding="utf-8").replace("@media print", "@media screen")
+    row = f"<tr><th>mean_teacher</th>{'<td>+10.5 (+10.3 to +10.6)</td>' * 12}</tr>"
+    look = "const table = document.querySelector('table'); table.title = table.getBoundingClientRect().right < innerWidth;"
+    page.write_text(
+        f'<!doctype html><style>{style}</style><main><section><div class="scroll"><table class="wide"><tbody>{row * 12}</tbody>'
+        f"</table></div></section></main><script>{look}</script>",
+        encoding="utf-8",
+    )
+    done = browse(page, tmp_path / "profile", "--window-size=720,900", "--dump-dom")
+    assert '<table class="wide" title="true">' in done.stdout
 
 
 def test_the_slider_shows_the_epoch_it_stands_at(flight: dict[str, Any], tmp_path: Path) -> None:

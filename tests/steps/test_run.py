@@ -112,6 +112,14 @@ def test_how_sure_a_gain_is_is_a_paired_bootstrap_over_test_images(tiny_run: Tin
             assert low <= row["iou"] - row["baseline_iou"] <= high
 
 
+def test_matrices_of_earlier_scores_do_not_stay_beside_new_ones(tiny_run: TinyRun, tmp_path: Path) -> None:
+    files = {"manifest": tiny_run.manifest, "data_root": tiny_run.data, "out_dir": tmp_path}
+    evaluate(None, checkpoint=tiny_run.warmup, per_image=True, **files)
+    assert (tmp_path / CONFUSIONS).is_file()
+    evaluate(None, checkpoint=tiny_run.train / "last.pt", **files)
+    assert not (tmp_path / CONFUSIONS).exists()
+
+
 def test_of_one_image_nobody_can_say_how_sure_a_gain_is(tiny_run: TinyRun, tmp_path: Path) -> None:
     from cwbass.data.synthetic import write_shapes
 
