@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from cwbass.errors import CwbassError, ParamsError, disk_failures
+from cwbass.streams import outlive_readers
 
 app = typer.Typer(
     name="pipeline",
@@ -203,6 +204,7 @@ def submit(
 
 def main() -> None:
     """Entry point: runs the command and turns our errors into one line and an exit code."""
+    outlive_readers()
     try:
         with disk_failures():
             app()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -36,4 +37,5 @@ class StopSignals:
             os._exit(128 + number)  # the default action would do nothing to the first process of a container
         self.received = signal.Signals(number)
         # Not the logger: the signal may have come while it holds its lock.
-        os.write(2, f"{self.received.name}: finishing the step, then saving. A second signal stops at once.\n".encode())
+        with suppress(OSError):  # Ctrl-C ends the `tee` of a log, too; what is raised here would end the training, unsaved
+            os.write(2, f"{self.received.name}: finishing the step, then saving. A second signal stops at once.\n".encode())
