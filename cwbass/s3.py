@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from botocore.exceptions import (
 )
 from botocore.exceptions import ConnectionError as EndpointError
 
-from cwbass.errors import ParamsError, ServiceError, one_line, without_password
+from cwbass.errors import FULL, ParamsError, ServiceError, one_line, without_password
 from cwbass.files import partial_file
 
 ATTEMPTS = 3
@@ -35,7 +34,6 @@ CHECKSUM = "CWBASS_S3_CHECKSUM"  # when_required for stores that do not know the
 _PASSING = (408, 409, 412, 429)  # timeout, a write at the same moment, changed while it was read, too many requests
 _PASSING_CODES = ("RequestTimeout", "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch")  # with status 400
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def s3_client() -> Any:
@@ -178,7 +176,7 @@ def s3_failures(uri: str, endpoint: str | None = None) -> Iterator[None]:
             "Check AWS_ENDPOINT_URL and the network."
         ) from error
     except OSError as error:
-        kind = ServiceError if error.errno in _FULL else ParamsError
+        kind = ServiceError if error.errno in FULL else ParamsError
         raise kind(f"{uri} cannot be kept: {one_line(error)}. Check the folder and its disk.") from error
 
 
