@@ -32,8 +32,6 @@ from cwbass.jsonfile import read_rows
 from cwbass.pixels import highest
 from cwbass.pseudo_labels import threshold_map
 from cwbass.reporting.gallery import GalleryItem
-from cwbass.resolve import describe
-from cwbass.steps.checkpoints import find_checkpoints
 from cwbass.steps.report import GALLERY, METRICS, SPEC, RunFiles, write_run_files
 from cwbass.steps.scoring import Model, Scorer, TestSet, list_test_set, open_model
 from cwbass.steps.train import LAST
@@ -207,7 +205,7 @@ def _metrics(result: EvalResult, model: Model, data: TestSet, config: EvalConfig
         "method": chosen.method,
         "weights": model.network(config),
         "checkpoint": model.name,
-        "checkpoint_sha256": describe(find_checkpoints(model.path)[model.name])[1],
+        "checkpoint_sha256": model.sha256,
         "steps": chosen.step,
         "split": {"counts": dict(data.counts), "notes": list(data.notes)},
     }
