@@ -262,7 +262,7 @@ def test_a_signal_counts_for_more_than_a_table_that_cannot_be_made(copy: Path, s
         ([3], "would again: mend what the logs say", 3),
         ([3, 4], "would again: mend what the logs say", 1),
         ([3, 6], "run the same command again to try them again", 1),
-        ([-9], "run the same command again to try them again", 1),
+        ([-9], "run the same command again to try them again", 137),
     ],
 )
 def test_a_retry_is_advised_where_it_can_help(tmp_path: Path, codes: list[int], said: str, code: int) -> None:
