@@ -259,7 +259,8 @@ def _history(*stages: Model | None) -> list[dict[str, Any]]:
     for model in filter(None, stages):
         timings = model.folder / TIMINGS
         mend = "Delete it: the report does without the times."
-        timed = read_rows(timings, writer="cwbass train", mend=mend) if timings.is_file() else []
+        keys = ("stage", "step")
+        timed = read_rows(timings, writer="cwbass train", mend=mend, keys=keys) if timings.is_file() else []
         times = {(row["stage"], row["step"]): row for row in timed}
         longest = max((each.history for each in model.checkpoints.values()), key=len)
         rows += [{**row, **times.get((row["stage"], row["step"]), {})} for row in longest]
