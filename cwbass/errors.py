@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _PASSWORD = re.compile(r"//[^/\s]*@")
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FAILING = (errno.EIO, errno.ESTALE)  # a disk; the latter where the server of a network disk was started anew
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 WRITE_ELSEWHERE = "Name a place that can be written to, or give the right to it."
 
@@ -87,7 +88,7 @@ def disk_failures() -> Iterator[None]:
     """Around a whole command, or the body of a component: what the disk refuses inside becomes one of our errors.
 
     Raises:
-        ServiceError: A disk is full.
+        ServiceError: A disk is full, or fails.
         ParamsError: A place cannot be written to, or a file not be read.
     """
     try:
@@ -99,6 +100,10 @@ def disk_failures() -> Iterator[None]:
             number = next((int(found) for found in re.findall(r"^\[Errno (\d+)\]", text)), None)
         if number in FULL:
             raise ServiceError(f"{file or 'a file'}: {os.strerror(number)}. Make room, and run the command again.") from error
+        if number in FAILING:
+            raise ServiceError(
+                f"{file or 'a file'}: {os.strerror(number)}. See to the disk, and run the command again."
+            ) from error
         if number in NOT_WRITABLE:
             unread = number == errno.EACCES and file is not None and os.path.exists(file) and not os.access(file, os.R_OK)
             mend = "Give the right to read it." if unread else WRITE_ELSEWHERE

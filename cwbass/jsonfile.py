@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from cwbass.errors import DataError
 
 
-def read_object(path: Path, *, writer: str, mend: str = "") -> dict[str, Any]:
+def read_object(path: Path, *, writer: str, mend: str = "", keys: Collection[str] = ()) -> dict[str, Any]:
     """The object that a file holds.
 
     Args:
         path: The file.
         writer: The command that writes it.
         mend: What to do where it is broken, a sentence; empty: run the command again.
+        keys: What the object must have; one that an older version wrote may lack some.
 
     Raises:
         DataError: It is missing, or holds something else.
     """
-    return _object(_read(path, writer, mend), str(path), mend or _again(writer))
+    return _object(_read(path, writer, mend), str(path), mend or _again(writer), keys)
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
@@ -29,10 +31,10 @@ def read_metrics(path: Path) -> dict[str, Any]:
     return read_object(path, writer="cwbass eval")
 
 
-def read_rows(path: Path, *, writer: str, mend: str = "") -> list[dict[str, Any]]:
+def read_rows(path: Path, *, writer: str, mend: str = "", keys: Collection[str] = ()) -> list[dict[str, Any]]:
     """The objects that a file holds, one a line; otherwise as :func:`read_object`."""
     lines = _read(path, writer, mend).splitlines()
-    return [_object(line, f"{path}, line {number}", mend or _again(writer)) for number, line in enumerate(lines, start=1)]
+    return [_object(line, f"{path}, line {number}", mend or _again(writer), keys) for number, line in enumerate(lines, start=1)]
 
 
 def finite_or_none(value: float) -> float | None:
@@ -49,13 +51,15 @@ def _read(path: Path, writer: str, mend: str) -> str:
         raise DataError(f"{path} cannot be read ({error}). {mend or _again(writer)}") from error
 
 
-def _object(text: str, where: str, mend: str) -> dict[str, Any]:
+def _object(text: str, where: str, mend: str, keys: Collection[str]) -> dict[str, Any]:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is no JSON ({error}). {mend}") from error
     if not isinstance(values, dict):
         raise DataError(f"{where} holds a {type(values).__name__}, not an object. {mend}")
+    if missing := [key for key in keys if key not in values]:
+        raise DataError(f"{where} has no {' and no '.join(missing)}. {mend}")
     return values
 
 

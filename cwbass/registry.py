@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from cwbass.config import ModelConfig
 from cwbass.errors import DataError, ServiceError
-from cwbass.files import file_sha256
 from cwbass.storage import ObjectStore
 
 if TYPE_CHECKING:
@@ -93,14 +92,15 @@ def register_version(store: ObjectStore, *, name: str, files: Mapping[str, bytes
     """
     if CONFIG not in files:
         raise DataError(f"a version needs a {CONFIG}; there are only {', '.join(sorted(files)) or 'no files'}.")
-    digests = {file: _sha256(content) for file, content in sorted(files.items())}
-    number = _claim(store, name, _read_bytes(files[CONFIG]))
+    # All is read before anything is written: a file that changes while others are sent would not be what its digest says.
+    contents = {file: _read_bytes(content) for file, content in files.items()}
+    digests = {file: _sha256(content) for file, content in sorted(contents.items())}
+    number = _claim(store, name, contents.pop(CONFIG))
     sums = "".join(f"{digest}  {file}\n" for file, digest in digests.items()).encode()
     manifest = _json(
         {"schema": SCHEMA, "name": name, "version": str(number), "files": digests | {SUMS: hashlib.sha256(sums).hexdigest()}}
     )
-    rest = {file: content for file, content in files.items() if file != CONFIG}
-    for file, content in {**rest, SUMS: sums, MANIFEST: manifest}.items():
+    for file, content in {**contents, SUMS: sums, MANIFEST: manifest}.items():
         key = _key(name, number, file)
         if not store.put(key, content, if_absent=True):
             raise ServiceError(f"{store.uri(key)} was written by something else. Register again for a number of its own.")
@@ -131,7 +131,7 @@ def find_version(store: ObjectStore, name: str, number: Number) -> Version:
 
 def find_same(store: ObjectStore, name: str, files: Mapping[str, bytes | Path]) -> Version | None:
     """The highest version that holds exactly these bytes under these names, among others."""
-    wanted = {file: _sha256(content) for file, content in files.items()}
+    wanted = {file: _sha256(_read_bytes(content)) for file, content in files.items()}
     for number in reversed(list_versions(store, name)):
         version = find_version(store, name, number)
         if wanted.items() <= version.digests.items():
@@ -262,13 +262,13 @@ def _json(values: Mapping[str, Any]) -> bytes:
 
 
 def _read_bytes(content: bytes | Path) -> bytes:
-    return content.read_bytes() if isinstance(content, Path) else content
-
-
-def _sha256(content: bytes | Path) -> str:
     if isinstance(content, bytes):
-        return hashlib.sha256(content).hexdigest()
+        return content
     try:
-        return file_sha256(content)
+        return content.read_bytes()
     except OSError as error:
         raise DataError(f"{content} cannot be read, so it cannot be registered: {error.strerror or error}.") from error
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

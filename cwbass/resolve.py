@@ -34,10 +34,17 @@ _VERSION_URI = re.compile(r"(s3://.+?)/models/([a-z0-9-]+)/versions/(\d+\.\d+\.\
 
 
 def default_cache() -> Path:
-    """``$CWBASS_CACHE``, else the user's cache folder: where copies from a store are kept."""
+    """``$CWBASS_CACHE``, else the user's cache folder: where copies from a store are kept.
+
+    Raises:
+        ParamsError: The user has none.
+    """
     if own := os.environ.get("CWBASS_CACHE"):
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cwbass"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cwbass"
+    except RuntimeError as error:  # no HOME, and a user of a container who has no name
+        raise ParamsError("this user has no home, so there is no place for copies. Set CWBASS_CACHE to a folder.") from error
 
 
 def resolve(reference: str, *, store: str | None, cache: Path | None = None) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from botocore.exceptions import (
 )
 from botocore.exceptions import ConnectionError as EndpointError
 
-from cwbass.errors import ParamsError, ServiceError, one_line, without_password
+from cwbass.errors import FULL, ParamsError, ServiceError, one_line, without_password
 from cwbass.files import partial_file
 
 ATTEMPTS = 3
@@ -38,7 +37,6 @@ _PASSING = (408, 409, 412, 429)  # timeout, a write at the same moment, changed 
 _PASSING_CODES = ("RequestTimeout", "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch")  # with status 400
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired")
 _UNTRUSTED = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "No such file")  # of TLS; the last is AWS_CA_BUNDLE
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def s3_client() -> Any:
@@ -192,7 +190,7 @@ def s3_failures(uri: str, endpoint: str | None = None) -> Iterator[None]:
                 f"{where}: {error.filename}: {error.strerror}. {ROLE_TOKEN} names it, the token of the role: "
                 "check the pod's service account and user, or unset it."
             ) from error
-        kind = ServiceError if error.errno in _FULL else ParamsError
+        kind = ServiceError if error.errno in FULL else ParamsError
         raise kind(f"{uri} cannot be kept: {one_line(error)}. Check the folder and its disk.") from error
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cwbass.errors import CwbassError, ParamsError, disk_failures
+from cwbass.streams import outlive_readers
 
 if TYPE_CHECKING:
     from pipeline.service import Service
@@ -239,6 +240,7 @@ def doctor(
 
 def main() -> None:
     """Entry point: runs the command and turns our errors into one line and an exit code."""
+    outlive_readers()
     try:
         with disk_failures():
             app()

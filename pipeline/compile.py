@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from kfp import compiler
 
 from cwbass.errors import ParamsError
+from cwbass.files import write_whole
 from pipeline.dag import build
 
 
@@ -21,16 +23,15 @@ def compile_pipeline(arguments: Mapping[str, Any], out: Path, *, build: Callable
         build: Makes the pipeline; default: that of the five steps.
 
     Raises:
-        ParamsError: The file has another suffix, or cannot be written.
+        ParamsError: The file has another suffix, or may not be written there.
+        ServiceError: The disk is full; what was there before is whole.
     """
     if out.suffix not in (".yaml", ".yml"):
         raise ParamsError(f"--out is {str(out)!r}; a compiled pipeline is YAML, so name it .yaml.")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        compiler.Compiler().compile(build(arguments), str(out))
-        out.write_text(_short_header(out.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise ParamsError(f"{out} cannot be written: {error.strerror or error}.") from error
+    with TemporaryDirectory() as folder:
+        compiled = Path(folder) / "pipeline.yaml"
+        compiler.Compiler().compile(build(arguments), str(compiled))
+        write_whole(out, _short_header(compiled.read_text(encoding="utf-8")).encode())
     return out
 
 

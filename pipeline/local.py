@@ -16,6 +16,7 @@ from kfp import local
 import cwbass.errors
 from cwbass.errors import CwbassError
 from cwbass.steps.runs import run_folder
+from cwbass.training.lock import lock_folder
 from pipeline import compare, dag
 
 LOG = "log.txt"
@@ -37,6 +38,7 @@ def run_local(arguments: Mapping[str, str], out: Path) -> Path:
 
     Raises:
         CwbassError: A task failed (in the class of its error, where it is one of ours) or did not run.
+        ServiceError: Another process runs a pipeline in that folder.
     """
     return _run(dag.build(arguments, image="", **_here(out)), dag.NAME, out)
 
@@ -53,6 +55,7 @@ def run_local_compare(arguments: Mapping[str, Any], out: Path) -> Path:
 
     Raises:
         CwbassError: A task failed (in the class of its error, where it is one of ours) or did not run.
+        ServiceError: Another process runs a pipeline in that folder.
     """
     here = _here(out)
     _run(compare.build(arguments, **here, run_id="local", at_once=1), compare.NAME, out)
@@ -66,19 +69,23 @@ def _here(out: Path) -> dict[str, Any]:
 
 def _run(pipeline: Any, name: str, out: Path) -> Path:
     """Run every task of a pipeline with kfp's local runner, once each; its talk goes to stderr and log.txt."""
-    out.mkdir(parents=True, exist_ok=True)
-    before = set(out.glob(f"{name}-*"))
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(out))
     log, failure = out / LOG, None
-    with log.open("w", encoding="utf-8") as file, redirect_stdout(_Tee(sys.stderr, file)), warnings.catch_warnings():
+    with (
+        lock_folder(out),  # another run's log would be this one, and its folder could be taken for this run's
+        log.open("w", encoding="utf-8") as file,
+        redirect_stdout(_Tee(sys.stderr, file)),
+        warnings.catch_warnings(),
+    ):
         warnings.filterwarnings("ignore", module=r"kfp\.local")  # pods' resources and images mean nothing here
+        before = set(out.glob(f"{name}-*"))
         try:
             pipeline()
         except RuntimeError as error:  # kfp's only word for a task that failed
             failure = error
-    folder = next(iter(set(out.glob(f"{name}-*")) - before), None)
-    if folder is not None:
-        log = log.rename(folder / LOG)
+        folder = next(iter(set(out.glob(f"{name}-*")) - before), None)
+        if folder is not None:
+            log = log.rename(folder / LOG)
     if failure is not None or folder is None:
         raise failure_of(str(failure or "nothing ran"), log) from failure
     check_all_ran(pipeline.pipeline_spec, folder)

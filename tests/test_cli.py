@@ -239,3 +239,31 @@ def test_sigterm_ends_a_verb_with_143(tmp_path: Path) -> None:
     with params.open("w"):  # opens once the verb has opened it to read
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 143
+
+
+@pytest.mark.parametrize(("arguments", "code"), [((), 0), (("--params", "none.yaml"), 3)])
+@pytest.mark.parametrize("gone", [("stdout",), ("stderr",), ("stdout", "stderr")], ids="+".join)
+def test_a_reader_that_has_gone_changes_no_exit_code(gone: tuple[str, ...], arguments: tuple[str, ...], code: int) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    streams = {name: writing if name in gone else subprocess.DEVNULL for name in ("stdout", "stderr")}
+    command = [sys.executable, "-m", "cwbass", "config", "show", *arguments]
+    done = subprocess.run(command, cwd=TOP, env=buffered(), check=False, **streams)  # type: ignore[call-overload]
+    os.close(writing)
+    assert done.returncode == code
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has it")
+@pytest.mark.parametrize(("stream", "arguments", "code"), [("stdout", (), 6), ("stderr", ("--params", "none.yaml"), 3)])
+def test_a_full_disk_under_a_stream_is_an_error_of_a_result_and_none_of_a_log(
+    stream: str, arguments: tuple[str, ...], code: int
+) -> None:
+    with open("/dev/full", "w") as full:
+        streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: full}
+        command = [sys.executable, "-m", "cwbass", "config", "show", *arguments]
+        assert subprocess.run(command, cwd=TOP, env=buffered(), check=False, **streams).returncode == code  # type: ignore[call-overload]
+
+
+def buffered() -> dict[str, str]:
+    """The environment in which Python keeps output back, as it does by default."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

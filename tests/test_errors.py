@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from full_disk import files_of_at_most
 
 from cwbass.errors import (
     CwbassError,
@@ -61,6 +62,18 @@ def test_a_full_disk_is_an_error_that_a_retry_may_mend() -> None:
     said = "a file: No space left on device. Make room, and run the command again."
     with pytest.raises(ServiceError, match=f"^{re.escape(said)}$"), disk_failures():
         Path("/dev/full").write_text("x")
+
+
+def test_a_file_that_may_grow_no_further_is_a_full_disk(tmp_path: Path) -> None:
+    with files_of_at_most(1), pytest.raises(ServiceError, match=r": File too large\. Make room"), disk_failures():
+        (tmp_path / "file").write_text("two")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_a_network_disk_that_fails_is_an_error_that_a_retry_may_mend(number: int) -> None:
+    said = f"^x: {os.strerror(number)}. See to the disk"
+    with pytest.raises(ServiceError, match=said), disk_failures():
+        raise OSError(number, os.strerror(number), "x")
 
 
 def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:

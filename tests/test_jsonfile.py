@@ -41,3 +41,10 @@ def test_a_broken_row_is_named_by_its_line(tmp_path: Path) -> None:
     path.write_text('{"a": 1}\n7\n')
     with pytest.raises(DataError, match=r"a\.jsonl, line 2 holds a int, not an object\. Run `cwbass eval` again"):
         read_rows(path, writer="cwbass eval")
+
+
+def test_what_an_older_version_did_not_write_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1, "b": 2, "c": 3}\n{"a": 1}\n')
+    with pytest.raises(DataError, match=r"a\.jsonl, line 2 has no b and no c\. Run `cwbass eval` again"):
+        read_rows(path, writer="cwbass eval", keys=("a", "b", "c"))

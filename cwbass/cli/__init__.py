@@ -18,6 +18,7 @@ from cwbass import __version__
 from cwbass.cli import comparing, data, environment, models, registry, training
 from cwbass.errors import CwbassError, disk_failures
 from cwbass.json_lines import FORMAT, JsonLines, asks_for_json
+from cwbass.streams import outlive_readers
 
 app = typer.Typer(
     name="cwbass",
@@ -101,6 +102,7 @@ def main() -> None:
     """Entry point: runs the command and turns our errors into one line and an exit code."""
     # The first process of a container gets no default action: without a handler SIGTERM would do nothing.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    outlive_readers()
     try:
         with disk_failures():
             _find_verb()
@@ -113,7 +115,3 @@ def main() -> None:
         else:
             typer.echo(f"error{who}: {error}", err=True)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # The reader of stdout has gone (`| head`); nothing is left to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cwbass.cli.options import PARAMS
+from cwbass.files import write_whole
 
 if TYPE_CHECKING:
     from cwbass.params import P
@@ -63,5 +64,4 @@ def print_json(values: Any, file: Path | None = None) -> None:
     """A result on stdout, and in ``file``."""
     typer.echo(json.dumps(values, indent=2))
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(values), encoding="utf-8")
+        write_whole(file, json.dumps(values).encode())

@@ -9,17 +9,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from cwbass.comparison.plan import PLAN, Cell, Plan, read_json
+from cwbass.comparison.plan import PLAN, Cell, Plan
 from cwbass.comparison.run import REPORTS, RESOURCES, resources
 from cwbass.comparison.variants import SUPERVISED
 from cwbass.errors import DataError
 from cwbass.evaluation.per_image import CONFUSIONS, PerImage
-from cwbass.jsonfile import read_metrics, read_rows
+from cwbass.jsonfile import read_object, read_rows
 from cwbass.params import Params, TrainingSections, load_params, read_params
 from cwbass.training.history import HISTORY, TIMINGS
 from cwbass.training.identity import decisive, differences
 from cwbass.training.resume import RUN
 
+_AGAIN = "Delete its folder: the cell is run again."
+_SCORES = ("miou", "per_class", "weights", "checkpoints", "snapshots", "split", "split_hash", "protocol")
 OWN_TEST_IMAGES = "Where each seed draws its own test images, name them in split.test_list."
 
 
@@ -100,16 +102,18 @@ def _read(plan: Plan, cell: Cell) -> Result:
     # a warm-up of no steps, from which no baseline went on, has no epochs
     before = _timings(warmup, warmup=True) if plan.length(cell.variant).warmup else []
     after = _timings(trained, warmup=False)
+    if not after:
+        raise DataError(f"{trained / TIMINGS} has no epoch of {cell.variant}. {_AGAIN}")
     return Result(
         cell=cell,
         folder=folder,
-        metrics=read_metrics(reports / "metrics.json"),
+        metrics=_object(reports / "metrics.json", *_SCORES),
         images=PerImage.read(reports / CONFUSIONS),
-        code=_code(read_json(trained / RUN)["run"]),
+        code=_code(_object(trained / RUN, "run")["run"]),
         step_seconds=statistics.median(row["step_seconds"] for row in after),
         train_seconds=sum(row["seconds"] for row in before + after),
         peak_mb=resources(trained / RESOURCES).get(stage, {}).get("peak_mb"),
-        guarded=[int(row["step"]) for row in _rows(trained / HISTORY) if row.get("incident") is not None],
+        guarded=[int(row["step"]) for row in _rows(trained / HISTORY, "step") if row.get("incident") is not None],
     )
 
 
@@ -121,11 +125,16 @@ def _code(run: Mapping[str, Any]) -> str:
 
 def _timings(folder: Path, *, warmup: bool) -> list[dict[str, Any]]:
     """Epochs of the warm-up, or of what came after it."""
-    return [row for row in _rows(folder / TIMINGS) if (row["stage"] == "warmup") == warmup]
+    rows = _rows(folder / TIMINGS, "stage", "seconds", "step_seconds")
+    return [row for row in rows if (row["stage"] == "warmup") == warmup]
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return read_rows(path, writer="cwbass compare", mend="Delete its folder: the cell is run again.")
+def _object(path: Path, *keys: str) -> dict[str, Any]:
+    return read_object(path, writer="cwbass compare", mend=_AGAIN, keys=keys)
+
+
+def _rows(path: Path, *keys: str) -> list[dict[str, Any]]:
+    return read_rows(path, writer="cwbass compare", mend=_AGAIN, keys=keys)
 
 
 def _check_params(plan: Plan, cell: Cell, path: Path) -> None:

@@ -61,11 +61,15 @@ class Job:
 
 
 class JobFailed(CwbassError):
-    """A command of a cell ended with an error; its log says which."""
+    """A command of a cell ended with an error, of which its log tells, or was killed, which no log tells."""
 
     def __init__(self, job: Job, code: int, log: Path) -> None:
-        super().__init__(f"cwbass {job.name} ended with exit code {code}: see {log}")
-        self.exit_code = code if code > 0 else CwbassError.exit_code
+        ended = f"ended with exit code {code}"
+        if code < 0:
+            ended = f"was killed by signal {-code} ({signal.strsignal(-code)})"
+            ended += ", mostly for want of memory" if -code == signal.SIGKILL else ""
+        super().__init__(f"cwbass {job.name} {ended}: see {log}")
+        self.exit_code = code if code > 0 else 128 - code
 
 
 class Worker:

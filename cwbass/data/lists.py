@@ -110,13 +110,15 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     """Number and text of the lines of a UTF-8 text file, stripped; blank ones and those that begin with # are passed over.
 
     Raises:
-        DataError: The file is missing or not text.
+        DataError: The file is missing, cannot be read, or is not text.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()  # a byte order mark is dropped
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file. Mend the path, or write it.") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}. Give the right to read it, or another file.") from error
+    except UnicodeDecodeError as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text ({error}). Save it as UTF-8.") from error
     stripped = ((number, line.strip()) for number, line in enumerate(lines, start=1))
     return [(number, line) for number, line in stripped if line and not line.startswith("#")]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii as _quote
@@ -17,7 +16,7 @@ from typing import Any
 
 from cwbass.data.base import DatasetSpec, Sample
 from cwbass.errors import DataError
-from cwbass.files import partial_file
+from cwbass.files import write_whole
 from cwbass.memory import collector_paused
 
 SCHEMA = 1
@@ -67,9 +66,7 @@ class Manifest:
             f'"notes": {_one_a_line([_quote(note) for note in self.notes])}',
             *(f'"{role}": {_one_a_line([_text(sample, ", ", ": ") for sample in self.samples(role)])}' for role in ROLES),
         ]
-        with partial_file(path) as partial:  # a reader sees the old file or the new one, never half of one
-            partial.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8", newline="\n")
-            os.replace(partial, path)
+        write_whole(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
 
     @classmethod
     @collector_paused()

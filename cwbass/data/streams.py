@@ -6,14 +6,16 @@ whichever worker, in whichever process. Continuing at step k is starting the loa
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import lru_cache
+from multiprocessing.queues import Queue
 from types import FrameType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -226,6 +228,13 @@ def start_worker(worker: int) -> None:
     """Run first in each loader process."""
     leave_signals_to_the_main_process()
     keep_freed_memory()
+    Queue._on_queue_feeder_error = staticmethod(_end)  # type: ignore[attr-defined]
+
+
+def _end(error: Exception, batch: object) -> NoReturn:
+    """Python would pass over a batch that cannot be handed on, as where /dev/shm is full, and the training wait for it for ever."""
+    os.write(2, f"a loader process cannot hand on a batch: {one_line(error)}\n".encode())
+    os._exit(1)
 
 
 def leave_signals_to_the_main_process() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from cwbass.data.base import read_image, read_mask
 from cwbass.data.check import CheckReport
 from cwbass.errors import counted
+from cwbass.files import write_whole
 from cwbass.provenance import versions
 from cwbass.reporting.gallery import GalleryItem, draw_panels
 from cwbass.reporting.svg import NONE
@@ -40,8 +41,7 @@ def write_check(path: Path, report: CheckReport, *, name: str, root: Path) -> No
         palette=list(zip(spec.class_names, spec.palette, strict=True)),
         versions=versions(),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    write_whole(path, page.encode())
 
 
 def _verdict(report: CheckReport) -> str:

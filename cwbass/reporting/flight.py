@@ -18,6 +18,7 @@ from markupsafe import Markup
 from cwbass.data.base import DatasetSpec
 from cwbass.evaluation.probes import VIRIDIS, ZONES, Frame, ProbeBook, frame_epochs
 from cwbass.evaluation.sweep import Suggestion, Sweep
+from cwbass.files import write_whole
 from cwbass.headline import points
 from cwbass.provenance import versions
 from cwbass.reporting.charts import Series
@@ -114,8 +115,7 @@ def write_flight(
         percent=percent,
         versions=versions(),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    write_whole(path, page.encode())
 
 
 def _recorded(history: Sequence[Row]) -> tuple[list[Row], dict[str, int]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cwbass.data.base import DatasetSpec
+from cwbass.files import write_whole
 from cwbass.headline import certainty, false_classes, has_supervised_baseline
 from cwbass.provenance import versions
 from cwbass.reporting import scores
@@ -91,8 +92,7 @@ def write_report(
         flight=flight,
         versions=versions(),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    write_whole(path, page.encode())
 
 
 def _epoch_table(history: Sequence[Row]) -> tuple[list[str], list[list[str]]]:

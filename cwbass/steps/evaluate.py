@@ -32,10 +32,8 @@ from cwbass.jsonfile import read_rows
 from cwbass.pixels import highest
 from cwbass.pseudo_labels import threshold_map
 from cwbass.reporting.gallery import GalleryItem
-from cwbass.resolve import describe
-from cwbass.steps.checkpoints import find_checkpoints, open_checkpoints
 from cwbass.steps.report import GALLERY, METRICS, SPEC, RunFiles, write_run_files
-from cwbass.steps.scoring import Model, Scorer, TestSet, list_test_set
+from cwbass.steps.scoring import Model, Scorer, TestSet, list_test_set, open_model
 from cwbass.steps.train import LAST
 from cwbass.steps.warmup import WARMUP
 from cwbass.telemetry.base import SILENT, Telemetry
@@ -101,8 +99,8 @@ def evaluate(
         spare_params(out_dir, METRICS, SPEC, GALLERY)
         if any((out_dir / name).exists() for name in (RUN, LAST, WARMUP)):
             raise ParamsError(f"{out_dir} holds a training, whose history would be written over. Give another folder with --out.")
-    ours = Model(checkpoint, open_checkpoints(checkpoint))
-    theirs = None if baseline is None else Model(baseline, open_checkpoints(baseline), prefix="baseline ")
+    ours = open_model(checkpoint)
+    theirs = None if baseline is None else open_model(baseline, prefix="baseline ")
     chosen = ours.chosen
     config = chosen.run_params.eval if params is None else params.eval
     data = list_test_set(ours, theirs, manifest, data_root)
@@ -207,7 +205,7 @@ def _metrics(result: EvalResult, model: Model, data: TestSet, config: EvalConfig
         "method": chosen.method,
         "weights": model.network(config),
         "checkpoint": model.name,
-        "checkpoint_sha256": describe(find_checkpoints(model.path)[model.name])[1],
+        "checkpoint_sha256": model.sha256,
         "steps": chosen.step,
         "split": {"counts": dict(data.counts), "notes": list(data.notes)},
     }
@@ -262,7 +260,8 @@ def _history(*stages: Model | None) -> list[dict[str, Any]]:
     for model in filter(None, stages):
         timings = model.folder / TIMINGS
         mend = "Delete it: the report does without the times."
-        timed = read_rows(timings, writer="cwbass train", mend=mend) if timings.is_file() else []
+        keys = ("stage", "step")
+        timed = read_rows(timings, writer="cwbass train", mend=mend, keys=keys) if timings.is_file() else []
         times = {(row["stage"], row["step"]): row for row in timed}
         longest = max((each.history for each in model.checkpoints.values()), key=len)
         rows += [{**row, **times.get((row["stage"], row["step"]), {})} for row in longest]

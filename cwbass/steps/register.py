@@ -99,7 +99,7 @@ def register(
         ServiceError: The store fails, or the alias was moved in the meantime.
     """
     registry = params.registry
-    scores = read_metrics(metrics)
+    scores, judged = read_metrics(metrics), metrics.read_bytes()  # it may be written over before it is sent
     path = _scored_file(checkpoint, scores)
     model = load_checkpoint(path)
     checkpoint_sha256 = file_sha256(path)
@@ -108,7 +108,7 @@ def register(
     store = open_store(registry.store) if store is None else store
     net = model.network(scores["weights"])
     weights = _weights(net)
-    scored: dict[str, bytes | Path] = {WEIGHTS: weights, METRICS: metrics}
+    scored: dict[str, bytes | Path] = {WEIGHTS: weights, METRICS: judged}
     same = find_same(store, registry.name, scored)
 
     seen = current(store, registry.name, CHAMPION)  # what the gate judges by is what an alias is moved from

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from cwbass.data.base import DatasetSpec
-from cwbass.errors import DataError
+from cwbass.errors import CwbassError, DataError
 from cwbass.evaluation.probes import ProbeBook
 from cwbass.evaluation.sweep import SWEEP, Sweep
-from cwbass.files import naming
+from cwbass.files import naming, write_whole
 from cwbass.params import parse_yaml
 from cwbass.reporting import scores
 from cwbass.reporting.flight import write_flight
@@ -65,14 +65,16 @@ class RunFiles:
 
 
 def write_run_files(files: RunFiles, out_dir: Path) -> Path:
-    """Write metrics.json, history.jsonl, gallery.npz, params.yaml, probes.zip, sweep.json, plots for DVC, and the pages.
+    """Write history.jsonl, gallery.npz, params.yaml, probes.zip, sweep.json, plots for DVC, the pages, and metrics.json.
+
+    That is gone at first and comes back last: what stops half-way leaves no scores beside the pages of an earlier model.
 
     Returns:
         Path of the report.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     with naming(out_dir):
-        _write_json(out_dir / METRICS, files.metrics)
+        (out_dir / METRICS).unlink(missing_ok=True)
         _write_json(out_dir / SPEC, files.spec.to_dict())
         (out_dir / "params.yaml").write_text(files.params_text, encoding="utf-8")
         write_rows(out_dir / HISTORY, files.history)
@@ -80,7 +82,9 @@ def write_run_files(files: RunFiles, out_dir: Path) -> Path:
         (out_dir / PROBES).write_bytes((files.probes or ProbeBook()).serialize())
         _write_json(out_dir / SWEEP, {} if files.sweep is None else files.sweep.to_dict(), indent=None)
         _write_plots(out_dir / "plots", files)
-        return draw(files, out_dir)
+        report = draw(files, out_dir)
+        _write_json(out_dir / METRICS, files.metrics)
+    return report
 
 
 def report(out_dir: Path) -> Path:
@@ -124,8 +128,16 @@ def _broken_files_named(out_dir: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: no such file. `cwbass eval --out {out_dir}` writes it.") from error
+    except CwbassError as error:
+        if isinstance(error.__cause__, OSError):  # of the disk that the pages go to
+            raise
+        raise _broken(out_dir, error) from error
     except Exception as error:  # a value of another kind, deep in a table, raises whatever it happens to cause
-        raise DataError(f"{out_dir} holds a broken file ({error!r}). Run `cwbass eval --out {out_dir}` again.") from error
+        raise _broken(out_dir, error) from error
+
+
+def _broken(out_dir: Path, error: Exception) -> DataError:
+    return DataError(f"{out_dir} holds a broken file ({error!r}). Run `cwbass eval --out {out_dir}` again.")
 
 
 def draw(files: RunFiles, out_dir: Path) -> Path:
@@ -156,7 +168,7 @@ def _draw_report(files: RunFiles, path: Path, *, flight: str | None) -> None:
 
 
 def _write_json(path: Path, values: Mapping[str, Any], *, indent: int | None = 2) -> None:
-    path.write_text(json.dumps(values, indent=indent, allow_nan=False) + "\n", encoding="utf-8")
+    write_whole(path, f"{json.dumps(values, indent=indent, allow_nan=False)}\n".encode())
 
 
 def _write_gallery(path: Path, gallery: Sequence[GalleryItem]) -> None:

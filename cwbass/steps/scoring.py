@@ -22,7 +22,8 @@ from cwbass.evaluation.evaluate import OnImage, evaluate
 from cwbass.evaluation.inference import Predictor
 from cwbass.evaluation.metrics import EvalResult
 from cwbass.progress import counting
-from cwbass.steps.checkpoints import open_snapshots
+from cwbass.resolve import describe
+from cwbass.steps.checkpoints import chosen_file, open_checkpoints, open_snapshots
 from cwbass.training.checkpoint import Checkpoint
 from cwbass.training.device import place
 
@@ -47,6 +48,7 @@ class Model:
 
     path: Path
     checkpoints: Mapping[str, Checkpoint]
+    sha256: str  # of the checkpoint that counts
     prefix: str = ""  # of its rows in the table of scores
 
     @property
@@ -72,6 +74,17 @@ class Model:
     def folder(self) -> Path:
         """Where its other files lie."""
         return self.path if self.path.is_dir() else self.path.parent
+
+
+def open_model(path: Path, prefix: str = "") -> Model:
+    """The checkpoints of a file or folder.
+
+    Raises:
+        CheckpointError: There is none, or one is broken.
+    """
+    # Before it is read, not once it is scored: a training may write the next one meanwhile, which the scores are not of.
+    sha256 = describe(chosen_file(path))[1]
+    return Model(path, open_checkpoints(path), sha256, prefix)
 
 
 class Scorer:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Self
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# systemd and Slurm signal every process, and a parent passes its own signal on: within so many seconds it is one request.
+SAME_REQUEST = 1.0
 
 
 class StopSignals:
@@ -19,6 +23,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self._received_at = 0.0
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
@@ -33,7 +38,10 @@ class StopSignals:
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
-            os._exit(128 + number)  # the default action would do nothing to the first process of a container
-        self.received = signal.Signals(number)
+            if time.monotonic() - self._received_at >= SAME_REQUEST:
+                os._exit(128 + number)  # the default action would do nothing to the first process of a container
+            return
+        self.received, self._received_at = signal.Signals(number), time.monotonic()
         # Not the logger: the signal may have come while it holds its lock.
-        os.write(2, f"{self.received.name}: finishing the step, then saving. A second signal stops at once.\n".encode())
+        with suppress(OSError):  # Ctrl-C ends the `tee` of a log, too; what is raised here would end the training, unsaved
+            os.write(2, f"{self.received.name}: finishing the step, then saving. A second signal stops at once.\n".encode())

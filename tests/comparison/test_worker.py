@@ -50,6 +50,21 @@ def test_a_failure_names_the_log_keeps_the_exit_code_and_is_not_tried_again_by_o
     assert not (tmp_path / "result").exists()
 
 
+def test_a_command_that_is_killed_says_so_with_the_code_of_a_shell(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "params.yaml")  # it waits there
+    waiting = job(tmp_path, "config", "show", "--params", str(tmp_path / "params.yaml"))
+
+    def kill() -> None:
+        with open(tmp_path / "params.yaml", "w"):  # opens once the command has opened it to read
+            os.kill(worker._child or 0, signal.SIGKILL)
+
+    with Worker() as worker:
+        threading.Thread(target=kill).start()
+        with pytest.raises(JobFailed, match=r"verb was killed by signal 9 \(Killed\), mostly for want of memory: see ") as caught:
+            worker.run(waiting)
+    assert caught.value.exit_code == 137
+
+
 def test_a_signal_before_a_job_starts_nothing(tmp_path: Path) -> None:
     with Worker() as worker:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 import yaml
+from full_disk import files_of_at_most
 
 pytest.importorskip("kfp", reason="needs kfp: pip install -c constraints.txt -e '.[pipeline]'")
 
 import components
-from cwbass.errors import ParamsError
+from cwbass.errors import ParamsError, ServiceError, disk_failures
 from cwbass.params import read_params
 from pipeline.__main__ import main
 from pipeline.arguments import STEPS, pipeline_arguments
@@ -211,6 +212,14 @@ def test_a_file_that_is_not_yaml_or_cannot_be_written_is_refused(tmp_path: Path)
     (tmp_path / "file").touch()
     with pytest.raises(ParamsError, match="cannot be written"):
         compile_pipeline(arguments, tmp_path / "file" / "pipeline.yaml")
+
+
+def test_a_full_disk_leaves_the_pipeline_that_was_compiled_before(tmp_path: Path) -> None:
+    out = tmp_path / "pipeline.yaml"
+    out.write_text("before")
+    with files_of_at_most(4096), pytest.raises(ServiceError, match="File too large"), disk_failures():
+        compile_pipeline(pipeline_arguments({"train": {"steps": 1}}), out)
+    assert out.read_text() == "before"
 
 
 def test_the_ui_can_say_what_each_parameter_of_the_pipeline_is(spec: dict[str, Any]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 from commands import call_pipeline
 from html_page import Page
-from tiny import TinyRun
+from tiny import SMOKE, TinyRun
 
 pytest.importorskip("kfp", reason="needs kfp: pip install -c constraints.txt -e '.[pipeline]'")
 
@@ -166,6 +168,21 @@ def test_the_last_error_in_the_log_is_the_cause(tmp_path: Path, last_words: str,
     )
     assert type(error) is kind
     assert message in str(error)
+
+
+def test_a_second_run_in_one_folder_is_refused_and_leaves_the_log_of_the_first(tmp_path: Path) -> None:
+    """It would write over that, and might take the first one's folder, and scores, for its own."""
+    (tmp_path / "log.txt").write_text("of the first")
+    code = (
+        "import sys; from pathlib import Path; from cwbass.training.lock import lock_folder\n"
+        "held = lock_folder(Path(sys.argv[1])); print(flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        assert first.stdout is not None and first.stdout.readline()
+        done = run_local(tmp_path, "--params", SMOKE)
+    assert done.code == 6
+    assert f"{tmp_path}: process {first.pid} on " in done.err
+    assert (tmp_path / "log.txt").read_text() == "of the first"
 
 
 def test_a_refusal_is_written_down_by_register_and_fails_the_run_in_verdict(tiny_run: TinyRun, tmp_path: Path) -> None:

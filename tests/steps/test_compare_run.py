@@ -153,6 +153,22 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("reports/metrics.json", '{"miou": 0.5}', r"metrics\.json has no per_class and no weights and no "),
+        ("run.json", "{}", r"run\.json has no run\."),
+        ("timings.jsonl", "", r"timings\.jsonl has no epoch of cw_bass\."),
+        ("timings.jsonl", '{"stage": "train", "step": 8}', r"timings\.jsonl, line 1 has no seconds and no step_seconds\."),
+        ("history.jsonl", '{"incident": {}}', r"history\.jsonl, line 1 has no step\."),
+    ],
+)
+def test_a_file_without_what_the_table_needs_is_named(copy: Path, file: str, content: str, message: str) -> None:
+    (copy / "as-given/seed0/cw_bass" / file).write_text(content)
+    with pytest.raises(DataError, match=rf"cw_bass/.*{message}.* Delete its folder: the cell is run again\."):
+        write_table(copy)
+
+
 def test_another_split_is_refused(copy: Path) -> None:
     edit(copy / "as-given/seed0/cw_bass/reports/metrics.json", split_hash="f" * 64)
     assert_refused(copy, r"supervised has another split than .*cw_bass: [0-9a-f]{64} there, f{64} here")
@@ -250,7 +266,7 @@ def test_a_signal_counts_for_more_than_a_table_that_cannot_be_made(copy: Path, s
         ([3], "would again: mend what the logs say", 3),
         ([3, 4], "would again: mend what the logs say", 1),
         ([3, 6], "run the same command again to try them again", 1),
-        ([-9], "run the same command again to try them again", 1),
+        ([-9], "run the same command again to try them again", 137),
     ],
 )
 def test_a_retry_is_advised_where_it_can_help(tmp_path: Path, codes: list[int], said: str, code: int) -> None:

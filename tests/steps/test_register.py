@@ -190,6 +190,33 @@ def test_a_store_can_be_passed_in(run: Run) -> None:
     assert list_versions(other, "cwbass-shapes") == [Number(1)]
 
 
+class _Meanwhile(FolderStore):
+    """While weights are on their way, somebody evaluates again into the folder that is registered."""
+
+    def put(self, key: str, content: Any, *, if_absent: bool = False) -> bool:
+        if key.endswith("model.safetensors"):
+            for name in ("metrics.json", "page.html"):
+                (self.root.parent / name).write_text("{}")
+        return super().put(key, content, if_absent=if_absent)
+
+
+def test_files_that_are_written_over_while_a_version_is_sent_are_registered_as_they_were_judged(run: Run) -> None:
+    run.report = run.folder / "page.html"
+    run.report.write_text("<!doctype html>")
+    scores = run.metrics.read_bytes()
+    run.store = _Meanwhile(run.folder / "registry")
+    register(
+        RegisterParams(registry=RegistryConfig(name="tiny", onnx=False)),
+        checkpoint=run.checkpoint,
+        metrics=run.metrics,
+        report=run.report,
+        out_dir=run.folder / "out",
+        store=run.store,
+    )
+    files = run.files()
+    assert (files["metrics.json"], files["report.html"]) == (scores, b"<!doctype html>")
+
+
 def test_a_model_below_the_limits_is_refused_in_writing(run: Run) -> None:
     run.score(baseline_miou=0.59, miou_gain=0.01)
     with pytest.raises(GateError) as caught:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pwd
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,17 @@ def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
     assert default_cache() == tmp_path / "cwbass"
     monkeypatch.setenv("CWBASS_CACHE", str(tmp_path / "mine"))
     assert default_cache() == tmp_path / "mine"
+
+
+def test_a_user_without_a_home_is_asked_for_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    for name in ("CWBASS_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)  # as in a container with a user of the cluster's choice
+    with pytest.raises(ParamsError, match=r"no home.* Set CWBASS_CACHE"):
+        default_cache()
 
 
 def test_a_promoted_version_is_followed(any_store: ObjectStore, registered: str, run: Run, tmp_path: Path) -> None:

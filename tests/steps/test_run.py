@@ -7,22 +7,25 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from full_disk import files_of_at_most
 from PIL import Image
 from tiny import TinyRun, rows, run_training, sections, smoke_params
 
 from cwbass.config import RegistryConfig
 from cwbass.data.base import read_image
 from cwbass.data.manifest import Manifest
-from cwbass.errors import CheckpointError, DataError, ParamsError
+from cwbass.errors import CheckpointError, DataError, ParamsError, ServiceError
 from cwbass.evaluation.metrics import Scores
 from cwbass.evaluation.per_image import CONFUSIONS, PerImage
 from cwbass.evaluation.selection import mean_iou
 from cwbass.evaluation.statistics import draw_images
 from cwbass.files import file_sha256
+from cwbass.jsonfile import read_metrics
 from cwbass.methods.cw_bass import CwBass
 from cwbass.methods.fixmatch import FixMatchConfig
 from cwbass.reporting.summary import scores_page
@@ -30,6 +33,7 @@ from cwbass.steps.evaluate import EvaluateParams, add_intervals, evaluate
 from cwbass.steps.predict import predict
 from cwbass.steps.register import RegisterParams, register
 from cwbass.steps.report import report
+from cwbass.steps.scoring import Scorer
 from cwbass.steps.split import SplitParams, split
 from cwbass.steps.train import TrainParams, train
 from cwbass.steps.training import WarmupParams, start_run
@@ -390,6 +394,37 @@ def test_scores_are_not_written_over_a_training_or_over_parameters(tiny_run: Tin
     assert (tmp_path / "params.yaml").read_text() == "seed: 1"
 
 
+def test_scores_name_the_checkpoint_that_was_read_though_a_training_writes_the_next_one_meanwhile(
+    tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`cwbass register` would take the next one for the one that was scored."""
+    checkpoint = Path(shutil.copy(tiny_run.train / "last.pt", tmp_path / "last.pt"))
+    score = Scorer.score_chosen
+
+    def scored(*arguments: Any) -> Any:
+        shutil.copy(tiny_run.warmup / "warmup.pt", checkpoint)
+        return score(*arguments)
+
+    monkeypatch.setattr(Scorer, "score_chosen", scored)
+    found = evaluate(None, checkpoint=checkpoint, manifest=tiny_run.manifest, data_root=tiny_run.data).metrics
+    assert found["checkpoint_sha256"] == file_sha256(tiny_run.train / "last.pt") != file_sha256(checkpoint)
+
+
+def test_an_evaluation_that_stops_half_way_leaves_no_scores_beside_the_report_of_another_model(
+    tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    """`cwbass register` would ship them together."""
+    places: dict[str, Any] = {"manifest": tiny_run.manifest, "data_root": tiny_run.data, "out_dir": tmp_path}
+    evaluate(None, checkpoint=tiny_run.warmup / "warmup.pt", **places)
+    page = (tmp_path / "report.html").read_bytes()
+    with files_of_at_most(len(page) // 2), pytest.raises((OSError, ServiceError)):
+        evaluate(None, checkpoint=tiny_run.train / "last.pt", **places)
+    assert not (tmp_path / "metrics.json").exists()
+    evaluate(None, checkpoint=tiny_run.train / "last.pt", **places)
+    assert read_metrics(tmp_path / "metrics.json")["checkpoint"] == "last"
+    assert (tmp_path / "report.html").read_bytes() != page
+
+
 @pytest.mark.parametrize("out", ["predictions", "."])
 def test_predict_passes_over_what_it_wrote_into_the_folder_of_the_images(tiny_run: TinyRun, tmp_path: Path, out: str) -> None:
     (tmp_path / "b.jpg").mkdir()  # a folder is no image, whatever its name
@@ -484,6 +519,14 @@ def test_beside_another_model_a_report_has_the_curves_of_its_own_run_alone(tiny_
     assert rows(tmp_path / "history.jsonl") == rows(tiny_run.reports / "history.jsonl")[-2:]
     page = (tmp_path / "report.html").read_text()
     assert "The baseline is another model on the same test." in page and "labelled images alone" not in page
+
+
+def test_a_report_that_finds_no_room_says_so_and_leaves_the_one_before(tiny_run: TinyRun, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_run.reports, tmp_path / "reports")
+    pages = {name: (folder / name).read_bytes() for name in ("report.html", "flight.html")}
+    with files_of_at_most(4096), pytest.raises(ServiceError, match=r"flight\.html cannot be written: File too large"):
+        report(folder)
+    assert {name: (folder / name).read_bytes() for name in pages} == pages
 
 
 def test_a_missing_file_of_the_report_is_named(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import errno
 import json
 import logging
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from full_disk import files_of_at_most
 
 from cwbass.errors import Interrupted, ParamsError, ServiceError
 from cwbass.files import file_sha256
@@ -373,11 +373,13 @@ def test_a_signal_waits_for_the_step_and_saves(number: signal.Signals, tmp_path:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_stops_at_once(number: signal.Signals) -> None:
+def test_a_second_signal_stops_at_once_unless_it_comes_with_the_first(number: signal.Signals) -> None:
     code = (
-        "import os, sys; from cwbass.training.interrupt import StopSignals\n"
+        "import os, time; from cwbass.training.interrupt import SAME_REQUEST, StopSignals\n"
         "with StopSignals() as stop:\n"
-        f"    os.kill(os.getpid(), {int(number)}); print(stop.received.name, flush=True)\n"
+        "    for _ in range(3):\n"  # of a service manager, of torchrun, and of its parent
+        f"        os.kill(os.getpid(), {int(number)})\n"
+        "    print(stop.received.name, flush=True); time.sleep(SAME_REQUEST)\n"
         f"    os.kill(os.getpid(), {int(number)}); print('still here', flush=True)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -385,15 +387,18 @@ def test_a_second_signal_stops_at_once(number: signal.Signals) -> None:
     assert done.stderr == f"{number.name}: finishing the step, then saving. A second signal stops at once.\n"
 
 
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """Like a disk that is full: what is beyond is refused by the kernel."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+def test_a_signal_that_also_ends_the_reader_of_the_log_still_waits_for_the_step() -> None:
+    """As Ctrl-C does with `cwbass train 2>&1 | tee log`."""
+    code = (
+        "import os, signal; from cwbass.training.interrupt import StopSignals\n"
+        "with StopSignals() as stop:\n"
+        "    os.kill(os.getpid(), signal.SIGINT); print(stop.received.name)\n"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=writing, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stdout) == (0, "SIGINT\n")
 
 
 def at_once(running: Keeper) -> None:
