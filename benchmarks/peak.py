@@ -9,6 +9,7 @@ the published recipe, as ``plain`` is, and ``default`` the project's own.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
@@ -47,7 +48,10 @@ def peak_of_call(call: Callable[[], object]) -> float:
     return peak / 1e6
 
 
-def main(wanted: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("wanted", nargs="+", metavar="'RECIPE NET ...'", help="ours, plain or default; r50 or lite0; settings")
+    wanted = parser.parse_args(arguments).wanted
     import benchmarks.plain  # noqa: F401 - all is imported before the first process parts
 
     for words in wanted:

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from cwbass.errors import DataError, ParamsError, ServiceError
-from cwbass.registry import Number, Version, find_version, verify_version
+from cwbass.registry import Number, Version, find_version, list_models, list_versions, verify_version
 from cwbass.storage import ObjectStore
 
 CHAMPION = "champion"
@@ -75,11 +75,13 @@ def aliased_version(store: ObjectStore, name: str, alias: str) -> Version:
     """The version an alias points to; its manifest must be the one that was promoted.
 
     Raises:
-        DataError: There is no such alias.
+        DataError: There is no such model or alias.
         ServiceError: The manifest was changed since.
     """
     entry = current(store, name, alias)
     if entry is None:
+        if not list_versions(store, name):
+            raise DataError(f"the registry has no model {name!r}; it has: {', '.join(list_models(store)) or 'none'}.")
         known = ", ".join(list_aliases(store, name)) or "none"
         raise DataError(f"{name} has no alias {alias!r} (it has: {known}). Set it with `cwbass registry promote`.")
     return _version_of(store, name, entry)

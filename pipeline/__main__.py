@@ -29,21 +29,43 @@ app = typer.Typer(
 )
 ParamsFile = Annotated[Path, typer.Option("--params", help="File of parameters.", dir_okay=False)]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter: dotted.key=value.")
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a parameter, as train.steps=500; the value is YAML. As often as needed."
+    ),
 ]
-Data = Annotated[str | None, typer.Option("--data", help="The dataset, in place of data.root.")]
-Methods = Annotated[str, typer.Option(metavar="A,B", help="As of `cwbass compare`.")]
-Seeds = Annotated[str, typer.Option(metavar="0,1,2", help="Likewise.")]
-Labels = Annotated[str, typer.Option(metavar="1/16,1/8", help="Likewise.")]
-BudgetOption = Annotated[str, typer.Option("--budget", metavar="KIND=N", help="Likewise.")]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", metavar="FOLDER|s3://...", help="The dataset, in place of data.root; see docs/pipeline.md."),
+]
+Methods = Annotated[
+    str, typer.Option(metavar="A,B", help="Methods; supervised is always among them. Default: the one of the parameters.")
+]
+Seeds = Annotated[str, typer.Option(metavar="0,1,2", help="Seeds; default: the one of the parameters.")]
+Labels = Annotated[
+    str,
+    typer.Option(
+        metavar="1/16,1/8", help="Shares or counts of labelled images, or NAME=FILE of ids; default: as the parameters say."
+    ),
+]
+BudgetOption = Annotated[
+    str,
+    typer.Option(
+        "--budget", metavar="KIND=N", help="steps=N, minutes=N or passes=N of every run, warm-up included; default: train.steps."
+    ),
+]
 Host = Annotated[str | None, typer.Option("--host", envvar="CWBASS_KFP_HOST", help="Address of Kubeflow Pipelines.")]
 Namespace = Annotated[
     str | None,
-    typer.Option("--namespace", envvar="CWBASS_KFP_NAMESPACE", help="Of the experiment; none on a single-user cluster."),
+    typer.Option(
+        "--namespace", envvar="CWBASS_KFP_NAMESPACE", help="Namespace of the experiment; none on a single-user cluster."
+    ),
 ]
 Token = Annotated[
     str | None,
-    typer.Option("--token", envvar="CWBASS_KFP_TOKEN", help="Better in the environment or a file: others see your options."),
+    typer.Option(
+        "--token", envvar="CWBASS_KFP_TOKEN", help="Bearer token. Better in the environment or a file: others see your options."
+    ),
 ]
 TokenFile = Annotated[
     Path | None,
@@ -52,7 +74,9 @@ TokenFile = Annotated[
 Credentials = Annotated[
     Path | None,
     typer.Option(
-        "--credentials", envvar="CWBASS_KFP_CREDENTIALS", help="YAML: host, namespace, token, token_file, cookies, ca_cert."
+        "--credentials",
+        envvar="CWBASS_KFP_CREDENTIALS",
+        help="YAML file with any of host, namespace, token, token_file, cookies, ca_cert.",
     ),
 ]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for an answer.")]
@@ -177,18 +201,19 @@ def submit(
     overrides: Overrides = None,
     data: Data = None,
     argument: Annotated[
-        list[str] | None, typer.Option("--argument", metavar="NAME=VALUE", help="A parameter of the pipeline, e.g. cpu=8.")
+        list[str] | None,
+        typer.Option("--argument", metavar="NAME=VALUE", help="A parameter of the pipeline, as cpu=8; see docs/pipeline.md."),
     ] = None,
     package: Annotated[
         Path | None,
-        typer.Option(help="A compiled pipeline, with its parameters.", dir_okay=False),
+        typer.Option(help="A compiled pipeline, with its parameters; takes no --params and --set.", dir_okay=False),
     ] = None,
     host: Host = None,
     namespace: Namespace = None,
     token: Token = None,
     token_file: TokenFile = None,
     credentials: Credentials = None,
-    experiment: Annotated[str, typer.Option(help="Where the run belongs.")] = "Default",
+    experiment: Annotated[str, typer.Option(help="Experiment of the run; it must be there, or --create-experiment.")] = "Default",
     create_experiment: Annotated[bool, typer.Option("--create-experiment", help="Make the experiment if there is none.")] = False,
     run_name: Annotated[str | None, typer.Option(help="Name of the run; the default has the date.")] = None,
     service_account: Annotated[str, typer.Option(help="Service account of the pods.")] = "cwbass-runner",

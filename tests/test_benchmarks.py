@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks import peak
 from benchmarks.cases import lite0, network_passes
 from benchmarks.harness import Goal, Pair, Row, Samples, Unavailable, at_least, at_most, choose, line, run
 from benchmarks.rows import all_rows
@@ -100,3 +101,12 @@ def test_the_network_alone_sees_as_many_images_as_the_step():
             part.register_forward_pre_hook(count)
     network_passes(case, method)()
     assert images == {"teacher": [3, 3], "student": [2 + 3, 2 + 3 + 3]}  # encoded, decoded
+
+
+def test_peak_explains_itself_and_refuses_to_measure_nothing(capsys):
+    with pytest.raises(SystemExit) as asked:
+        peak.main(["--help"])
+    assert (asked.value.code, '"ours lite0"' in capsys.readouterr().out) == (0, True)
+    with pytest.raises(SystemExit) as ended:
+        peak.main([])
+    assert (ended.value.code, "are required" in capsys.readouterr().err) == (2, True)

@@ -127,6 +127,13 @@ def test_eval_prints_the_scores_as_json_and_nothing_else_on_stdout(tiny_run: Tin
     assert {"split_hash", "protocol", "seed"} <= scores.keys()
 
 
+@pytest.mark.parametrize("option", [("--per-image",), ("--sweep", "sweep.json")])
+def test_options_of_eval_that_need_a_folder_for_their_files_are_refused_without_one(option: tuple[str, ...]) -> None:
+    done = call("eval", "--checkpoint", "last.pt", *option)
+    assert done.returncode == 3
+    assert done.stderr.strip() == f"error: {option[0]} is for files in the folder of --out. Give --out, too."
+
+
 def test_a_broken_checkpoint_is_exit_code_4(tmp_path: Path) -> None:
     (tmp_path / "x.pt").write_bytes(b"PK\x03\x04 not really")
     done = call("eval", "--checkpoint", tmp_path / "x.pt", "--data", tmp_path)

@@ -22,7 +22,8 @@ from cwbass.streams import outlive_readers
 
 app = typer.Typer(
     name="cwbass",
-    help="Semi-supervised semantic segmentation with CW-BASS.",
+    help="Semi-supervised semantic segmentation with CW-BASS. A folder of images: `cwbass init FOLDER`, `cwbass check`, then split, "
+    "warmup, train, eval and register, or all at once by `dvc repro`. `cwbass VERB --help` explains each.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

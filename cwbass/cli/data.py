@@ -20,7 +20,7 @@ def synthesize(params: ParamsFile = PARAMS, overrides: Overrides = None) -> None
 
 
 def init(
-    root: Annotated[str, typer.Argument(metavar="FOLDER|s3://...", help="The dataset. What is not a folder is copied first.")],
+    root: Annotated[str, typer.Argument(metavar="FOLDER|s3://...", help="The dataset. What lies at a URL is copied first.")],
     out: Annotated[Path, typer.Option(help="File to write.", dir_okay=False)] = PARAMS,
     device: Annotated[DeviceName, typer.Option(help="What the run is planned for; a GPU need not be here.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over a file that is there.")] = False,

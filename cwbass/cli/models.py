@@ -22,6 +22,7 @@ from cwbass.cli.options import (
     Store,
 )
 from cwbass.completion import models
+from cwbass.errors import ParamsError
 
 Checkpoint = Annotated[
     str,
@@ -43,11 +44,11 @@ def eval_(
     sweep: Annotated[
         Path | None,
         typer.Option(
-            dir_okay=False, help="sweep.json of the warm-up, for the report; default: beside --baseline or --checkpoint."
+            dir_okay=False, help="sweep.json of the warm-up, for the report in --out; default: beside --baseline or --checkpoint."
         ),
     ] = None,
     params: Annotated[
-        Path | None, typer.Option("--params", help="Takes the eval section from here, not from the checkpoint.")
+        Path | None, typer.Option("--params", help="How to score: the eval section of this file; default: of the checkpoint.")
     ] = None,
     overrides: Overrides = None,
     manifest: Annotated[
@@ -62,9 +63,13 @@ def eval_(
         ),
     ] = None,
     store: Store = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for metrics.json, the report and the plots.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for metrics.json, the report and the plots; without it, nothing is written.")
+    ] = None,
     device: Device = "auto",
-    per_image: Annotated[bool, typer.Option("--per-image", help="Also write the confusion matrix of every image.")] = False,
+    per_image: Annotated[
+        bool, typer.Option("--per-image", help="Also write the confusion matrix of every image: confusions.npz in --out.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="All scores as JSON on stdout, not a table.")] = False,
 ) -> None:
     """Score a checkpoint on the test split, or on other data."""
@@ -73,6 +78,8 @@ def eval_(
     from cwbass.steps.evaluate import EvaluateParams, evaluate
     from cwbass.telemetry import observe_here
 
+    if out is None and (per_image or sweep):
+        raise ParamsError(f"{'--per-image' if per_image else '--sweep'} is for files in the folder of --out. Give --out, too.")
     path = local_checkpoint(checkpoint, store, params)
     other = None if baseline is None else local_checkpoint(baseline, store, params)
     loaded = None
@@ -112,7 +119,9 @@ def thresholds(
         Path | None, typer.Option(help="Measure now, on this split's selection slice, rather than read sweep.json.")
     ] = None,
     data: DataRoot = None,
-    target: Annotated[float | None, typer.Option(min=0, max=1, help="Precision asked of the labels that are kept.")] = None,
+    target: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Precision asked of the labels that are kept; default: 0.9.")
+    ] = None,
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="The whole sweep as JSON on stdout, not a table.")] = False,
 ) -> None:
@@ -132,9 +141,11 @@ def thresholds(
 def predict(
     checkpoint: Checkpoint,
     images: Annotated[Path, typer.Option(help="An image, or a folder of images.", exists=True)],
-    out: Annotated[Path, typer.Option(help="Folder for masks/, overlays/, confidence/.")] = Path("predictions"),
-    overlays: Annotated[bool, typer.Option(help="Whether to draw overlays.")] = True,
-    confidence: Annotated[bool, typer.Option("--confidence", help="Also write how sure the network is of each pixel.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for masks/ (class indices), overlays/, confidence/.")] = Path("predictions"),
+    overlays: Annotated[bool, typer.Option(help="Whether to draw masks over images, in overlays/.")] = True,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="Also write how sure the network is of each pixel, 0 to 255.")
+    ] = False,
     store: Store = None,
     device: Device = "auto",
 ) -> None:
@@ -160,7 +171,7 @@ def register(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for registration.json and gate.md.")] = REGISTRATION,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Pass the gate, and write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Ask the gate, and write nothing.")] = False,
 ) -> None:
     """Write a version into the registry, unless the gate refuses the model (exit code 5)."""
     from cwbass.steps.register import RegisterParams, register

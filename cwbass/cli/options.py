@@ -9,12 +9,15 @@ import typer
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="File of parameters.", dir_okay=False)]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter: dotted.key=value.")
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a parameter, as train.steps=500; the value is YAML. As often as needed."
+    ),
 ]
 DataRoot = Annotated[
     str | None,
     typer.Option(
-        "--data", metavar="FOLDER|s3://...", help="The dataset, in place of data.root. What is not a folder is copied first."
+        "--data", metavar="FOLDER|s3://...", help="The dataset, in place of data.root. What lies at a URL is copied first."
     ),
 ]
 DeviceName = Literal["auto", "cpu", "cuda"]

@@ -10,8 +10,8 @@ from cwbass.cli.common import print_json, store_uri
 from cwbass.cli.options import PARAMS, ParamsFile, Store
 from cwbass.completion import models
 
-Alias = Annotated[str, typer.Option(help="Lower-case letters, digits and hyphens.")]
-Reason = Annotated[str, typer.Option(help="For the history.")]
+Alias = Annotated[str, typer.Option(help="Alias to move: lower-case letters, digits and hyphens.")]
+Reason = Annotated[str, typer.Option(help="Why; kept in the history.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")]
 
 

@@ -42,9 +42,12 @@ Work = Annotated[
 Restart = Annotated[bool, typer.Option("--restart", help="Begin anew: what an earlier run left in the folders is deleted.")]
 ResumeForce = Annotated[
     list[str] | None,
-    typer.Option("--resume-force", metavar="KEY", help="Go on with a run although this parameter, or section, differs."),
+    typer.Option("--resume-force", metavar="KEY", help="Go on although this parameter, or section, differs. As often as needed."),
 ]
-KeepState = Annotated[bool, typer.Option("--keep-state", help="Leave the last state behind when the run is done.")]
+KeepState = Annotated[
+    bool,
+    typer.Option("--keep-state", help="Leave the last state behind: the same command then gives its results without training."),
+]
 
 
 def warmup(
@@ -117,17 +120,17 @@ def launch(
     manifest: Manifest = MANIFEST,
     warmup: WarmupFile = WARMUP,
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, on the work volume.")] = TRAIN_DIR,
-    namespace: Annotated[str | None, typer.Option(help="Of the job; by default that of this pod, elsewhere cwbass.")] = None,
-    runtime: Annotated[str, typer.Option(help="TrainingRuntime of the namespace.")] = "cwbass-torch",
+    namespace: Annotated[str | None, typer.Option(help="Namespace of the job; default: that of this pod, else cwbass.")] = None,
+    runtime: Annotated[str, typer.Option(help="TrainingRuntime that the job names.")] = "cwbass-torch",
     work: Annotated[Path, typer.Option(help="Where the work volume is mounted.", file_okay=False)] = Path("/workspace"),
     cpu: Annotated[str, typer.Option(help="CPUs of each machine.")] = "4",
     memory: Annotated[str, typer.Option(help="Memory of each machine.")] = "16Gi",
     accelerator: Annotated[str, typer.Option(help="Resource that each process gets one of; empty trains on CPUs.")] = (
         "nvidia.com/gpu"
     ),
-    timeout: Annotated[float | None, typer.Option(min=1, help="Seconds that the job may take.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=1, help="Seconds that the job may take; default: no limit.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the TrainJob, and start none. A dataset of a URL is copied.")
+        bool, typer.Option("--dry-run", help="Print the TrainJob, and start none. A dataset at a URL is copied.")
     ] = False,
 ) -> None:
     """Train on train.nodes machines: start a Kubeflow TrainJob on a cluster, and follow it to its end."""

@@ -103,7 +103,7 @@ def test_a_checkpoint_in_s3_is_checked_by_the_digest_beside_it(
     [
         ("tiny@1.9.0", DataError, r"versions/1\.9\.0/MANIFEST\.json.*: no such object"),
         ("tiny@production", DataError, r"tiny has no alias 'production' \(it has: champion\)"),
-        ("other@champion", DataError, r"other has no alias 'champion' \(it has: none\)"),
+        ("other@champion", DataError, r"the registry has no model 'other'; it has: tiny\."),
         ("tiny@1.0", DataError, r"'1\.0' is no version; write it as 1\.2\.3"),
     ],
 )
