@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cwbass.errors import CwbassError, ParamsError, disk_failures
-from cwbass.streams import outlive_readers
+from cwbass.stdio import outlive_readers
 
 if TYPE_CHECKING:
     from pipeline.service import Service
