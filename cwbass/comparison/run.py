@@ -28,7 +28,7 @@ from cwbass.evaluation.per_image import CONFUSIONS, PerImage
 from cwbass.evaluation.sweep import SWEEP
 from cwbass.files import unlink_with_digest, write_whole
 from cwbass.params import Params, dump_params
-from cwbass.training.interrupt import SIGNALS
+from cwbass.training.interrupt import stop_signals
 from cwbass.training.resume import RUN
 from cwbass.training.run import SNAPSHOTS
 
@@ -73,7 +73,7 @@ class JobFailed(CwbassError):
 
 
 class Worker:
-    """Runs jobs one after the other. Inside ``with``, SIGTERM and SIGINT go to the job, and nothing new is started."""
+    """Runs jobs one after the other. Inside ``with``, a request to stop goes to the job, and nothing new is started."""
 
     def __init__(self) -> None:
         self._failed: dict[Path, JobFailed] = {}  # what several cells need is not tried again for each
@@ -82,7 +82,7 @@ class Worker:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._pass_on) for number in SIGNALS}
+        self._before = {number: signal.signal(number, self._pass_on) for number in stop_signals()}
         return self
 
     def __exit__(self, *_: object) -> None:

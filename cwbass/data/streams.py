@@ -247,6 +247,7 @@ def leave_signals_to_the_main_process() -> None:
         signal.signal(number, signal.SIG_DFL)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, first)
 
 

@@ -84,7 +84,7 @@ def train(
         CheckpointError: The warm-up is not done, or of another split or another model.
         DataError: The manifest or a file of the dataset is wrong.
         ServiceError: There is no room on the disk, or a loader process died.
-        Interrupted: SIGTERM or SIGINT came, and the state is saved.
+        Interrupted: SIGTERM, SIGINT or SIGHUP came, and the state is saved.
     """
     check_scored(params.eval.weights, params.method.name)
     start, start_sha256 = load_checkpoint(warmup), file_sha256(warmup)

@@ -64,7 +64,7 @@ def warmup(
         ParamsError: A parameter, the weights or the device is wrong, or the folders hold another run.
         DataError: The manifest or a file of the dataset is.
         ServiceError: There is no room on the disk, or a loader process died.
-        Interrupted: SIGTERM or SIGINT came, and the state is saved.
+        Interrupted: SIGTERM, SIGINT or SIGHUP came, and the state is saved.
     """
     run = start_run(
         "warmup",

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT while training runs: the first asks it to stop, the second stops it at once."""
+"""SIGTERM, SIGINT and SIGHUP while training runs: the first asks it to stop, the second stops it at once."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Self
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # systemd and Slurm signal every process, and a parent passes its own signal on: within so many seconds it is one request.
 SAME_REQUEST = 1.0
 
 
+def stop_signals() -> list[signal.Signals]:
+    """What asks to stop: SIGTERM, SIGINT, and SIGHUP of a terminal that is closed, unless ``nohup`` has it ignored."""
+    hangup = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
+    return [signal.SIGTERM, signal.SIGINT, *hangup]
+
+
 class StopSignals:
-    """Inside the ``with`` block, a first SIGTERM or SIGINT is only remembered.
+    """Inside the ``with`` block, a first one of :func:`stop_signals` is only remembered.
 
     Handlers belong to the main thread; in any other, signals keep doing what they did.
     """
@@ -28,7 +33,7 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._remember) for number in SIGNALS}
+            self._before = {number: signal.signal(number, self._remember) for number in stop_signals()}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -156,7 +156,7 @@ class Keeper:
         return state
 
     def listening(self) -> StopSignals:
-        """Inside it, SIGTERM and SIGINT wait for :meth:`after_step`."""
+        """Inside it, SIGTERM, SIGINT and SIGHUP wait for :meth:`after_step`."""
         self._signals, self._saved_at = StopSignals(), time.monotonic()
         return self._signals
 

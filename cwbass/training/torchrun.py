@@ -3,9 +3,9 @@
     python -m cwbass.training.torchrun --standalone --nproc-per-node 2 -m cwbass train ...
 
 Options, environment (PET_*) and processes are torchrun's own. That one ends with 1 whatever happened, so
-whoever started it cannot tell a wrong parameter, which no retry mends, from a lost node. On SIGTERM and SIGINT that
-one gives its processes 30 seconds and does not look how they end; here they get the signal and all the time they need
-to finish the step and save, and their code, 75, is ours.
+whoever started it cannot tell a wrong parameter, which no retry mends, from a lost node. On SIGTERM, SIGINT
+and SIGHUP that one gives its processes 30 seconds and does not look how they end; here they get the signal
+and all the time they need to finish the step and save, and their code, 75, is ours.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from types import FrameType, MappingProxyType
 from typing import NoReturn
 
 from cwbass.search_path import leave_out_working_directory
-
-_FORWARDED = (signal.SIGTERM, signal.SIGINT)
+from cwbass.training.interrupt import stop_signals
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
@@ -55,7 +54,7 @@ def _pass_signals_on(options: argparse.Namespace) -> None:
     """Let a request to stop go on to the processes, and torchrun wait for what they make of it."""
     if not hasattr(options, "signals_to_handle"):  # an older torch keeps all signals to itself, and ends with 143
         return
-    names = {number.name for number in _FORWARDED}
+    names = {"SIGTERM", "SIGINT", "SIGHUP"}
     theirs = [name.strip() for name in options.signals_to_handle.split(",")]
     options.signals_to_handle = ",".join(name for name in theirs if name not in names)
 
@@ -66,7 +65,7 @@ def _pass_signals_on(options: argparse.Namespace) -> None:
             with suppress(ProcessLookupError):
                 os.kill(process, number)
 
-    for number in _FORWARDED:
+    for number in stop_signals():
         signal.signal(number, pass_on)
 
 
@@ -84,7 +83,7 @@ def _children() -> list[int]:
 def run_processes(processes: int, arguments: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})) -> int:
     """Run a verb of cwbass in several processes on this machine; their output is ours.
 
-    SIGTERM and SIGINT go on to them, once, and they are waited for.
+    What asks to stop goes on to them, once, and they are waited for.
 
     Args:
         processes: How many.
@@ -97,7 +96,7 @@ def run_processes(processes: int, arguments: Sequence[str], environment: Mapping
     command = [sys.executable, "-m", __name__, "--standalone", f"--nproc-per-node={processes}", "-m", "cwbass", *arguments]
     # In a session of its own: what a terminal or shell sends to all comes by us alone.
     process = subprocess.Popen(command, start_new_session=True, env={**os.environ, **environment})
-    before = {number: signal.signal(number, lambda got, frame: process.send_signal(got)) for number in _FORWARDED}
+    before = {number: signal.signal(number, lambda got, frame: process.send_signal(got)) for number in stop_signals()}
     try:
         code = process.wait()
         return code if code >= 0 else 128 - code

@@ -27,7 +27,7 @@ def fail(how):
         with loader_failures():
             loader = iter(make_loader(Fatal(how), torch.stack, start=0, stop=12, batch_size=1, workers=1, pin_memory=False))
             worker = int(next(loader)[0, 1])
-            for number in (signal.SIGINT, signal.SIGTERM):  # whoever presses Ctrl-C signals the whole group
+            for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):  # a terminal signals the whole group
                 os.kill(worker, number)
             for batch in loader:
                 print(how, int(batch[0, 0]), flush=True)

@@ -357,7 +357,16 @@ def test_states_are_saved_by_the_clock_and_after_every_epoch(tmp_path: Path) -> 
     assert [name for name in names(tmp_path / "b") if name.endswith("pt")] == ["0-train-00000002.pt", "0-train-00000004.pt"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.fixture
+def _terminal() -> Iterator[None]:
+    """As without ``nohup``, under which these tests may run."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("_terminal")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_waits_for_the_step_and_saves(number: signal.Signals, tmp_path: Path) -> None:
     running = keeper(tmp_path, save_minutes=NEVER)
     before = signal.getsignal(number)
@@ -385,6 +394,16 @@ def test_a_second_signal_stops_at_once_unless_it_comes_with_the_first(number: si
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (128 + number, f"{number.name}\n")
     assert done.stderr == f"{number.name}: finishing the step, then saving. A second signal stops at once.\n"
+
+
+def test_a_closed_terminal_is_nothing_to_a_training_under_nohup() -> None:
+    code = (
+        "import os, signal; from cwbass.training.interrupt import StopSignals\n"
+        "with StopSignals() as stop:\n"
+        "    os.kill(os.getpid(), signal.SIGHUP); print(stop.received)\n"
+    )
+    done = subprocess.run(["nohup", sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "None\n")
 
 
 def test_a_signal_that_also_ends_the_reader_of_the_log_still_waits_for_the_step() -> None:
