@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 JOB_OF_POD = "jobset.sigs.k8s.io/jobset-name"  # label of its pods
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+ANSWER_SECONDS = 30  # within which the API answers, or does not; an int, for the client passes over a float
 _LOST = 5  # questions in a row without an answer, after which the cluster is given up
 
 
@@ -47,7 +48,7 @@ class TrainJobs:
             while self._get(name) is not None:
                 time.sleep(0.2)
         fresh()
-        self._ask("create a TrainJob", lambda: self.jobs.create_namespaced_custom_object(*self.place, dict(job)))
+        self._ask("create a TrainJob", self.jobs.create_namespaced_custom_object, *self.place, dict(job))
 
     def follow(self, name: str, *, poll: float) -> dict[str, Any] | None:
         """Wait for the end: None where the job is complete, else the condition that says it failed.
@@ -94,14 +95,17 @@ class TrainJobs:
         """Delete a job and its pods; one that is gone is no error."""
         self._ask(
             "delete a TrainJob",
-            lambda: self.jobs.delete_namespaced_custom_object(*self.place, name, propagation_policy="Foreground"),
+            self.jobs.delete_namespaced_custom_object,
+            *self.place,
+            name,
+            propagation_policy="Foreground",
             may_be_gone=True,
         )
 
     def _first_failure(self, name: str) -> tuple[int | None, str]:
         """Exit code and last error line of the pod that failed first."""
         selector = f"{JOB_OF_POD}={name}"
-        pods = self._ask("list pods", lambda: self.pods.list_namespaced_pod(self.namespace, label_selector=selector)).items
+        pods = self._ask("list pods", self.pods.list_namespaced_pod, self.namespace, label_selector=selector).items
         ended = [
             (status.state.terminated.finished_at, status.state.terminated.exit_code, pod.metadata.name)
             for pod in pods
@@ -112,25 +116,23 @@ class TrainJobs:
             return None, ""
         # Pods that lost the first one end with 1 or by a signal; another code says why.
         _, code, pod = min(ended, key=lambda item: (item[1] == 1 or item[1] > 128, item[0]))
-        log = self._ask("read a pod's log", lambda: self.pods.read_namespaced_pod_log(pod, self.namespace, tail_lines=50))
+        log = self._ask("read a pod's log", self.pods.read_namespaced_pod_log, pod, self.namespace, tail_lines=50)
         errors = [text for text in log.splitlines() if text.startswith("error")]
         return code, next((text for text in errors if "ended with exit code" not in text), "")[:500]
 
     def _get(self, name: str) -> dict[str, Any] | None:
         job: dict[str, Any] | None = self._ask(
-            "read a TrainJob",
-            lambda: self.jobs.get_namespaced_custom_object(*self.place, name, _request_timeout=30),
-            may_be_gone=True,
+            "read a TrainJob", self.jobs.get_namespaced_custom_object, *self.place, name, may_be_gone=True
         )
         return job
 
-    def _ask(self, what: str, question: Callable[[], Any], *, may_be_gone: bool = False) -> Any:
-        """The answer to a question; None where what it asks for is not there, if it may be gone."""
+    def _ask(self, what: str, request: Callable[..., Any], *arguments: Any, may_be_gone: bool = False, **options: Any) -> Any:
+        """The answer to a request; None where what it asks for is not there, if it may be gone."""
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
         try:
-            return question()
+            return request(*arguments, _request_timeout=ANSWER_SECONDS, **options)
         except ApiException as error:
             if error.status == 404 and may_be_gone:
                 return None

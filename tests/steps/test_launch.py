@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from cwbass.params import dump_params, load_params, parse_yaml
 from cwbass.steps.launch import COMMAND, Cluster, TrainTask, launch, planned_job
 from cwbass.steps.train import TrainParams
 from cwbass.telemetry.session import TelemetrySettings
+from cwbass.train_jobs import TrainJobs
 
 client = pytest.importorskip("kubernetes.client", reason="kubernetes comes with the extra: pip install 'cwbass[pipeline]'")
 
@@ -330,3 +332,17 @@ def test_the_server_refuses_what_the_api_would() -> None:
     example["spec"]["trainer"]["numNode"] = 2
     with pytest.raises(jsonschema.ValidationError, match="numNode"):
         check(example)
+
+
+@pytest.mark.parametrize("verb", ["create", "delete"])
+def test_an_api_that_accepts_a_request_and_never_answers_is_given_up(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cwbass.train_jobs.ANSWER_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        api = client.ApiClient(client.Configuration(host=f"http://127.0.0.1:{silent.getsockname()[1]}"))
+        jobs = TrainJobs(api, "cwbass")
+        ask = {
+            "create": lambda: jobs._ask("create", jobs.jobs.create_namespaced_custom_object, *jobs.place, {}),
+            "delete": lambda: jobs.delete("a"),
+        }
+        with pytest.raises(ServiceError, match=r"the Kubernetes API does not answer: cannot (create|delete a TrainJob) "):
+            ask[verb]()
