@@ -1,8 +1,8 @@
 """The sections of params.yaml that are shared; a method's own section lives beside the method.
 
 Every section is frozen and strict: an unknown key, a wrong type or a number out of range is an
-error that names the dotted key (see ``cwbass.params``). Defaults are those of the shipped
-params.yaml, so that a file may leave out what it does not change.
+error that names the dotted key (see ``cwbass.params``). A file may leave out what it does not change;
+params.yaml, whose generated images are small, changes some defaults, such as the network and the crop.
 """
 
 from __future__ import annotations
