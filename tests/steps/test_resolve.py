@@ -81,7 +81,7 @@ def test_a_checkpoint_in_s3_is_checked_by_the_digest_beside_it(
     client, key = s3_env.client(), base.removeprefix(f"s3://{BUCKET}/") + "/last.pt"
     with pytest.raises(ParamsError, match="no such object"):
         resolve(f"{base}/last.pt", store=None, cache=tmp_path / "cache")
-    assert caplog.text == ""  # nothing was used
+    assert not [record for record in caplog.records if record.name.startswith("cwbass")]  # nothing was used
     client.put_object(Bucket=BUCKET, Key=key, Body=run.checkpoint.read_bytes())
     path = resolve(f"{base}/last.pt", store=None, cache=tmp_path / "cache")
     assert "last.pt has no .sha256 beside it" in caplog.text
