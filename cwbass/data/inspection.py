@@ -141,10 +141,13 @@ def _colors(palette: Sequence[int], values: NDArray[np.int64]) -> dict[int, RGB]
 def _borders(raw: NDArray[np.uint8], ignored: int) -> tuple[int, int]:
     """Borders along every fourth row, and pixels there whose value lies between their neighbours'."""
     rows = raw[::4]
-    left, here, right = rows[:, :-2], rows[:, 1:-1], rows[:, 2:]
+    if rows.shape[1] < 3:
+        return 0, 0
+    row, column = np.divmod(np.flatnonzero(rows[:, :-2] != rows[:, 1:-1]), rows.shape[1] - 2)
+    left, here, right = (rows[row, column + shift] for shift in range(3))
     known = (left != ignored) & (here != ignored) & (right != ignored)
     between = ((left < here) & (here < right)) | ((left > here) & (here > right))
-    return int(((left != here) & known).sum()), int((between & known).sum())
+    return int(known.sum()), int((between & known).sum())
 
 
 def _code(raw: NDArray[np.uint8]) -> NDArray[np.int64]:
