@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cwbass.cli.options import Overrides, ParamsFile
 from cwbass.errors import CwbassError, ParamsError, disk_failures
 from cwbass.stdio import outlive_readers
 
@@ -27,13 +28,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
 )
-ParamsFile = Annotated[Path, typer.Option("--params", help="File of parameters.", dir_okay=False)]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a parameter, as train.steps=500; the value is YAML. As often as needed."
-    ),
-]
 Data = Annotated[
     str | None,
     typer.Option("--data", metavar="FOLDER|s3://...", help="The dataset, in place of data.root; see docs/pipeline.md."),

@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from cwbass.methods import METHODS, OFFLINE, build_method
 from cwbass.methods.base import Method
+from cwbass.methods.cw_bass import CwBassConfig
 from cwbass.models.base import SegmentationNet
+from cwbass.training.loop import Schedule, fit
 from cwbass.types import LabeledBatch, Progress, UnlabeledBatch
 
 CLASSES = 4
@@ -96,3 +98,46 @@ def test_whoever_has_none_keeps_no_feature_maps(batches: Batches, progress: Step
     method(*batches(), progress())
     assert method.student.auxiliary_of_labeled(2) == []
     assert trained(method)[0].shown == []
+
+
+def test_masks_that_ignore_everything_teach_them_nothing(batches: Batches, progress: Steps) -> None:
+    method = build(METHODS, "cw_bass", 0.4)
+    labeled, unlabeled = batches()
+    output = method(replace(labeled, mask=torch.full_like(labeled.mask, 255)), unlabeled, progress())
+    output.loss.backward()
+    (net,) = trained(method)
+    assert output.means["loss_sup"].item() == 0.0
+    assert net.helper.weight.grad is not None
+    assert net.helper.weight.grad.abs().sum() == 0
+
+
+@pytest.mark.parametrize("norm", ["joint", "separate", "labeled"])
+def test_the_loop_moves_them_also_where_the_labelled_loss_has_a_backward_pass_of_its_own(norm: str, batches: Batches) -> None:
+    torch.manual_seed(0)
+    config = CwBassConfig.model_validate({"cwbass": {"norm": norm}})
+    method = build_method(config, lambda **other: TwoHeads(0.4), num_classes=CLASSES, ignore_index=255)
+    (net,) = trained(method)
+    before = net.helper.weight.detach().clone()
+    optimizer = torch.optim.SGD(method.student.parameters(), lr=0.1)
+    for group in optimizer.param_groups:
+        group["base_lr"] = 0.1
+    labeled, unlabeled = batches()
+    fit(
+        method,
+        [labeled],
+        [unlabeled],
+        optimizer=optimizer,
+        schedule=Schedule(start=0, stop=1, total=10, epoch_steps=10, stage_start=0),
+        rate_factor=lambda step, total_steps: 1.0,
+        seed=0,
+        device=torch.device("cpu"),
+        autocast_dtype=None,
+        on_epoch=lambda record: True,
+    )
+    features, mask = net.shown[0][0], labeled.mask.long()
+    weight, bias = before.requires_grad_(), net.helper.bias
+    assert bias is not None
+    old_bias = bias.detach() + 0.1 * bias.grad  # type: ignore[operator]
+    (0.4 * F.cross_entropy(F.conv2d(features, weight, old_bias), mask, ignore_index=255)).backward()
+    assert weight.grad is not None
+    torch.testing.assert_close(net.helper.weight.detach(), before.detach() - 0.1 * weight.grad)
