@@ -20,7 +20,7 @@ from cwbass.errors import DataError, GateError, ParamsError
 from cwbass.export import export_onnx, missing_packages
 from cwbass.files import file_sha256, write_whole
 from cwbass.gate import Champion, Check, check_gate, gate_page, reasons
-from cwbass.jsonfile import read_metrics
+from cwbass.jsonfile import read_metrics_and_bytes
 from cwbass.model_card import model_card
 from cwbass.models.base import SegmentationNet
 from cwbass.plugins import load_plugins
@@ -99,7 +99,7 @@ def register(
         ServiceError: The store fails, or the alias was moved in the meantime.
     """
     registry = params.registry
-    scores, judged = read_metrics(metrics), metrics.read_bytes()  # it may be written over before it is sent
+    scores, judged = read_metrics_and_bytes(metrics)  # it may be written over before it is sent
     path = _scored_file(checkpoint, scores)
     model = load_checkpoint(path)
     checkpoint_sha256 = file_sha256(path)

@@ -217,6 +217,25 @@ def test_files_that_are_written_over_while_a_version_is_sent_are_registered_as_t
     assert (files["metrics.json"], files["report.html"]) == (scores, b"<!doctype html>")
 
 
+def test_scores_that_are_written_over_as_soon_as_they_were_read_are_registered_as_they_were_judged(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def then_written_over(read: Any) -> Any:
+        def reading(path: Path, *arguments: Any, **options: Any) -> Any:
+            content = read(path, *arguments, **options)
+            if path == run.metrics:
+                run.score(miou=0.1)
+            return content
+
+        return reading
+
+    scores = run.metrics.read_bytes()
+    for name in ("read_bytes", "read_text"):
+        monkeypatch.setattr(Path, name, then_written_over(getattr(Path, name)))
+    run.register(min_miou=0.5)
+    assert run.files()["metrics.json"] == scores
+
+
 def test_a_model_below_the_limits_is_refused_in_writing(run: Run) -> None:
     run.score(baseline_miou=0.59, miou_gain=0.01)
     with pytest.raises(GateError) as caught:
@@ -314,6 +333,28 @@ def test_a_file_that_is_no_metrics_is_named(run: Run, content: str, message: str
     run.metrics.unlink()
     with pytest.raises(DataError, match=r"metrics\.json: no such file"):
         run.register()
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ({"miou": "0.6"}, "miou: input should be a valid number, not '0.6'"),
+        ({"miou": True}, "miou: input should be a valid number, not True"),
+        ({"baseline_miou": [0.5]}, r"baseline_miou: input should be a valid number, not \[0\.5\]"),
+        ({"per_class": [0.9, 0.3]}, r"per_class: input should be an object, not \[0\.9, 0\.3\]"),
+        ({"per_class": {"road": {"iou": [0.3]}}}, r"per_class\.road\.iou: input should be a valid number, not \[0\.3\]"),
+        ({"miou_gain_interval": 0.1}, "miou_gain_interval: input should be a valid array, not 0.1"),
+        ({"miou_gain_interval": [0.1]}, r"miou_gain_interval\.1: field required, not \[0\.1\]"),
+        ({"weights": ["teacher"]}, r"weights: input should be a valid string, not \['teacher'\]"),
+        ({"split": "none"}, "split: input should be an object, not 'none'"),
+        ({"split": {"notes": 1}}, r"split\.notes: input should be a valid array, not 1"),
+    ],
+)
+def test_scores_of_another_type_are_named(run: Run, scores: dict[str, Any], message: str) -> None:
+    run.score(**scores)
+    with pytest.raises(DataError, match=rf"metrics\.json, {message}\. Run `cwbass eval` again\.$"):
+        run.register()
+    assert run.store.list("") == []
 
 
 PER_CLASS = {"sky": {"iou": 0.9}, "road": {"iou": 0.3}}
