@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from types import FrameType
+from typing import Any, Self, TextIO
 
 from kfp import local
 
 import cwbass.errors
-from cwbass.errors import CwbassError
+from cwbass.errors import CwbassError, Interrupted
 from cwbass.steps.runs import run_folder
+from cwbass.training.interrupt import stop_signals
 from cwbass.training.lock import lock_folder
+from cwbass.training.torchrun import children
 from pipeline import compare, dag
 
 LOG = "log.txt"
@@ -38,9 +43,13 @@ def run_local(arguments: Mapping[str, str], out: Path) -> Path:
 
     Raises:
         CwbassError: A task failed (in the class of its error, where it is one of ours) or did not run.
+        Interrupted: A signal came, and the state of the training is saved.
         ServiceError: Another process runs a pipeline in that folder.
     """
-    return _run(dag.build(arguments, image="", **_here(out)), dag.NAME, out)
+    try:
+        return _run(dag.build(arguments, image="", **_here(out)), dag.NAME, out)
+    except Interrupted as error:
+        raise Interrupted(f"{error} That is the step's own command: run-local begins a new run.") from error
 
 
 def run_local_compare(arguments: Mapping[str, Any], out: Path) -> Path:
@@ -55,6 +64,7 @@ def run_local_compare(arguments: Mapping[str, Any], out: Path) -> Path:
 
     Raises:
         CwbassError: A task failed (in the class of its error, where it is one of ours) or did not run.
+        Interrupted: A signal came; the same call goes on.
         ServiceError: Another process runs a pipeline in that folder.
     """
     here = _here(out)
@@ -76,6 +86,7 @@ def _run(pipeline: Any, name: str, out: Path) -> Path:
         log.open("w", encoding="utf-8") as file,
         redirect_stdout(_Tee(sys.stderr, file)),
         warnings.catch_warnings(),
+        _Stop() as stop,
     ):
         warnings.filterwarnings("ignore", module=r"kfp\.local")  # pods' resources and images mean nothing here
         before = set(out.glob(f"{name}-*"))
@@ -87,7 +98,10 @@ def _run(pipeline: Any, name: str, out: Path) -> Path:
         if folder is not None:
             log = log.rename(folder / LOG)
     if failure is not None or folder is None:
-        raise failure_of(str(failure or "nothing ran"), log) from failure
+        error = failure_of(str(failure or "nothing ran"), log)
+        if stop.received is not None and not isinstance(error, Interrupted):
+            error.exit_code = 128 + stop.received
+        raise error from failure
     check_all_ran(pipeline.pipeline_spec, folder)
     return folder
 
@@ -106,6 +120,38 @@ def check_all_ran(spec: Any, folder: Path) -> None:
     missing = sorted(name for name in tasks if not any(folder.rglob(f"{name}/executor_output.json")))
     if missing:
         raise CwbassError(f"{', '.join(missing)} did not run, though kfp reports success; see {folder / LOG}.")
+
+
+class _Stop:
+    """Inside ``with``, a request to stop goes to the task that runs, which kfp waits for; between two tasks it ends the process."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._pass_on) for number in stop_signals()}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number)
+        if not (tasks := [task for child in children(os.getpid()) for task in _below_shell(child)]):
+            sys.exit(128 + number)
+        for task in tasks:
+            with suppress(ProcessLookupError):
+                os.kill(task, number)
+
+
+def _below_shell(process: int) -> list[int]:
+    """What runs in the shell in which kfp starts a task; a shell would die of the signal and tell nobody. Else the process itself."""
+    with suppress(OSError):  # it has ended in the meantime
+        if Path(f"/proc/{process}/cmdline").read_bytes().startswith(b"sh\0"):
+            return children(process) or [process]
+    return [process]
 
 
 class _Tee(io.TextIOBase):

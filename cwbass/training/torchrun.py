@@ -59,7 +59,7 @@ def _pass_signals_on(options: argparse.Namespace) -> None:
     options.signals_to_handle = ",".join(name for name in theirs if name not in names)
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        if not (processes := _children()):  # not started yet: nothing to save
+        if not (processes := children(os.getpid())):  # not started yet: nothing to save
             sys.exit(128 + number)
         for process in processes:
             with suppress(ProcessLookupError):
@@ -69,13 +69,13 @@ def _pass_signals_on(options: argparse.Namespace) -> None:
         signal.signal(number, pass_on)
 
 
-def _children() -> list[int]:
-    """Process ids of this process's children; torchrun does not give its own away."""
+def children(process: int) -> list[int]:
+    """Process ids of a process's children, which torchrun and kfp do not give away."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it has ended in the meantime
             state, parent = stat.read_text(errors="replace").rpartition(")")[2].split()[:2]
-            if int(parent) == os.getpid() and state != "Z":
+            if int(parent) == process and state != "Z":
                 found.append(int(stat.parent.name))
     return found
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import call_pipeline
+from commands import TOP, call_pipeline
 from html_page import Page
 from tiny import SMOKE, TinyRun
 
@@ -26,6 +30,7 @@ from cwbass.errors import CwbassError, DataError, GateError, ServiceError
 from cwbass.params import dump_params, read_params
 from cwbass.steps.launch import TrainTask
 from cwbass.steps.training import TrainReport
+from cwbass.training.torchrun import children
 from pipeline.arguments import STEPS, pipeline_arguments
 from pipeline.dag import build
 from pipeline.local import check_all_ran, failure_of
@@ -145,6 +150,57 @@ def test_a_task_that_fails_stops_the_run_with_its_error_in_one_line_and_its_exit
     assert line.startswith("error: split failed: ") and str(tmp_path / "nothing") in line
     assert str(failed.folder / "log.txt") in line
     assert not (failed.folder / "warmup").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_reaches_the_training_which_saves_and_the_run_ends_with_its_exit_code(
+    number: signal.Signals, params_file: Path, tmp_path: Path
+) -> None:
+    """A real one to the process that was started alone, as a supervisor sends it."""
+    root = tmp_path / "out"
+    command = [sys.executable, "-m", "pipeline", "run-local", "--params", str(params_file), "--out", str(root)]
+    command += ["--set=train.steps=2000", "--set=train.warmup_steps=1000", "--set=train.epoch_steps=2", "--set=train.probes=0"]
+    heard = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)  # where these tests run under nohup, too
+    with subprocess.Popen(
+        command, cwd=TOP, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heard
+    ) as process:
+        threading.Timer(0, _signal_once_saved, (process, root, number)).start()
+        _, talk = process.communicate(timeout=300)
+    assert process.returncode == 75, talk[-4000:]
+    (line,) = [line for line in talk.splitlines() if line.startswith("error: ")]
+    (state,) = root.glob("runs/*/warmup/state")
+    (step,) = re.findall(
+        rf"^error: warmup failed: stopped by {number.name} after step (\d+) of warmup; the state is in {state}", line
+    )
+    assert max(int(path.stem.split("-")[2]) for path in state.glob("*.json")) == int(step)
+    assert line.endswith("run-local begins a new run.")
+
+
+def _signal_once_saved(process: subprocess.Popen[str], root: Path, number: signal.Signals) -> None:
+    while process.poll() is None and not list(root.glob("runs/*/warmup/state/*.json")):
+        time.sleep(0.05)
+    process.send_signal(number)
+
+
+@pytest.mark.slow
+def test_a_signal_to_a_step_that_saves_nothing_ends_the_run_with_its_number(params_file: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipeline", "run-local", "--params", str(params_file), "--out", str(tmp_path / "out")]
+    with subprocess.Popen(command, cwd=TOP, stderr=subprocess.PIPE, text=True) as process:
+        threading.Timer(0, _signal_once_a_task_runs, (process,)).start()
+        _, talk = process.communicate(timeout=300)
+    assert process.returncode == 143, talk[-4000:]
+    assert "error: split failed; its output is in" in talk
+    assert not list(tmp_path.glob("out/cwbass-*/warmup"))
+
+
+def _signal_once_a_task_runs(process: subprocess.Popen[str]) -> None:
+    while process.poll() is None:
+        for child in children(process.pid):
+            if b"kfp.dsl.executor_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                process.send_signal(signal.SIGTERM)
+                return
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
