@@ -110,7 +110,7 @@ def wait(run_id: str, service: Service, *, url: str, seconds: float, poll: float
         poll: Seconds between two looks.
 
     Raises:
-        GateError: Registration was refused.
+        GateError: Registration was refused, as far as Kubeflow tells.
         CwbassError: The run failed or was cancelled.
         ServiceError: The service was out of reach for long; the run goes on without us.
     """
@@ -141,7 +141,11 @@ def _ended_badly(run: kfp_server_api.V2beta1Run, state: str, url: str) -> Cwbass
     details = run.run_details.task_details if run.run_details else None
     tasks = sorted({str(task.display_name) for task in details or () if task.state == "FAILED"})
     if GATE in tasks:
-        return GateError(f"the model was refused; the summary of register says why: {url}")
+        # Kubeflow tells no exit code and no message of a task.
+        return GateError(
+            f"the run failed in {GATE}, as it does where the model is refused; the summary of register says whether it was, and why. "
+            f"If it was registered, {GATE} itself could not run: {url}"
+        )
     where = f" in {', '.join(tasks)}" if tasks else ""
     why = f": {' '.join(run.error.message.split())}" if run.error and run.error.message else ""
     return CwbassError(f"the run ended {state}{where}{why}. See {url}")
