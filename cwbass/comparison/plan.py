@@ -225,11 +225,14 @@ class Plan:
 
         Raises:
             DataError: The folder holds a comparison of other parameters or data, or on another budget.
+            ParamsError: A set of labels has two names.
         """
         path = self.out / PLAN
         if not path.is_file():
+            self._refuse_same_labels({})
             return self
         there = Plan.read(self.out)
+        self._refuse_same_labels(there.labels)
         if lines := differences(_claims(there, self), _claims(self, there)):
             if there.listing_sha256 and self.listing_sha256 and there.listing_sha256 != self.listing_sha256:
                 lines.append(_changed_images(there, self))
@@ -245,6 +248,15 @@ class Plan:
             listing_sha256=self.listing_sha256 or there.listing_sha256,
             lists_sha256={**there.lists_sha256, **self.lists_sha256},
         )
+
+    def _refuse_same_labels(self, there: Mapping[str, Mapping[str, Any]]) -> None:
+        """Refuse a set of labels that another name has already, here or in the plan that is there: all would be run twice."""
+        given = self.params.split.model_dump(mode="json")
+        names: dict[str, str] = {}
+        for name, keys in {**there, **self.labels}.items():
+            other = names.setdefault(json.dumps({**given, **keys}, sort_keys=True), name)
+            if other != name and name not in there:
+                raise ParamsError(f"--labels {name} are the labels of {other}, under another name. Leave one of them out.")
 
     def write(self) -> None:
         """Write the file that names the comparison; whoever joined the one there holds its lock."""

@@ -126,6 +126,35 @@ def test_more_seeds_labels_and_methods_join_a_folder(tmp_path: Path) -> None:
     assert whole.reference == "unimatch"  # whatever joins: numbers that were read before stay as they were
 
 
+@pytest.mark.parametrize(
+    ("texts", "names"),
+    [
+        (["1/2", "0.5"], "0.5 are the labels of 1-2"),
+        (["a=x.txt", "b=x.txt"], "b are the labels of a"),
+        (["07", "7"], "7 are the labels of 07"),
+    ],
+)
+def test_labels_under_two_names_are_refused(tmp_path: Path, texts: list[str], names: str) -> None:
+    with pytest.raises(ParamsError, match=f"--labels {names}, under another name"):
+        join(plan(tmp_path, labels=label_sets(texts)))
+    assert not (tmp_path / "plan.json").exists()
+    join(plan(tmp_path, labels=label_sets(texts[:1])))
+    with pytest.raises(ParamsError, match=f"--labels {names}, under another name"):
+        join(plan(tmp_path, labels=label_sets(texts[1:])))
+    join(plan(tmp_path, labels=label_sets(texts[:1])))  # the same again goes on
+
+
+def test_one_image_is_not_all_of_them_though_1_is_equal_to_one(tmp_path: Path) -> None:
+    assert list(join(plan(tmp_path, labels=label_sets(["1", "1/1"]))).labels) == ["1", "1-1"]
+
+
+def test_what_is_given_already_is_not_planned_again_under_a_name(tmp_path: Path) -> None:
+    base = load_params({**params().model_dump(mode="json"), "split": {"labeled": 0.25}}, Params)
+    join(plan(tmp_path, base=base, labels=label_sets([])))
+    with pytest.raises(ParamsError, match="--labels 1-4 are the labels of as-given"):
+        join(plan(tmp_path, base=base, labels=label_sets(["1/4"])))
+
+
 def test_what_changes_no_number_may_differ_between_two_calls(tmp_path: Path) -> None:
     join(plan(tmp_path))
     whole = join(plan(tmp_path, base=params(workers=2, cache="elsewhere")))
