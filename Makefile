@@ -30,7 +30,7 @@ run-local: $(VENV)/ready $(WEIGHTS)  ## The same as a Kubeflow pipeline, on this
 pipeline.yaml: $(VENV)/ready  ## Compile the Kubeflow pipeline, with params.yaml as its defaults
 	python -m pipeline compile --out $@
 
-smoke: $(VENV)/ready  ## The same five stages on a handful of images, in about a minute
+smoke: $(VENV)/ready $(WEIGHTS)  ## The same five stages on a handful of images, in about a minute
 	scripts/smoke
 
 test: $(VENV)/ready  ## Run the tests (CPU, offline)

@@ -20,6 +20,7 @@ from cwbass.methods import METHODS
 from cwbass.methods.cw_bass import CWBASS, PAPER
 from cwbass.params import Params, dump_params, flatten, load_params, parse_yaml, read_params
 from cwbass.steps.evaluate import EvaluateParams
+from cwbass.steps.init import WEIGHTS
 from cwbass.steps.register import RegisterParams
 from cwbass.steps.split import SplitParams
 from cwbass.steps.train import TrainParams
@@ -162,6 +163,16 @@ def test_every_command_in_the_readme_exists() -> None:
     assert verbs <= set(COMMAND.commands)  # type: ignore[attr-defined]
     for target in re.findall(r"^make ([a-z]+)$", text, flags=re.MULTILINE):
         assert re.search(rf"^{target}:", (TOP / "Makefile").read_text(), flags=re.MULTILINE), target
+
+
+@pytest.mark.parametrize("target", ["run", "smoke"])
+def test_what_makes_the_environment_for_init_makes_the_weights_that_init_proposes(target: str) -> None:
+    """Else `cwbass init` after it would propose a download."""
+    (named,) = re.findall(r"the environment that `make (\w+)` or `make (\w+)` has made", (TOP / "README.md").read_text())
+    assert target in named
+    needed = re.search(rf"^{target}: (.*?) *##", (TOP / "Makefile").read_text(), flags=re.MULTILINE)
+    assert needed is not None and "$(WEIGHTS)" in needed.group(1).split()
+    assert f"\nWEIGHTS := {WEIGHTS}\n" in (TOP / "Makefile").read_text()
 
 
 def test_every_method_has_a_row_in_the_page_on_methods() -> None:

@@ -20,7 +20,7 @@ from cwbass.errors import DataError, ParamsError
 from cwbass.files import write_whole
 from cwbass.params import Params, load_text
 
-WEIGHTS = "artifacts/weights/tf_efficientnet_lite0.safetensors"  # of `make run`
+WEIGHTS = "artifacts/weights/tf_efficientnet_lite0.safetensors"  # of `make run` and `make smoke`
 MULTIPLE = 32  # crops are multiples of it, as encoders halve five times
 SHORT_CPU, SHORT_GPU = 144, 1024  # pixels of the short side that the network works at, at most
 LARGEST_CROP = 512  # pixels
