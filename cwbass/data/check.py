@@ -116,6 +116,7 @@ def check_dataset(
         *findings.rgb_masks(files, spec),
         *findings.index_masks(files),
         *findings.binary(files, spec),
+        *findings.mixed_binary(files, spec),
         *findings.foreign_values(files, spec),
         *findings.soft_borders(files),
         *findings.sizes(files),

@@ -140,6 +140,24 @@ def binary(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding]:
         )
 
 
+def mixed_binary(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding]:
+    """Masks of 0 and 255 beside others of 0 and 1: in the former all objects are ignored. Where 255 is ignored, it borders objects."""
+    masks = _masks(files, lambda mask: mask.mappable and not mask.is_rgb)
+    odd = [(name, mask) for name, mask in masks if mask.has_zero and mask.has_255]
+    others = [mask for _, mask in masks if not mask.has_255 and not mask.only_0_and_255]
+    ignored = spec.num_classes == 2 and spec.ids.get(255, spec.ignore_index) == spec.ignore_index
+    if ignored and odd and others and all(mask.only_0_and_255 for _, mask in masks if mask.has_255):
+        yield Finding(
+            "warning",
+            "mixed_binary",
+            odd[0][0],
+            f"{counted(len(odd), 'mask holds', 'masks hold')} only 0 and 255, and {counted(len(others), 'other shows', 'others show')} "
+            f"both classes and no 255, as where masks of two sources are put together; the first is {odd[0][0]}. 255 is ignored: if "
+            "it is the object there, nothing of it would be learnt. Write 1 in place of it: Image.fromarray(np.array(mask) // 255).",
+            _examples(odd),
+        )
+
+
 def foreign_values(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding]:
     """One finding for each value that no class claims, over all masks."""
     binary = _is_binary(files, spec)

@@ -243,6 +243,32 @@ def test_background_and_border_in_some_masks_only_are_no_binary_masks(root: Path
     assert check(root).findings == ()
 
 
+def test_masks_of_0_and_255_beside_masks_of_0_and_1_are_told(root: Path) -> None:
+    for id in "abcde":
+        save_mask(root, id, (GOOD == 1) * (255 if id in "bd" else 1))
+    finding = only(check(root))
+    assert (finding.severity, finding.kind, finding.file) == ("warning", "mixed_binary", "masks/b.png")
+    assert finding.details == {"count": 2, "files": ["masks/b.png", "masks/d.png"]}
+    assert finding.message.startswith("2 masks hold only 0 and 255, and 3 others show both classes and no 255")
+    for id in "bd":
+        save_mask(root, id, np.asarray(Image.open(root / f"masks/{id}.png")) // 255)  # the mend that it names
+    assert check(root).findings == ()
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        {"a": GOOD, "b": (GOOD == 1) * 255, "c": GOOD == 1},  # 255 beside objects is a border
+        {"a": np.full(GOOD.shape, 255), "b": GOOD == 1},  # an image that nobody labelled
+        {"a": (GOOD == 1) * 255, "b": np.zeros(GOOD.shape)},  # all binary, of which some show no object
+    ],
+)
+def test_ignored_pixels_in_other_masks_are_no_mixture(root: Path, masks: dict[str, np.ndarray]) -> None:
+    for id in "abcde":
+        save_mask(root, id, masks.get(id, list(masks.values())[-1]))
+    assert "mixed_binary" not in {finding.kind for finding in check(root).findings}
+
+
 def test_rgb_masks_without_map_get_a_proposal(root: Path) -> None:
     colors = np.array([[0, 0, 0], [128, 0, 0]], dtype=np.uint8)  # the palette's
     colored = colors[np.minimum(GOOD, 1)]
