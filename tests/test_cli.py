@@ -107,6 +107,12 @@ def test_the_check_names_the_sections_without_which_dvc_stops_half_way(tmp_path:
     assert said("--set", "eval={}", "--set", "method={name: cw_bass}") == ""
 
 
+def test_a_page_on_the_data_is_not_asked_of_a_check_of_parameters_alone(tmp_path: Path) -> None:
+    done = call("check", "--params", "configs/smoke.yaml", "--params-only", "--html", tmp_path / "check.html")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "--html shows the data, and --params-only looks at none" in done.stderr
+
+
 def test_weights_that_are_not_there_fail_the_check_as_a_parameter_does(tmp_path: Path) -> None:
     write_shapes(tmp_path / "data", seed=0, labeled=24, unlabeled=4, test=12, size=(64, 64))
     weights = ("--set", f"model.weights={tmp_path / 'gone.pth'}")

@@ -82,9 +82,12 @@ def check(
     params_only: Annotated[bool, typer.Option("--params-only", help="Check parameters, not data.")] = False,
 ) -> None:
     """Check parameters, weights and data before any long step; exit code 4 where the data is wrong."""
+    from cwbass.errors import ParamsError
     from cwbass.params import Params
     from cwbass.steps.check import check, refuse_errors, warn_of_missing_sections
 
+    if params_only and html is not None:
+        raise ParamsError("--html shows the data, and --params-only looks at none. Leave one of them out.")
     loaded = load(Params, params, overrides)
     warn_of_missing_sections(loaded, params, pipeline=Path("dvc.yaml"))
     if params_only:
