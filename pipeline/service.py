@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import kfp_server_api
 import urllib3
@@ -73,12 +74,14 @@ def connect(service: Service) -> kfp_server_api.ApiClient:
     """A client; nothing is sent yet.
 
     Raises:
-        ParamsError: The token cannot be read or sent, or the authority's certificate is not there.
+        ParamsError: The token cannot be read or sent, the authority's certificate is not there, or the environment names no proxy as
+            one.
     """
     if service.ca_cert and not Path(service.ca_cert).is_file():
         raise ParamsError(f"ca_cert is {service.ca_cert!r}: no such file. Name the authority's certificate, PEM.")
     config = kfp_server_api.Configuration(host=service.host)
     config.ssl_ca_cert = service.ca_cert
+    config.proxy, config.proxy_headers = _proxy(str(service.host))
     # A redirect is a login page, not an answer; it must come back to be named.
     config.retries = urllib3.Retry(total=2, redirect=False, status=0, backoff_factor=0.3)
     if service.token_file:
@@ -207,6 +210,25 @@ def _of_status(error: kfp_server_api.ApiException, client: kfp_server_api.ApiCli
     if 400 <= status < 500 and status not in _PASSING:
         return ParamsError(f"{host} refuses the request ({status}): {_message(error)}")
     return ServiceError(f"{host} failed ({status}): {_message(error)} Try again later.")
+
+
+def _proxy(host: str) -> tuple[str | None, dict[str, str] | None]:
+    """Address of the proxy that HTTP_PROXY or HTTPS_PROXY, and NO_PROXY, name for a host, and the headers it asks for."""
+    parts = urlsplit(host)
+    given = None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+    if given is None:
+        return None, None
+    try:
+        proxy = urllib3.util.parse_url(given if "://" in given else f"http://{given}")
+    except urllib3.exceptions.LocationParseError:
+        proxy = urllib3.util.Url()
+    if not proxy.host or proxy.scheme not in ("http", "https"):  # what it is may be a password
+        raise ParamsError(
+            f"{parts.scheme.upper()}_PROXY is no address of an HTTP proxy. Write http://proxy.example.com:3128, or let NO_PROXY name "
+            f"{parts.hostname}."
+        )
+    headers = urllib3.util.make_headers(proxy_basic_auth=unquote(proxy.auth)) if proxy.auth else None
+    return f"{proxy.scheme}://{proxy.netloc}", headers
 
 
 def _check_json(client: kfp_server_api.ApiClient) -> None:

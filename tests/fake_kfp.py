@@ -35,6 +35,7 @@ class KfpApi(ThreadingHTTPServer):
         self.requests: list[str] = []  # "GET /apis/v2beta1/runs/x"
         self.authorizations: list[str | None] = []
         self.cookies: list[str | None] = []
+        self.proxied: list[tuple[str, str | None]] = []  # what it is asked for as a proxy, and by whom
 
     @property
     def url(self) -> str:
@@ -54,6 +55,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._handle(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
+    def do_CONNECT(self) -> None:
+        self.server.proxied.append((self.path, self.headers.get("proxy-authorization")))
+        self._answer(502, {}, b"")
+
     def log_message(self, format: str, *args: object) -> None:
         pass
 
@@ -62,6 +67,8 @@ class _Handler(BaseHTTPRequestHandler):
         api.requests.append(f"{self.command} {parts.path}")
         api.authorizations.append(self.headers.get("authorization"))
         api.cookies.append(self.headers.get("cookie"))
+        if parts.netloc:
+            api.proxied.append((parts.netloc, self.headers.get("proxy-authorization")))
         time.sleep(api.delay)
         if api.answers:
             self._answer(*api.answers.pop(0))

@@ -42,6 +42,7 @@ class Done:
 def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpApi]:
     for name in ("HOST", "NAMESPACE", "TOKEN", "TOKEN_FILE", "CREDENTIALS"):
         monkeypatch.delenv(f"CWBASS_KFP_{name}", raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.chdir(TOP)
     with kfp_api() as server:
         yield server
@@ -211,6 +212,38 @@ def test_a_host_that_is_not_there_is_exit_code_6(api: KfpApi) -> None:
     done = submit("--host", host, "--token", TOKEN)
     assert done.code == 6
     assert f"{host} cannot be reached" in done.line and "refused" in done.line
+
+
+BY_USER = "Basic bWU6YSBi"  # me:a b
+
+
+def test_a_proxy_of_the_environment_is_gone_through_with_its_password(api: KfpApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://me:a%20b@127.0.0.1:{api.server_port}")
+    done = submit("--host", "http://kubeflow.invalid/pipeline", "--token", TOKEN)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["url"] == f"http://kubeflow.invalid/pipeline/#/runs/details/{RUN_ID}"
+    assert api.proxied == [("kubeflow.invalid", BY_USER)] * len(api.requests)
+    monkeypatch.setenv("NO_PROXY", "kubeflow.invalid")
+    assert "kubeflow.invalid/pipeline cannot be reached" in submit("--host", "http://kubeflow.invalid/pipeline").line
+    assert len(api.proxied) == len(api.requests) == 2
+
+
+def test_for_https_a_proxy_is_asked_for_a_tunnel(api: KfpApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"me:a%20b@127.0.0.1:{api.server_port}")
+    done = submit("--host", "https://kubeflow.invalid/pipeline", "--token", TOKEN)
+    assert done.code == 6
+    assert "cannot be reached" in done.line and "502" in done.line
+    assert set(api.proxied) == {("kubeflow.invalid:443", BY_USER)}
+
+
+@pytest.mark.parametrize("proxy", [f"socks5://me:{TOKEN}@127.0.0.1:1", f"http://me:{TOKEN}@127.0.0.1:port", "http://"])
+def test_a_proxy_that_is_none_is_exit_code_3_and_is_not_repeated(
+    api: KfpApi, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    done = submit("--host", "https://kubeflow.invalid/pipeline")
+    assert done.code == 3
+    assert "HTTPS_PROXY is no address of an HTTP proxy" in done.line
 
 
 def test_a_host_that_hangs_is_exit_code_6_within_the_timeout(api: KfpApi) -> None:
