@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cwbass.cli.options import Overrides, ParamsFile
+from cwbass.cli.comparing import BudgetOption, Labels, Methods, Seeds
+from cwbass.cli.options import PARAMS, Overrides, ParamsFile
 from cwbass.errors import CwbassError, ParamsError, disk_failures
 from cwbass.stdio import outlive_readers
 
@@ -31,22 +33,6 @@ app = typer.Typer(
 Data = Annotated[
     str | None,
     typer.Option("--data", metavar="FOLDER|s3://...", help="The dataset, in place of data.root; see docs/pipeline.md."),
-]
-Methods = Annotated[
-    str, typer.Option(metavar="A,B", help="Methods; supervised is always among them. Default: the one of the parameters.")
-]
-Seeds = Annotated[str, typer.Option(metavar="0,1,2", help="Seeds; default: the one of the parameters.")]
-Labels = Annotated[
-    str,
-    typer.Option(
-        metavar="1/16,1/8", help="Shares or counts of labelled images, or NAME=FILE of ids; default: as the parameters say."
-    ),
-]
-BudgetOption = Annotated[
-    str,
-    typer.Option(
-        "--budget", metavar="KIND=N", help="steps=N, minutes=N or passes=N of every run, warm-up included; default: train.steps."
-    ),
 ]
 Host = Annotated[str | None, typer.Option("--host", envvar="CWBASS_KFP_HOST", help="Address of Kubeflow Pipelines.")]
 Namespace = Annotated[
@@ -75,7 +61,6 @@ Credentials = Annotated[
 ]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for an answer.")]
 Runs = Annotated[Path, typer.Option("--out", help="Folder for runs.", file_okay=False)]
-PARAMS = Path("params.yaml")
 
 
 @app.callback()
@@ -91,7 +76,15 @@ def _needs_kfp() -> None:
         raise ParamsError("kfp is not installed. Run: pip install -c constraints.txt -e '.[pipeline]'") from error
 
 
-def _arguments(params: Path, overrides: list[str] | None, data: str | None, **grid: str) -> dict[str, Any]:
+def _grid(methods: list[str] | None, seeds: list[str] | None, labels: list[str] | None, budget: str | None) -> dict[str, str]:
+    """What a comparison is of, as texts that a pipeline can take."""
+    lists = {"methods": methods, "seeds": seeds, "labels": labels}
+    return {name: ",".join(texts or ()) for name, texts in lists.items()} | {"budget": budget or ""}
+
+
+def _arguments(
+    params: Path, overrides: list[str] | None, data: str | None, grid: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Parameters of the pipeline; with a grid, of a comparison's."""
     _needs_kfp()
     from cwbass.params import read_params
@@ -136,15 +129,15 @@ def compile(
 def compile_compare(
     params: ParamsFile = PARAMS,
     overrides: Overrides = None,
-    methods: Methods = "",
-    seeds: Seeds = "",
-    labels: Labels = "",
-    budget: BudgetOption = "",
+    methods: Methods = None,
+    seeds: Seeds = None,
+    labels: Labels = None,
+    budget: BudgetOption = None,
     data: Data = None,
     out: Annotated[Path, typer.Option(help="The file to write.", dir_okay=False)] = Path("pipeline-compare.yaml"),
 ) -> None:
     """Write the pipeline of a comparison, a loop over its cells, as YAML; `submit --package` starts it."""
-    arguments = _arguments(params, overrides, data, methods=methods, seeds=seeds, labels=labels, budget=budget)
+    arguments = _arguments(params, overrides, data, _grid(methods, seeds, labels, budget))
     from pipeline.compare import build
     from pipeline.compile import compile_pipeline
 
@@ -170,15 +163,15 @@ def run_local(
 def run_local_compare(
     params: ParamsFile = PARAMS,
     overrides: Overrides = None,
-    methods: Methods = "",
-    seeds: Seeds = "",
-    labels: Labels = "",
-    budget: BudgetOption = "",
+    methods: Methods = None,
+    seeds: Seeds = None,
+    labels: Labels = None,
+    budget: BudgetOption = None,
     data: Data = None,
     out: Runs = Path("artifacts/run-local-compare"),
 ) -> None:
     """Run the pipeline of a comparison on this machine; the same command goes on where it was stopped."""
-    arguments = _arguments(params, overrides, data, methods=methods, seeds=seeds, labels=labels, budget=budget)
+    arguments = _arguments(params, overrides, data, _grid(methods, seeds, labels, budget))
     from cwbass.steps.compare import MARKDOWN, PAGE
     from pipeline.local import run_local_compare
 

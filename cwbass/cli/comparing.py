@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(metavar="A,B", help="Methods; supervised is always among them. Default: the one of the parameters."),
+]
 Seeds = Annotated[list[str] | None, typer.Option(metavar="0,1,2", help="Seeds; default: the one of the parameters.")]
 Labels = Annotated[
     list[str] | None,
@@ -29,6 +33,7 @@ Labels = Annotated[
 BudgetOption = Annotated[
     str | None,
     typer.Option(
+        "--budget",
         metavar="KIND=N",
         help="steps=N, minutes=N or passes=N of every run, warm-up included; default: train.steps. For the last two, steps of each "
         "method are measured before the plan is written.",
@@ -43,10 +48,7 @@ TableOnly = Annotated[bool, typer.Option("--table", help="Make the table of what
 def compare(
     params: ParamsFile = PARAMS,
     overrides: Overrides = None,
-    methods: Annotated[
-        list[str] | None,
-        typer.Option(metavar="A,B", help="Methods; supervised is always among them. Default: the one of the parameters."),
-    ] = None,
+    methods: Methods = None,
     variants: Annotated[
         list[str] | None,
         typer.Option(

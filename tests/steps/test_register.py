@@ -335,28 +335,6 @@ def test_a_file_that_is_no_metrics_is_named(run: Run, content: str, message: str
         run.register()
 
 
-@pytest.mark.parametrize(
-    ("scores", "message"),
-    [
-        ({"miou": "0.6"}, "miou: input should be a valid number, not '0.6'"),
-        ({"miou": True}, "miou: input should be a valid number, not True"),
-        ({"baseline_miou": [0.5]}, r"baseline_miou: input should be a valid number, not \[0\.5\]"),
-        ({"per_class": [0.9, 0.3]}, r"per_class: input should be an object, not \[0\.9, 0\.3\]"),
-        ({"per_class": {"road": {"iou": [0.3]}}}, r"per_class\.road\.iou: input should be a valid number, not \[0\.3\]"),
-        ({"miou_gain_interval": 0.1}, "miou_gain_interval: input should be a valid array, not 0.1"),
-        ({"miou_gain_interval": [0.1]}, r"miou_gain_interval\.1: field required, not \[0\.1\]"),
-        ({"weights": ["teacher"]}, r"weights: input should be a valid string, not \['teacher'\]"),
-        ({"split": "none"}, "split: input should be an object, not 'none'"),
-        ({"split": {"notes": 1}}, r"split\.notes: input should be a valid array, not 1"),
-    ],
-)
-def test_scores_of_another_type_are_named(run: Run, scores: dict[str, Any], message: str) -> None:
-    run.score(**scores)
-    with pytest.raises(DataError, match=rf"metrics\.json, {message}\. Run `cwbass eval` again\.$"):
-        run.register()
-    assert run.store.list("") == []
-
-
 PER_CLASS = {"sky": {"iou": 0.9}, "road": {"iou": 0.3}}
 
 
