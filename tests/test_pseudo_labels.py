@@ -108,6 +108,13 @@ def test_mean_confidence_of_four_million_equal_pixels_is_theirs() -> None:
     assert total.item() / label.numel() == pytest.approx(0.99, abs=1e-6)
 
 
+def test_a_sum_by_class_is_exact_where_float64_would_stop_counting() -> None:
+    ones = 2**21  # 2^53 units of 2^-32: the next unit would be lost in float64
+    values = torch.cat((torch.ones(ones), torch.full((10,), 2.0**-32)))
+    label = torch.zeros(len(values), dtype=torch.long)
+    assert sum_by_class(values, label, torch.ones_like(label, dtype=torch.bool), 1).item() == ones + 10 * 2.0**-32
+
+
 def test_adaptive_floor_by_hand() -> None:
     tau = adaptive_floor(torch.tensor([0.9, 0.6, 0.3]), torch.tensor(0.8), scale=0.95)
     torch.testing.assert_close(tau, torch.tensor([0.76, 0.76 * 2 / 3, 0.76 / 3]))

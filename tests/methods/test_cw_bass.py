@@ -189,10 +189,11 @@ def test_cutmix_pastes_padding_as_padding(pixel_net: Net, batches: Batches, prog
     assert loss == pytest.approx(again, rel=1e-6)
 
 
-def test_labelled_pastes_bring_the_ground_truth(pixel_net: Net, batches: Batches, progress: Steps) -> None:
+@pytest.mark.parametrize("labels", ["hard", "soft"])
+def test_labelled_pastes_bring_the_ground_truth(pixel_net: Net, batches: Batches, progress: Steps, labels: str) -> None:
     labeled, unlabeled = batches(size=2)
     terms: dict[str, Any] = {"cutmix": 1.0, "cutmix_labeled": 1.0, "boundary": {"weight": 0.0}, "ignore_padding": True}
-    method = build(pixel_net, threshold={"rule": "strict", "strict": 1.0}, **terms)  # the teacher has no say
+    method = build(pixel_net, labels=labels, threshold={"rule": "strict", "strict": 1.0}, **terms)  # the teacher has no say
     seen: list[Tensor] = []
     method.student.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     output, _ = run(method, (labeled, unlabeled), progress())
@@ -203,6 +204,18 @@ def test_labelled_pastes_bring_the_ground_truth(pixel_net: Net, batches: Batches
     assert output.means["loss_unsup"].item() == pytest.approx(0.9 * expected[known].mean().item(), rel=1e-5)
     nothing = replace(labeled, mask=torch.full_like(labeled.mask, 255))
     assert means(method, (nothing, unlabeled), progress())["loss"] == 0.0
+
+
+def test_a_share_of_the_pastes_is_labelled(pixel_net: Net, batches: Batches, progress: Steps) -> None:
+    _, unlabeled = batches(size=400)
+    labeled = LabeledBatch(torch.full((3, 3, 12, 12), 255, dtype=torch.uint8), torch.zeros(3, 12, 12, dtype=torch.uint8))
+    views = replace(unlabeled, weak=unlabeled.weak.clamp(max=254))
+    method = build(pixel_net, cutmix=1.0, cutmix_labeled=0.25)
+    seen: list[Tensor] = []
+    method.student.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    method.training_step(labeled, views, progress())
+    white = (seen[1] == 255).flatten(1).any(1).float().mean().item()
+    assert white == pytest.approx(0.25, abs=0.07)  # three deviations of 400 draws
 
 
 @pytest.mark.parametrize("labels", ["hard", "soft"])
@@ -321,6 +334,21 @@ def test_per_class_thresholds_follow_the_running_confidence(pixel_net: Net, batc
     torch.testing.assert_close(run(per_class, batch, progress())[0].means["threshold"], 0.8 * running)
     floor = build(pixel_net, threshold={"rule": "floor", **rule})
     torch.testing.assert_close(run(floor, batch, progress())[0].means["threshold"], 0.8 * mean * running / running.max())
+
+
+def test_a_class_that_is_not_named_keeps_its_running_confidence(pixel_net: Net, batches: Batches, progress: Steps) -> None:
+    method = build(pixel_net, threshold={"rule": "per_class", "low": 0.0, "high": 1.0, "scale": 0.8, "momentum": 0.75})
+    method.teacher.get_parameter("conv.bias").data[2] = -1e4
+    output, _ = run(method, batches(), progress())
+    assert output.sums["seen"][2] == 0
+    assert output.means["threshold"][2].item() == pytest.approx(0.8 * 0.25)
+    assert (output.means["threshold"][output.sums["seen"] > 0] > 0.8 * 0.25).all()
+
+
+def test_bounds_of_tau_that_are_equal_are_tau(pixel_net: Net, batches: Batches, progress: Steps) -> None:
+    method = build(pixel_net, threshold={"rule": "floor", "low": 0.5, "high": 0.5})
+    threshold = method.training_step(*batches(), progress()).means["threshold"]
+    assert threshold.tolist() == [0.5] * CLASSES
 
 
 def test_auto_thresholds_come_from_the_selection_slice(pixel_net: Net, batches: Batches, progress: Steps) -> None:

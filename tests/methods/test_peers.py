@@ -17,8 +17,8 @@ from lookup_net import SURE, SURE_OF_ONE, THREE_QUARTERS, UNSURE, LookupNet, lab
 from cwbass.config import ModelConfig
 from cwbass.methods import METHODS, build_method
 from cwbass.methods.base import Method
-from cwbass.methods.consistency import Targets, cutmix, draw_cutmix, draw_odd_boxes
-from cwbass.methods.corrmatch import Correlation, grow, propagate
+from cwbass.methods.consistency import Targets, cutmix, draw_cutmix, draw_odd_boxes, exchange
+from cwbass.methods.corrmatch import Correlation, divergence, grow, propagate
 from cwbass.methods.dssn import pair_distance
 from cwbass.methods.mgd import image_distance, region_distance
 from cwbass.models import build_model
@@ -182,6 +182,14 @@ def test_boxes_of_cps_cover_at_most_their_area_and_undo_each_other(batches: Batc
     assert (share < 0.2).any()  # where two overlap, neither is
 
 
+def test_images_are_exchanged_inside_the_mask_alone() -> None:
+    label = torch.tensor([0, 1]).view(2, 1, 1).expand(2, 1, 2)
+    inside = torch.tensor([[[True, False]], [[False, True]]])
+    image, moved = exchange([label[:, None].expand(2, 3, 1, 2), label], inside, ALONE)
+    assert moved.tolist() == [[[1, 0]], [[1, 0]]]  # the first image's left pixel and the second one's right pixel
+    assert torch.equal(image, moved[:, None].expand_as(image))
+
+
 def test_cutmix_moves_labels_weights_and_padding_with_the_pixels(progress: Steps) -> None:
     image = torch.arange(2, dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 20, 20)
     label = image[:, 0].long()
@@ -199,6 +207,33 @@ def test_cutmix_moves_labels_weights_and_padding_with_the_pixels(progress: Steps
     assert torch.equal(moved.weight, mixed[:, 0].float())
     assert torch.equal(moved.valid, mixed[:, 0] == 0)
     assert torch.equal(moved.confidence, moved.label * 0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "pixels"),
+    [
+        ("fixmatch", {"cutmix": 1.0, "threshold": {"tau": 0.9}}, 1),
+        ("unimatch", {"cutmix": 1.0, "threshold": {"tau": 0.9}, "feature_drop": 0.0}, 1),  # 1/4, 1/4, and 1/2 of the features
+        ("unimatch_v2", {"cutmix": 1.0, "threshold": {"tau": 0.9}, "undivided": 1.0}, 1),
+        ("dssn", {"cutmix": 1.0, "feature_drop": 0.0}, 1),  # a quarter each of four; both views have one box, and agree
+        ("corrmatch", {"cutmix": 1.0, "feature_drop": 0.0, "regions": 0, "correlation_weight": 0.0}, 0.5),
+        ("cps", {}, 2),  # each network from the other
+    ],
+)
+def test_labels_move_with_the_pixels_that_cutmix_pastes(
+    progress: Steps, name: str, settings: dict[str, Any], pixels: float
+) -> None:
+    method = build(name, **settings)
+    seen: list[torch.Tensor] = []
+    encode = method.student.encode
+    method.student.encode = lambda image: seen.append(image[:, 0].round()) or encode(image)  # type: ignore
+    views = torch.tensor([SURE, SURE_OF_ONE], dtype=torch.uint8).view(2, 1, 1, 1).repeat(1, 3, 20, 20)
+    batch = UnlabeledBatch(views, views, torch.ones(2, 20, 20, dtype=torch.bool), strong2=views)
+    nothing = LabeledBatch(views, torch.full((2, 20, 20), 255, dtype=torch.uint8))
+    output = method.training_step(nothing, batch, progress())
+    assert all(0 < int((image == SURE).sum()) < image.numel() for image in seen[-1])  # each shows a part of the other
+    # The network is as sure of a pixel wherever it lies, and right if its label came along.
+    assert output.means["loss_unsup"].item() == pytest.approx(pixels * LN2019, rel=1e-4)
 
 
 def test_dssn_keeps_of_each_class_what_is_nearly_as_sure_as_its_surest_pixel(progress: Steps) -> None:
@@ -315,6 +350,15 @@ def test_the_threshold_of_corrmatch_follows_the_surest_pixel_of_each_class_that_
     assert output.means["threshold"].item() == pytest.approx(0.9 * 0.86 + 0.1 * 0.75)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_corrmatch_counts_channels_without_a_trace_in_the_network(norm_net: type[SegmentationNet], training: bool) -> None:
+    config = METHODS["corrmatch"].config_cls.model_validate({"name": "corrmatch"})
+    method = build_method(config, lambda **other: norm_net(**other).train(training), num_classes=4, ignore_index=255)
+    assert method.get_submodule("correlation.one").in_channels == 3
+    assert method.student.training == training
+    assert method.get_buffer("student.stem.1.num_batches_tracked") == 0
+
+
 def test_corrmatch_adds_its_seven_losses(progress: Steps) -> None:
     method = build("corrmatch", tau=0.9, momentum=1.0, regions=0, cutmix=0.0, feature_drop=0.0)
     # One pixel an image: it attends to itself alone, and what is spread is what was said.
@@ -323,6 +367,15 @@ def test_corrmatch_adds_its_seven_losses(progress: Steps) -> None:
     unsup = 0.25 * (LN43 + divergence) + 0.25 * LN2019 + 0.125 * (LN43 + LN2019)
     assert output.means["loss_unsup"].item() == pytest.approx(unsup, rel=1e-5)
     assert output.loss.item() == pytest.approx((0.5 * (LN43 + LN43) + unsup) / 2, rel=1e-5)
+
+
+def test_a_divergence_counts_where_labels_do_and_is_divided_by_all_valid_pixels() -> None:
+    logits = torch.tensor([[math.log(3.0), 0.0, 0.0, 5.0], [0.0] * 4]).view(1, 2, 1, 4)  # class 0 has 3/4, 1/2, 1/2
+    probs = torch.tensor([[0.5, 0.9, 0.5, 0.5], [0.5, 0.1, 0.5, 0.5]]).view(1, 2, 1, 4)
+    weight, valid = torch.tensor([[[1.0, 0.0, 1.0, 0.0]]]), torch.tensor([[[True, True, True, False]]])
+    targets = Targets(torch.zeros(1, 1, 4).long(), torch.ones(1, 1, 4), weight, valid)
+    expected = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)  # of the first; the third agrees
+    assert divergence(logits, probs, targets, world=ALONE).item() == pytest.approx(expected / 3, rel=1e-5)
 
 
 def offline(**settings: Any) -> Method:

@@ -94,3 +94,5 @@ def test_whole_images_are_judged_by_the_rule_of_training(pixel_net: type[Segment
     assert kept("mean_teacher", pixel_net, None) == [True] * 4
     # 0.891 and 0.693: of the highest confidence of each class.
     assert kept("dssn", pixel_net, None, rule="class_aware", scale=0.99, floor=0.5) == [True, False, True, False]
+    # Below the floor the surest pixel of each class speaks for it.
+    assert kept("dssn", pixel_net, None, rule="class_aware", scale=0.5, floor=0.95) == [True, False, True, False]
