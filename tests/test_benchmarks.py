@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks import peak
+from benchmarks import other_data, peak
 from benchmarks.cases import lite0, network_passes
 from benchmarks.harness import Goal, Pair, Row, Samples, Unavailable, at_least, at_most, choose, line, run
 from benchmarks.rows import all_rows
 from benchmarks.rows.losses import step_without_networks
+from cwbass.config import DataConfig
+from cwbass.data import LAYOUTS
 
 
 def row(measured, goal: Goal | None = None, name: str = "a.b") -> Row:
@@ -110,3 +114,25 @@ def test_peak_explains_itself_and_refuses_to_measure_nothing(capsys):
     with pytest.raises(SystemExit) as ended:
         peak.main([])
     assert (ended.value.code, "are required" in capsys.readouterr().err) == (2, True)
+
+
+@pytest.mark.parametrize("name", list(other_data.DATASETS))
+def test_the_other_datasets_show_their_classes_as_rarely_as_they_say(name: str):
+    classes, draw = other_data.DATASETS[name]
+    samples = [draw(np.random.default_rng([0, index])) for index in range(12)]
+    pixels = np.bincount(np.concatenate([mask.ravel() for _, mask in samples]), minlength=len(classes))
+    assert len(pixels) == len(classes) and pixels.all()
+    share = pixels / pixels.sum()
+    rarest = {"landcover": "road", "cells": "large", "defects": "defect"}[name]
+    assert share[classes.index(rarest)] < 0.06
+    assert {image.shape for image, _ in samples} == {(other_data.SIDE, other_data.SIDE, 3)}
+    again, mask = draw(np.random.default_rng([0, 3]))
+    assert np.array_equal(again, samples[3][0]) and np.array_equal(mask, samples[3][1])
+
+
+def test_the_other_datasets_are_folders_that_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(other_data, "IMAGES", {"train": 2, "unlabeled": 3, "test": 1})
+    other_data.write("cells", tmp_path)
+    files = LAYOUTS["folder"](tmp_path, DataConfig(layout="folder", root=str(tmp_path)))
+    assert sorted(files.masks) == ["test0000", "train0000", "train0001"]
+    assert len(files.images) == 6 and list(files.spec.class_names) == ["ground", "round", "long", "large"]
