@@ -2,8 +2,8 @@
 
     python benchmarks/other_data.py [landcover] [cells] [defects] [--out data]
 
-landcover: six textures that fill the image, one of them a thin road; no background. cells: blobs that texture and outline tell
-apart, one kind rare, and debris that is none. defects: two classes, of which one has a pixel in fifty; seams and stains look alike
+landcover: five textures that fill the image, and a thin road; no background. cells: blobs that texture and outline tell
+apart, one kind rare, and debris that is none. defects: two classes, of which one has a pixel in seventy; seams and stains look alike
 and are none. Each has 20 labelled, 300 unlabelled and 80 test images of 128 x 128 pixels, in the layout ``folder``; ``cwbass init``
 makes parameters for it. Image i of a role depends on the dataset, the role and i alone.
 
@@ -33,6 +33,8 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help=f"of {', '.join(DATASETS)}; default: all")
     parser.add_argument("--out", type=Path, default=Path("data"))
     asked = parser.parse_args()
+    if unknown := set(asked.names) - set(DATASETS):
+        parser.error(f"there is no {', '.join(sorted(unknown))}; choose of {', '.join(DATASETS)}")
     for name in asked.names or DATASETS:
         write(name, asked.out / name)
         print(asked.out / name)
