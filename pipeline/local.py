@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self, TextIO
+from typing import Any, TextIO
 
 from kfp import local
 
 import cwbass.errors
 from cwbass.errors import CwbassError, Interrupted
 from cwbass.steps.runs import run_folder
-from cwbass.training.interrupt import stop_signals
+from cwbass.training.interrupt import handling
 from cwbass.training.lock import lock_folder
 from cwbass.training.torchrun import children
 from pipeline import compare, dag
@@ -80,13 +80,13 @@ def _here(out: Path) -> dict[str, Any]:
 def _run(pipeline: Any, name: str, out: Path) -> Path:
     """Run every task of a pipeline with kfp's local runner, once each; its talk goes to stderr and log.txt."""
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(out))
-    log, failure = out / LOG, None
+    log, failure, stop = out / LOG, None, _Stop()
     with (
         lock_folder(out),  # another run's log would be this one, and its folder could be taken for this run's
         log.open("w", encoding="utf-8") as file,
         redirect_stdout(_Tee(sys.stderr, file)),
         warnings.catch_warnings(),
-        _Stop() as stop,
+        handling(stop.pass_on),
     ):
         warnings.filterwarnings("ignore", module=r"kfp\.local")  # pods' resources and images mean nothing here
         before = set(out.glob(f"{name}-*"))
@@ -123,21 +123,12 @@ def check_all_ran(spec: Any, folder: Path) -> None:
 
 
 class _Stop:
-    """Inside ``with``, a request to stop goes to the task that runs, which kfp waits for; between two tasks it ends the process."""
+    """A request to stop goes to the task that runs, which kfp waits for; between two tasks it ends the process."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._pass_on) for number in stop_signals()}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+    def pass_on(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
         if not (tasks := [task for child in children(os.getpid()) for task in _below_shell(child)]):
             sys.exit(128 + number)

@@ -28,7 +28,7 @@ from cwbass.evaluation.per_image import CONFUSIONS, PerImage
 from cwbass.evaluation.sweep import SWEEP
 from cwbass.files import unlink_with_digest, write_whole
 from cwbass.params import Params, dump_params
-from cwbass.training.interrupt import stop_signals
+from cwbass.training.interrupt import handling
 from cwbass.training.resume import RUN
 from cwbass.training.run import SNAPSHOTS
 
@@ -79,15 +79,14 @@ class Worker:
         self._failed: dict[Path, JobFailed] = {}  # what several cells need is not tried again for each
         self._received: signal.Signals | None = None
         self._child: int | None = None
-        self._before: dict[signal.Signals, Any] = {}
+        self._handling = handling(self._pass_on)
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._pass_on) for number in stop_signals()}
+        self._handling.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    def __exit__(self, *error: Any) -> None:
+        self._handling.__exit__(*error)
 
     def run(self, job: Job) -> None:
         """Run a job, unless it is done.

@@ -13,9 +13,8 @@ import logging
 import os
 import shutil
 import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,6 +28,7 @@ from cwbass.steps.training import TrainReport, WarmupParams, check_batches
 from cwbass.steps.warmup import warmup
 from cwbass.telemetry.base import SILENT, Telemetry
 from cwbass.train_jobs import GROUP, JOB_OF_POD, VERSION, TrainJobs, connect, own_namespace
+from cwbass.training.interrupt import handling
 from cwbass.training.torchrun import run_processes
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ def launch(task: TrainTask, *, cluster: Cluster, api: Any = None) -> TrainReport
     job = planned_job(task, cluster=cluster)
     report = _hand_over(task)["report"]
     client, name = TrainJobs(connect() if api is None else api, cluster.namespace), job["metadata"]["name"]
-    with _signals_interrupt():
+    with handling(_interrupt, [signal.SIGTERM]):
         try:
             client.start(job, fresh=lambda: report.unlink(missing_ok=True))
             logger.info(
@@ -294,18 +294,6 @@ def _read_report(path: Path) -> TrainReport:
         ) from error
 
 
-@contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """Inside, SIGTERM raises as SIGINT does, so that what is under way is cleaned up."""
-
-    def stop(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():  # Python takes signals in the main thread alone
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _interrupt(number: int, frame: object) -> None:
+    """Raises, as SIGINT does, so that what is under way is cleaned up."""
+    raise SystemExit(128 + number)

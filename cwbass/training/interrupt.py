@@ -6,9 +6,10 @@ import os
 import signal
 import threading
 import time
-from contextlib import suppress
-from types import FrameType, TracebackType
-from typing import Self
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any, Self
 
 # systemd and Slurm signal every process, and a parent passes its own signal on: within so many seconds it is one request.
 SAME_REQUEST = 1.0
@@ -20,26 +21,43 @@ def stop_signals() -> list[signal.Signals]:
     return [signal.SIGTERM, signal.SIGINT, *hangup]
 
 
-class StopSignals:
-    """Inside the ``with`` block, a first one of :func:`stop_signals` is only remembered.
+@contextmanager
+def handling(
+    handle: Callable[[int, FrameType | None], object], numbers: Iterable[signal.Signals] | None = None
+) -> Iterator[None]:
+    """Inside the ``with`` block, signals go to ``handle``; behind it, to what had them before.
 
     Handlers belong to the main thread; in any other, signals keep doing what they did.
+
+    Args:
+        handle: Takes the number and the frame, as Python's handlers do.
+        numbers: Which signals; :func:`stop_signals` unless said.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handle) for number in (stop_signals() if numbers is None else numbers)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class StopSignals:
+    """Inside the ``with`` block, a first one of :func:`stop_signals` is only remembered."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._received_at = 0.0
-        self._before: dict[signal.Signals, object] = {}
+        self._handling = handling(self._remember)
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._remember) for number in stop_signals()}
+        self._handling.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-        self._before = {}
+    def __exit__(self, *error: Any) -> None:
+        self._handling.__exit__(*error)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:

@@ -23,7 +23,7 @@ from types import FrameType, MappingProxyType
 from typing import NoReturn
 
 from cwbass.search_path import leave_out_working_directory
-from cwbass.training.interrupt import stop_signals
+from cwbass.training.interrupt import handling, stop_signals
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
@@ -96,13 +96,9 @@ def run_processes(processes: int, arguments: Sequence[str], environment: Mapping
     command = [sys.executable, "-m", __name__, "--standalone", f"--nproc-per-node={processes}", "-m", "cwbass", *arguments]
     # In a session of its own: what a terminal or shell sends to all comes by us alone.
     process = subprocess.Popen(command, start_new_session=True, env={**os.environ, **environment})
-    before = {number: signal.signal(number, lambda got, frame: process.send_signal(got)) for number in stop_signals()}
-    try:
+    with handling(lambda number, frame: process.send_signal(number)):
         code = process.wait()
-        return code if code >= 0 else 128 - code
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code
 
 
 def exit_code(codes: Iterable[int]) -> int:
