@@ -60,7 +60,7 @@ clean:  ## Delete what was made: environment, data, results
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cwbass needs Python 3.11 or newer; make PYTHON=python3.11 run")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,dvc,export,bench,dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[pipeline,dvc,export,bench,dev]'
 	touch $@
 
 $(WEIGHTS): $(VENV)/ready
