@@ -32,7 +32,6 @@ PARAMS: dict[str, Any] = {
     "split": {"selection": 0.34, "min_selection": 2},
     "augment": {"crop_size": 48, "scale": [0.7, 1.4]},
     "model": {"arch": "unet", "encoder": "tu-mobilenetv4_conv_small_050", "options": {"decoder_channels": [32, 24, 16, 16, 8]}},
-    "warmup": {"ema_decay": 0.95},
     "method": {"name": "cw_bass"},
     "train": {
         "steps": 320, "warmup_steps": 160, "baseline": False, "batch_labeled": 4, "batch_unlabeled": 4, "epoch_steps": 10,

@@ -198,7 +198,7 @@ def load_params(values: Mapping[str, Any], kind: type[P]) -> P:
     except ValidationError as error:
         lines = [_explain(dict(item), kind, known) for item in error.errors()]
         lines += [_unknown((name,), Params) for name in unknown]
-        raise ParamsError("\n".join(dict.fromkeys(lines))) from error
+        raise ParamsError("\n".join(_merged(lines))) from error
     lines = [_unknown((name,), Params) for name in unknown] + (_unregistered(known) or _foreign_options(params))
     if lines:
         raise ParamsError("\n".join(lines))
@@ -388,9 +388,18 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
     return [section for part in getattr(annotation, "__args__", ()) for section in _sections(part)]
 
 
+def _merged(lines: Sequence[str]) -> list[str]:
+    """One line for what a union says of a value, once for each of its branches."""
+    wanted: dict[str, list[str]] = {}
+    for line in lines:
+        seen, should, what = line.partition(", should ")
+        wanted.setdefault(seen + should, []).append(what)
+    return [seen + " or ".join(dict.fromkeys(whats)) for seen, whats in wanted.items()]
+
+
 def _is_tag(part: Any) -> bool:
     """Pydantic puts the branch of a union that it tried into the place, and says where a key itself is wrong."""
-    return isinstance(part, str) and (part.startswith(("constrained-", "list[")) or part in (*_SCALARS, "[key]"))
+    return isinstance(part, str) and (part.startswith(("constrained-", "list[", "literal[")) or part in (*_SCALARS, "[key]"))
 
 
 def _dotted(place: Sequence[Any]) -> str:

@@ -113,6 +113,7 @@ def test_every_wrong_key_has_its_line() -> None:
         ("train: {steps: 1, optimizer: {lr: nan}}", "train.optimizer.lr: is 'nan', should be a valid number"),
         ("model: {encoder: 50}", "model.encoder: is 50, should be a valid string"),
         ("eval: {flip: 1}", "eval.flip: is 1, should be a valid boolean"),
+        ("warmup: {ema_decay: 1.5}", "warmup.ema_decay: is 1.5, should be 'auto' or be less than or equal to 1"),
         ("eval: {weights: techer}", "eval.weights: is 'techer', should be 'auto', 'student' or 'teacher'"),
         ("eval: {scales: [1, a]}", "eval.scales.1: is 'a', should be a valid number"),
         ("model: {mean: [0.5, 0.5]}", "model.mean.2: is required and not given"),

@@ -16,13 +16,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from cwbass.config import Fraction, NonNegative, Section
+from cwbass.config import EmaDecay, Fraction, NonNegative, Section
 from cwbass.data.cutmix import draw_classes, mix_, pixels_of
 from cwbass.losses.boundary import Frame, boundary_mask, boundary_mean
 from cwbass.losses.confidence import confidence_weighted_mean, pixel_cross_entropy, soft_cross_entropy
 from cwbass.methods.base import BuildModel, Method, MethodConfig, Retraining
 from cwbass.methods.consistency import draw_cutmix, seen_counts
-from cwbass.models.ema import Buffers, ema_decay_at, make_ema_teacher, update_ema_
+from cwbass.models.ema import Buffers, decay_of_run, ema_decay_at, make_ema_teacher, update_ema_
 from cwbass.models.features import drop_channels, join_features, rows_of
 from cwbass.models.norm import frozen_statistics
 from cwbass.pixels import highest
@@ -88,7 +88,11 @@ class DecayConfig(Section):
 class EmaConfig(Section):
     """The teacher."""
 
-    decay: Fraction = Field(default=0.99, description="Share of itself that the teacher keeps at a step.")
+    decay: EmaDecay = Field(
+        default="auto",
+        description="Share of itself that the teacher keeps at a step. auto: min(0.99, 1 - 15 / steps), so that it averages over no more "
+        "than a fifteenth of a short run.",
+    )
     ramp: bool = Field(default=True, description="Whether early steps keep less: min(1 - 1/(t+1), decay).")
     buffers: Buffers = Field(default="average", description="Running statistics: averaged like weights, or copied as published.")
 
@@ -311,7 +315,7 @@ class CwBass(Method):
 
     def after_optimizer_step(self, progress: Progress) -> None:
         ema = self.terms.ema
-        decay = ema_decay_at(progress.step, decay=ema.decay, ramp=ema.ramp)
+        decay = ema_decay_at(progress.step, decay=decay_of_run(ema.decay, progress.total_steps), ramp=ema.ramp)
         update_ema_(self.teacher, self.student, decay=decay, buffers=ema.buffers)
 
     def keeps(self, confidence: Tensor, label: Tensor, threshold: Tensor | None) -> Tensor:

@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from cwbass.config import Fraction
+from cwbass.config import EmaDecay
 from cwbass.methods.base import BuildModel, Method, MethodConfig
-from cwbass.models.ema import follow_, make_ema_teacher
+from cwbass.models.ema import decay_of_run, follow_, make_ema_teacher
 from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
 
 
@@ -16,7 +16,10 @@ class SupervisedConfig(MethodConfig):
     """Cross-entropy on labelled images, with an average of the weights beside them."""
 
     name: Literal["supervised"] = "supervised"
-    ema_decay: Fraction = Field(default=0.99, description="Decay of the averaged weights that become the first teacher.")
+    ema_decay: EmaDecay = Field(
+        default="auto",
+        description="Decay of the averaged weights that become the first teacher. auto: min(0.99, 1 - 15 / steps), of all steps.",
+    )
 
 
 class Supervised(Method):
@@ -37,4 +40,6 @@ class Supervised(Method):
         return StepOutput(loss, means={"loss": loss.detach(), "loss_sup": loss.detach()})
 
     def after_optimizer_step(self, progress: Progress) -> None:
-        follow_(self.teacher, self.student, updates=progress.step, decay=self.config.ema_decay)
+        follow_(
+            self.teacher, self.student, updates=progress.step, decay=decay_of_run(self.config.ema_decay, progress.total_steps)
+        )

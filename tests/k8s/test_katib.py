@@ -12,6 +12,7 @@ import yaml
 from k8s_checks import K8S, TOP, network_allows, render, restricted_violations, validate
 
 from cwbass.cli import app
+from cwbass.models.ema import decay_of_run
 from cwbass.params import Params, apply_overrides, load_params, read_params
 from cwbass.steps.training import TrainReport
 
@@ -55,8 +56,10 @@ def test_every_parameter_of_the_search_is_used_and_every_reference_is_one() -> N
 def searched(overrides: list[str]) -> dict[str, float]:
     """What a trial searches, in the parameters that it trains with."""
     values = apply_overrides(read_params(TOP / "params.yaml"), overrides)
-    terms = load_params(values, Params).method.cwbass  # type: ignore[attr-defined]
-    return {"threshold": terms.threshold.scale, "unsup_weight": terms.unsup_weight, "ema_decay": terms.ema.decay}
+    params = load_params(values, Params)
+    terms = params.method.cwbass  # type: ignore[attr-defined]
+    decay = decay_of_run(terms.ema.decay, params.train.steps or 1)
+    return {"threshold": terms.threshold.scale, "unsup_weight": terms.unsup_weight, "ema_decay": decay}
 
 
 @pytest.mark.parametrize("end", ["min", "max"])

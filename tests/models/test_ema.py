@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import io
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from cwbass.models.base import SegmentationNet
-from cwbass.models.ema import ema_decay_at, follow_, make_ema_teacher, update_ema_
+from cwbass.models.ema import decay_of_run, ema_decay_at, follow_, make_ema_teacher, update_ema_
 
 
 class SmallNet(SegmentationNet):
@@ -81,6 +82,23 @@ def test_after_t_updates_the_teacher_is_the_closed_form(ramp: bool) -> None:
 )
 def test_decay_of_an_update(updates: int, decay: float, ramp: bool, expected: float) -> None:
     assert ema_decay_at(updates, decay=decay, ramp=ramp) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("decay", "steps", "expected"),
+    [
+        ("auto", 10_000, 0.99),
+        ("auto", 1500, 0.99),  # 1 - 15/1500
+        ("auto", 600, 0.975),
+        ("auto", 300, 0.95),
+        ("auto", 15, 0.0),  # no average of less than one update
+        ("auto", 4, 0.0),
+        (0.996, 300, 0.996),
+        (0.0, 10_000, 0.0),
+    ],
+)
+def test_decay_of_a_run(decay: float | Literal["auto"], steps: int, expected: float) -> None:
+    assert decay_of_run(decay, steps) == pytest.approx(expected)
 
 
 def test_with_a_ramp_the_first_update_copies_and_the_early_ones_are_a_plain_mean() -> None:
