@@ -117,7 +117,7 @@ class SliceRecord:
 
 
 class ProbeRecorder:
-    """Draws what the scored network says of a few images, epoch after epoch; for the main process.
+    """Draws what the network that makes labels says of a few images, epoch after epoch; for the main process.
 
     Args:
         unlabeled: To choose from.

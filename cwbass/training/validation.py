@@ -40,18 +40,23 @@ class Validation:
     def __init__(self, run: Run, method: Method, schedule: Schedule, out_dir: Path, *, offline: bool, compiled: bool) -> None:
         self.run, self.method, self.offline, self.compiled = run, method, offline, compiled
         self.predictor = run.predictor.network_alone
+        names, wanted = list(method.networks()), run.eval.weights
+        self.scored = wanted if wanted in names else names[-1]  # by it checkpoints are chosen; the last one makes the labels
         self.probes_file = out_dir / PROBES
         self.probes = self._new_probes(schedule)
 
     def begin(self) -> tuple[float | None, float]:
-        """Look before the first step; returns the mIoU on the selection slice, if there is one, and its standard error."""
+        """Look before the first step; returns the scored network's mIoU on the selection slice, if there is one, and its standard error."""
         if self.probes is not None:
             unlink_with_digest(self.probes_file)  # of an earlier run in the same folder
         if not self.run.manifest.selection:
             self.method.calibrate(None)
             return None, math.inf
-        score, error = self._score(list(self.method.networks())[-1])
+        preferred = list(self.method.networks())[-1]
+        score, error = self._score(preferred)
         self.method.calibrate(score.reliability)
+        if self.scored != preferred:
+            score, error = self._score(self.scored)
         return score.miou, error
 
     def go_on(self, step: int) -> None:
@@ -72,16 +77,16 @@ class Validation:
         scores = {name: self._score(name, watch.student) for name in others}
         scores[preferred] = self._score(preferred, watch.teacher)
         watch.add_up(self.run.world)
-        chosen, error = scores[preferred]
-        row: dict[str, Any] = {"selection_miou": chosen.miou, "selection_error": error}
+        (scored, error), labels = scores[self.scored], scores[preferred][0]
+        row: dict[str, Any] = {"selection_miou": scored.miou, "selection_error": error}
         row.update({f"selection_miou_{name}": score.miou for name, (score, _) in scores.items()})
-        row["selection_iou_per_class"] = [finite_or_none(value) for value in chosen.iou]
+        row["selection_iou_per_class"] = [finite_or_none(value) for value in labels.iou]
         for name in others:
             row["student_gap_per_class"] = [
-                finite_or_none(own - teachers) for own, teachers in zip(scores[name][0].iou, chosen.iou, strict=True)
+                finite_or_none(own - teachers) for own, teachers in zip(scores[name][0].iou, labels.iou, strict=True)
             ]
         row.update(watch.row())
-        self.method.calibrate(chosen.reliability)
+        self.method.calibrate(labels.reliability)
         return row
 
     def _score(self, name: str, watch: Callable[[Sample, Tensor, Tensor], None] | None = None) -> tuple[EvalResult, float]:
@@ -117,7 +122,7 @@ class Validation:
         return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
 
     def _keep(self, record: EpochRecord) -> Keep | None:
-        """Which of the scored network's labels teach, at the epoch's mean threshold; None where it makes no labels."""
+        """Which labels of the network that makes them teach, at the epoch's mean threshold; None where it makes no labels."""
         if "seen" not in record.sums or self.offline:
             return None
         tau = record.means.get("threshold")

@@ -299,6 +299,17 @@ def test_data_of_other_classes_is_refused(tiny_run: TinyRun, tmp_path: Path) -> 
         evaluate(None, checkpoint=tiny_run.train / "last.pt", data_root=tmp_path / "data")
 
 
+def test_the_network_that_will_be_scored_chooses_the_checkpoint(tiny_run: TinyRun, tmp_path: Path) -> None:
+    scored = tiny_run.params.eval.model_copy(update={"weights": "student"})
+    params = sections(tiny_run.params.model_copy(update={"eval": scored}), TrainParams)
+    report = train(params, out_dir=tmp_path, **tiny_run.inputs)
+    history = rows(tmp_path / "history.jsonl")
+    assert [row["selection_miou"] for row in history] == [row["selection_miou_student"] for row in history]
+    assert all(row["selection_miou_student"] != row["selection_miou_teacher"] for row in history)
+    chosen = load_checkpoint(tmp_path / "best.pt").step
+    assert report.selection_miou["train"] == next(row["selection_miou_student"] for row in history if row["step"] == chosen)
+
+
 def test_training_refuses_to_be_scored_by_a_network_that_its_method_has_not(tiny_run: TinyRun, tmp_path: Path) -> None:
     changed = tiny_run.params.model_copy(
         update={"method": FixMatchConfig(), "eval": tiny_run.params.eval.model_copy(update={"weights": "teacher"})}
