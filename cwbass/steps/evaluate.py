@@ -274,5 +274,7 @@ def _beside(name: str, *models: Model | None) -> Path | None:
 
 
 def _last_threshold(checkpoint: Checkpoint) -> Tensor | None:
-    rows: Sequence[Mapping[str, Any]] = [row for row in checkpoint.history if row.get("threshold") is not None]
-    return torch.tensor(rows[-1]["threshold"], dtype=torch.float32) if rows else None
+    """That of the checkpoint's own stage: a retraining has none, and its history begins with the rows of the stages before."""
+    own = (row.get("threshold") for row in checkpoint.history if row["stage"] == checkpoint.stage)
+    found = [threshold for threshold in own if threshold is not None]
+    return torch.tensor(found[-1], dtype=torch.float32) if found else None

@@ -21,6 +21,7 @@ from cwbass.data.streams import index_at
 from cwbass.data.synthetic import write_shapes
 from cwbass.errors import ParamsError
 from cwbass.params import Params, load_params
+from cwbass.steps.evaluate import evaluate
 from cwbass.steps.split import SplitParams, split
 from cwbass.steps.train import TrainParams, train
 from cwbass.steps.training import TrainReport, WarmupParams
@@ -126,6 +127,15 @@ def test_it_leaves_exactly_these_files(stages: Stages) -> None:
     assert stages.report.steps == STEPS + 2 * RETRAIN
     assert stages.report.checkpoints == {"last": str(stages.out / "last.pt"), "best": str(stages.out / "best.pt")}
     assert list(stages.report.selection_miou) == ["train", "retrain_reliable", "retrain_all"]
+
+
+@pytest.mark.parametrize(("name", "drawn"), [("first_stage_last.pt", True), ("last.pt", False)])
+def test_a_report_shows_no_labels_kept_at_another_networks_threshold(
+    stages: Stages, tmp_path: Path, name: str, drawn: bool
+) -> None:
+    manifest = stages.root / "split" / "manifest.json"
+    evaluate(None, checkpoint=stages.out / name, manifest=manifest, data_root=stages.data, out_dir=tmp_path)
+    assert ('alt="Pseudo-label of ' in (tmp_path / "report.html").read_text()) == drawn
 
 
 def test_a_restart_without_it_leaves_nothing_of_it(stages: Stages, tmp_path: Path) -> None:
