@@ -110,7 +110,9 @@ class StepOutput:
     """What a training step gives the loop. Everything but ``loss`` is detached."""
 
     loss: Tensor  # [] float, the whole loss; on the graph, but for what was settled
-    means: Mapping[str, Tensor] = field(default_factory=dict)  # [] each; averaged over the epoch and the processes
+    means: Mapping[str, Tensor] = field(
+        default_factory=dict
+    )  # [], or [K] of a threshold; averaged over the epoch and the processes
     sums: Mapping[str, Tensor] = field(default_factory=dict)  # [], [N] or [K, N] each; summed over the epoch and the processes
 
 

@@ -1,1 +1,1 @@
-"""Pure tensor functions, one idea a file: tensors in, a scalar out."""
+"""Pure tensor functions, one idea a file: tensors in, a tensor out."""
