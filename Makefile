@@ -13,10 +13,12 @@ TARGET := cpu
 IMAGE := ghcr.io/cwbass/cwbass
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' cwbass/__init__.py)
 
-.PHONY: run run-local pipeline.yaml smoke test check lint lock image clean help
+.PHONY: install run run-local pipeline.yaml smoke test check lint lock image clean help
 
 help:  ## Show this list
 	@grep -hE '^[a-z.-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+install: $(VENV)/ready  ## Make the environment in .venv
 
 run: $(VENV)/ready $(WEIGHTS)  ## Prepare the default data and run all five stages
 	cwbass --quiet synthesize > /dev/null
