@@ -156,6 +156,13 @@ class OptimizerConfig(Section):
     options: Options = Field(default_factory=dict, description="Further arguments of an optimiser or schedule that has some.")
 
 
+class LossConfig(Section):
+    """The loss on labelled images, of every method and the baseline."""
+
+    name: str = Field(default="cross_entropy", description="cross_entropy, or another of losses.LABELED_LOSSES.")
+    options: Options = Field(default_factory=dict, description="Further arguments of a loss that has some.")
+
+
 class OhemConfig(Section):
     """Online hard example mining of labelled pixels; see :class:`cwbass.losses.supervised.HardPixels`."""
 
@@ -230,6 +237,7 @@ class TrainConfig(Section):
         description="Labelled pixels of a class count (median share / its share) ** this: 0 is plain cross-entropy, "
         "1 median-frequency balancing. Holds for every method, the baseline too.",
     )
+    loss: LossConfig = LossConfig()
     ohem: OhemConfig = OhemConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(

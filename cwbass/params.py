@@ -35,6 +35,8 @@ from cwbass.data import LAYOUTS
 from cwbass.errors import ParamsError
 from cwbass.evaluation import POSTPROCESS
 from cwbass.evaluation import foreign_options as foreign_to_postprocess
+from cwbass.losses import LABELED_LOSSES
+from cwbass.losses import foreign_options as foreign_to_loss
 from cwbass.methods import METHODS, supervised_methods
 from cwbass.methods.base import Method, MethodConfig
 from cwbass.methods.cw_bass import CwBassConfig
@@ -48,6 +50,7 @@ _SCALARS = ("int", "float", "str", "bool")
 # Keys that name an entry of a registry.
 _REGISTRIES: Mapping[str, Collection[str]] = {
     "data.layout": LAYOUTS,
+    "train.loss.name": LABELED_LOSSES,
     "train.optimizer.name": OPTIMIZERS,
     "train.optimizer.schedule": SCHEDULES,
     "eval.postprocess": POSTPROCESS,
@@ -357,7 +360,8 @@ def _unregistered(values: Mapping[str, Any]) -> list[str]:
 def _foreign_options(params: Section) -> list[str]:
     lines = []
     if isinstance(params, TrainingSections):
-        optimizer = params.train.optimizer
+        optimizer, loss = params.train.optimizer, params.train.loss
+        lines += [f"train.loss.options.{name}: {loss.name} does not take it" for name in foreign_to_loss(loss)]
         lines += [
             f"train.optimizer.options.{name}: neither {optimizer.name} nor {optimizer.schedule} takes it"
             for name in foreign_options(optimizer)

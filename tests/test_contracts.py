@@ -198,8 +198,8 @@ def test_the_page_on_data_tells_the_rule_by_which_a_checkpoint_is_selected() -> 
 LAYERS = (  # each may import those above it, and itself
     "errors memory world markdown provenance progress search_path stdio",
     "types jsonfile json_lines files memory_format pixels telemetry train_jobs headline plugins",
-    "config losses pseudo_labels s3 storage",
-    "data models optimizers s3_store",
+    "config pseudo_labels s3 storage",
+    "data losses models optimizers s3_store",
     "methods",
     "evaluation",
     "params",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,15 +23,19 @@ from cwbass.methods import METHODS, supervised_methods
 from cwbass.params import Params, json_schema, load_params
 from cwbass.plugins import GROUP, VARIABLE, load_plugins, source_sha256
 from cwbass.training.identity import run_identity
+from cwbass.world import ALONE
 
 TOP = Path(__file__).parents[1]
 PAGE = (TOP / "docs" / "plugins.md").read_text()
-METHOD, NETWORK, POSTPROCESS = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+METHOD, NETWORK, LOSS, POSTPROCESS = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
 IMPORTS = """
 from collections.abc import Sequence
+from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 from cwbass.config import ModelConfig
+from cwbass.losses import LABELED_LOSSES
+from cwbass.losses.supervised import supervised_cross_entropy
 from cwbass.models import MODELS
 from cwbass.models.smp_net import SmpNet
 
@@ -52,7 +58,16 @@ split: {selection: 0.2, min_selection: 2}
 augment: {crop_size: 32}
 model: {arch: helped, encoder: tu-mobilenetv4_conv_small_050, options: {decoder_channels: [8, 8, 8, 8, 8]}}
 method: {name: entropy, weight: 0.3}
-train: {steps: 8, warmup_steps: 4, batch_labeled: 2, batch_unlabeled: 2, epoch_steps: 4, cache: null, workers: 1, precision: float32}
+train:
+  steps: 8
+  warmup_steps: 4
+  batch_labeled: 2
+  batch_unlabeled: 2
+  epoch_steps: 4
+  cache: null
+  workers: 1
+  precision: float32
+  loss: {name: with_dice, options: {dice: 100.0}}
 eval: {gallery: 0, postprocess: sharpened, postprocess_options: {power: 3.0}}
 """
 
@@ -68,7 +83,7 @@ def work(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Path:
     installed = folder / "site"
     (installed / "lab").mkdir(parents=True)
     (installed / "lab" / "__init__.py").write_text("")
-    (installed / "lab" / "more.py").write_text(f"{IMPORTS}{NETWORK}{VERB}{POSTPROCESS}")
+    (installed / "lab" / "more.py").write_text(f"{IMPORTS}{NETWORK}{LOSS}{VERB}{POSTPROCESS}")
     install(installed, "lab.more")
     return folder
 
@@ -104,6 +119,24 @@ def test_a_comparison_trains_the_method_and_scores_it_by_the_postprocess(compare
     assert rows[-1]["loss"] == pytest.approx(rows[-1]["loss_sup"] + 0.3 * rows[-1]["loss_unsup"], rel=1e-4)
     metrics = json.loads((cell / "reports/metrics.json").read_text())
     assert (metrics["method"], metrics["protocol"]) == ("entropy", "whole scale:1 sharpened(power=3.0)")
+
+
+def test_the_page_s_loss_by_hand() -> None:
+    space: dict[str, Any] = {}
+    exec(f"{IMPORTS}{LOSS}", space)
+    logits = torch.tensor([[[[0.0, 50.0, 0.0]], [[0.0, 0.0, 9.0]]]])  # [1, 2, 1, 3]: even, class 0 for certain, ignored
+    mask = torch.tensor([[[0, 0, 255]]])
+    given = {"ignore_index": 255, "class_weight": None, "hard": None, "world": ALONE}
+    found = space["with_dice"](logits, mask, dice=3.0, **given)
+    # Class 0: 2 (0.5 + 1) + 1 over 1.5 + 2 + 1; class 1: 0 + 1 over 0.5 + 1.
+    dice = 1 - (4 / 4.5 + 1 / 1.5) / 2
+    assert found.item() == pytest.approx(math.log(2) / 2 + 3 * dice, rel=1e-5)
+
+
+def test_a_loss_on_labels_is_that_of_warm_up_baseline_and_method(compared: str, work: Path) -> None:
+    rows = [json.loads(line) for path in work.glob("artifacts/compare/as-given/seed0/*/history.jsonl") for line in path.open()]
+    assert {row["stage"] for row in rows} == {"warmup", "baseline", "train"}
+    assert min(row["loss_sup"] for row in rows) > 20  # nats are ln 7 at most, of a network that knows nothing; 100 times 1 - Dice
 
 
 def test_a_networks_own_head_learns_in_the_plugins_method(compared: str, work: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cwbass.config import EvalConfig, Section
+from cwbass.losses import LabeledLoss
 from cwbass.losses.supervised import HardPixels, supervised_cross_entropy
 from cwbass.models.base import SegmentationNet
 from cwbass.pseudo_labels import threshold_map
@@ -74,6 +75,7 @@ class Method(nn.Module, ABC):
         ignore_index: Mask value that takes no part.
         class_weight: What a labelled pixel of each class counts; None counts all alike. [C] float.
         hard: Which labelled pixels count; None counts all.
+        labeled_loss: On labelled images; see ``losses.LABELED_LOSSES``.
         class_names: In the order of the logits, for a method that reads them. [C].
         num_labeled: Labelled images of the split, for a method that remembers something of each.
         num_unlabeled: Unlabelled ones, likewise.
@@ -99,12 +101,13 @@ class Method(nn.Module, ABC):
         ignore_index: int,
         class_weight: Tensor | None = None,
         hard: HardPixels | None = None,
+        labeled_loss: LabeledLoss = supervised_cross_entropy,
         class_names: Sequence[str] = (),
         num_labeled: int = 0,
         num_unlabeled: int = 0,
     ) -> None:
         super().__init__()
-        self.hard = hard
+        self.hard, self.labeled_loss = hard, labeled_loss
         self.num_classes, self.ignore_index, self.class_names = num_classes, ignore_index, tuple(class_names)
         self.num_labeled, self.num_unlabeled = num_labeled, num_unlabeled
         # It follows from the split and the parameters, so no checkpoint needs to carry it.
@@ -126,7 +129,7 @@ class Method(nn.Module, ABC):
         """
 
     def supervised_loss(self, logits: Tensor, mask: Tensor, world: World, network: SegmentationNet | None = None) -> Tensor:
-        """Cross-entropy with the labels, rare classes and hard pixels as the parameters ask; see ``supervised_cross_entropy``.
+        """The loss that the parameters name, rare classes and hard pixels as they ask; see ``supervised_cross_entropy``.
 
         Args:
             logits: Of the labelled images. [B, C, H, W] float.
@@ -135,16 +138,16 @@ class Method(nn.Module, ABC):
             network: What the logits are of, whose auxiliary heads then learn too; None: the student.
 
         Returns:
-            In nats, that of each auxiliary head added with its weight. [] float.
+            That of each auxiliary head is added with its weight. [] float, cross-entropy in nats.
         """
         network = self.student if network is None else network
-        loss = self._cross_entropy(logits, mask, world)
+        loss = self._labeled_loss(logits, mask, world)
         for own in network.auxiliary_of_labeled(len(mask)):
-            loss = loss + network.auxiliary_weight * self._cross_entropy(own, mask, world)
+            loss = loss + network.auxiliary_weight * self._labeled_loss(own, mask, world)
         return loss
 
-    def _cross_entropy(self, logits: Tensor, mask: Tensor, world: World) -> Tensor:
-        return supervised_cross_entropy(
+    def _labeled_loss(self, logits: Tensor, mask: Tensor, world: World) -> Tensor:
+        return self.labeled_loss(
             logits, mask.long(), ignore_index=self.ignore_index, class_weight=self.class_weight, hard=self.hard, world=world
         )
 

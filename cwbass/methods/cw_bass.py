@@ -90,8 +90,8 @@ class EmaConfig(Section):
 
     decay: EmaDecay = Field(
         default="auto",
-        description="Share of itself that the teacher keeps at a step. auto: min(0.99, 1 - 15 / steps), so that it averages over no more "
-        "than a fifteenth of a short run.",
+        description="Share of itself that the teacher keeps at a step. auto: min(0.99, 1 - 6 / steps), so that it averages over no more "
+        "than a sixth of a short run.",
     )
     ramp: bool = Field(default=True, description="Whether early steps keep less: min(1 - 1/(t+1), decay).")
     buffers: Buffers = Field(default="average", description="Running statistics: averaged like weights, or copied as published.")

@@ -18,7 +18,7 @@ class SupervisedConfig(MethodConfig):
     name: Literal["supervised"] = "supervised"
     ema_decay: EmaDecay = Field(
         default="auto",
-        description="Decay of the averaged weights that become the first teacher. auto: min(0.99, 1 - 15 / steps), of all steps.",
+        description="Decay of the averaged weights that become the first teacher. auto: min(0.99, 1 - 6 / steps), of all steps.",
     )
 
 

@@ -21,16 +21,16 @@ def make_ema_teacher(student: SegmentationNet) -> SegmentationNet:
 
 
 def decay_of_run(decay: float | Literal["auto"], steps: int) -> float:
-    """Decay of a run: as given, or for ``auto`` ``1 - 15 / steps`` in [0, 0.99].
+    """Decay of a run: as given, or for ``auto`` ``1 - 6 / steps`` in [0, 0.99].
 
-    An average reaches back over 1 / (1 - decay) updates. Of a run of 300 steps, 0.99 would be a third, and the teacher
-    would lag behind; ``auto`` is a fifteenth of a run, and 0.99 from 1,500 steps on.
+    An average reaches back over 1 / (1 - decay) updates. Of a run of 200 steps, 0.99 would be half, and the teacher would
+    lag behind; ``auto`` is a sixth of a run, and 0.99 from 600 steps on.
 
     Args:
         decay: In [0, 1], or ``auto``.
         steps: Of the whole schedule, warm-up included, >= 1.
     """
-    return min(0.99, max(0.0, 1 - 15 / steps)) if decay == "auto" else decay
+    return min(0.99, max(0.0, 1 - 6 / steps)) if decay == "auto" else decay
 
 
 def ema_decay_at(updates: int, *, decay: float, ramp: bool) -> float:

@@ -149,7 +149,7 @@ def proposal(seen: Seen, *, gpu: bool, weights: str = "imagenet") -> str:
             *(_mild() if size < 1 and not gpu else []),
         ],
         _model(gpu, weights),
-        ["warmup:", _line("ema_decay: auto", "of the averaged weights: min(0.99, 1 - 15 / steps)")],
+        ["warmup:", _line("ema_decay: auto", "of the averaged weights: min(0.99, 1 - 6 / steps)")],
         _method(seen),
         _training(gpu),
         [

@@ -18,6 +18,7 @@ from cwbass.data.manifest import Manifest
 from cwbass.data.sizes import median_size, small_crop
 from cwbass.errors import CheckpointError, DataError, ParamsError, WeightsError
 from cwbass.files import file_sha256
+from cwbass.losses import labeled_loss
 from cwbass.methods import build_method
 from cwbass.methods.base import BuildModel, Method, MethodConfig
 from cwbass.models import build_model
@@ -265,6 +266,7 @@ def new_method(run: Run, config: MethodConfig, build: BuildModel, *, offline: bo
         ignore_index=spec.ignore_index,
         class_weight=run.class_weight,
         hard=run.hard_pixels,
+        labeled_loss=labeled_loss(run.train.loss),
         num_labeled=len(run.manifest.labeled),
         num_unlabeled=len(run.manifest.unlabeled),
         offline=offline,

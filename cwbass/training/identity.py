@@ -33,6 +33,8 @@ LATER: Mapping[str, Any] = {
     "eval.postprocess": None,
     "eval.postprocess_options": {},
     "train.deterministic": False,
+    "train.loss.name": "cross_entropy",
+    "train.loss.options": {},
     "train.ohem.min_share": 0.1,
     "train.ohem.threshold": 1.0,
     "train.optimizer.options": {},

@@ -500,7 +500,7 @@ def test_ema_settings_reach_the_teacher(norm_net: Net, progress: Steps, ramp: bo
 def test_the_automatic_decay_is_of_the_run_s_length(norm_net: Net, progress: Steps) -> None:
     method = build(norm_net, "cwbass")  # which leaves the decay open
     old = [p.detach().clone() for p in method.teacher.parameters()]
-    method.after_optimizer_step(progress(50, total=60, start=20))  # 1 - 15/60; the ramp is at 50/51
+    method.after_optimizer_step(progress(20, total=24, start=8))  # 1 - 6/24; the ramp is at 20/21
     for p, before, student in zip(method.teacher.parameters(), old, method.student.parameters(), strict=True):
         torch.testing.assert_close(p.detach(), 0.75 * before + 0.25 * student.detach())
 

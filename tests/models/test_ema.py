@@ -88,10 +88,10 @@ def test_decay_of_an_update(updates: int, decay: float, ramp: bool, expected: fl
     ("decay", "steps", "expected"),
     [
         ("auto", 10_000, 0.99),
-        ("auto", 1500, 0.99),  # 1 - 15/1500
-        ("auto", 600, 0.975),
-        ("auto", 300, 0.95),
-        ("auto", 15, 0.0),  # no average of less than one update
+        ("auto", 600, 0.99),  # 1 - 6/600
+        ("auto", 300, 0.98),
+        ("auto", 12, 0.5),
+        ("auto", 6, 0.0),  # no average of less than one update
         ("auto", 4, 0.0),
         (0.996, 300, 0.996),
         (0.0, 10_000, 0.0),

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from tiny import sections, smoke_params
+from torch import Tensor
 
 from cwbass.data.manifest import Manifest
-from cwbass.losses.supervised import HardPixels, balanced_class_weights
+from cwbass.losses import LABELED_LOSSES
+from cwbass.losses.supervised import HardPixels, balanced_class_weights, supervised_cross_entropy
 from cwbass.steps.split import SplitParams, split
 from cwbass.steps.train import TrainParams, train
 from cwbass.steps.training import WarmupParams, start_run
@@ -26,8 +28,18 @@ def losses(folder: Path) -> dict[str, float]:
     return {row["stage"]: row["loss_sup"] for row in rows}
 
 
-@pytest.mark.parametrize("changes", [{"class_balance": 1.0}, {"ohem": {"threshold": 0.02, "min_share": 0.5}}])
-def test_it_changes_the_labelled_loss_of_every_stage(shapes: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+def raised(logits: Tensor, mask: Tensor, *, by: float, **given: Any) -> Tensor:
+    return supervised_cross_entropy(logits, mask, **given) + by
+
+
+OHEM = {"ohem": {"threshold": 0.02, "min_share": 0.5}}
+
+
+@pytest.mark.parametrize("changes", [{"class_balance": 1.0}, OHEM, {"loss": {"name": "raised", "options": {"by": 4.0}}}])
+def test_it_changes_the_labelled_loss_of_every_stage(
+    shapes: Path, tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LABELED_LOSSES, "raised", raised)
     plain, changed = smoke_params(**STEPS), smoke_params(**STEPS, **changes)
     split(sections(plain, SplitParams), data_root=shapes, out_dir=tmp_path / "split")
     manifest = tmp_path / "split" / "manifest.json"
@@ -42,12 +54,13 @@ def test_it_changes_the_labelled_loss_of_every_stage(shapes: Path, tmp_path: Pat
             warmup=start,
             data_root=shapes,
             out_dir=out / "train",
-            resume=Resume(force=("train.class_balance", "train.ohem")),
+            resume=Resume(force=("train.class_balance", "train.ohem", "train.loss")),
         )
         found[name] = losses(out / "warmup") | losses(out / "train")
     assert found["plain"].keys() == found["changed"].keys() == {"warmup", "baseline", "train"}
     for stage, loss in found["plain"].items():
         assert loss != pytest.approx(found["changed"][stage], rel=1e-3), stage
+        assert "loss" not in changes or found["changed"][stage] == pytest.approx(loss + 4, rel=1e-5)  # a constant moves nothing
         assert "ohem" not in changes or found["changed"][stage] > loss  # the hard half of the pixels
 
 
