@@ -110,12 +110,12 @@ class Sweep:
         if values["schema"] != SCHEMA:
             raise ValueError(f"schema {values['schema']}")
         names = tuple(str(name) for name in values["classes"])
-        counts = {name: torch.tensor(values["counts"][name], dtype=torch.float64) for name in ("correct", "total")}
-        if any(each.dim() != 2 or len(each) != len(names) for each in counts.values()):
+        correct, total = (torch.tensor(values["counts"][name], dtype=torch.float64) for name in ("correct", "total"))
+        if correct.shape != total.shape or total.dim() != 2 or len(total) != len(names):
             raise ValueError(f"counts are not those of {len(names)} classes")
         given = {"schema", "rule", "overall", "classes", "thresholds", "precision", "retention", "counts"}
         source = {key: value for key, value in values.items() if key not in given}
-        return cls(names, Reliability(**counts), source, SweepRule(**values["rule"]))
+        return cls(names, Reliability(correct, total), source, SweepRule(**values["rule"]))
 
     def _suggest(self, counts: Reliability) -> Suggestion:
         """The rule's threshold for labels of one kind, and why. counts [1, N]."""

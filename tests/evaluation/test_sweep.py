@@ -84,6 +84,21 @@ def test_a_file_holds_the_counts_so_that_another_target_can_be_asked_for(sweep: 
 
 
 @pytest.mark.parametrize(
+    "counts",
+    [
+        {"correct": [0] * 5, "total": [0] * 5},
+        {"correct": [[0] * 10] * 4, "total": [[0] * 10] * 4},
+        {"correct": [[0] * 9] * 5},
+    ],
+)
+def test_counts_of_another_shape_are_refused(sweep: Sweep, tmp_path: Path, counts: dict[str, list[object]]) -> None:
+    content = sweep.to_dict()
+    (tmp_path / "sweep.json").write_text(json.dumps({**content, "counts": {**content["counts"], **counts}}))
+    with pytest.raises(DataError, match=r"sweep\.json holds no sweep.*counts are not those of 5 classes"):
+        read_sweep(tmp_path / "sweep.json")
+
+
+@pytest.mark.parametrize(
     "content", ["", "[]", '{"schema": 2}', '{"schema": 1, "classes": {"a": 0}, "counts": {"correct": [], "total": []}}']
 )
 def test_another_file_is_an_error_that_names_it(tmp_path: Path, content: str) -> None:
