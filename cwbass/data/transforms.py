@@ -71,7 +71,7 @@ def _fit(side: int, crop: int, scale: float) -> tuple[int, int]:
     wanted = max(1, round(crop / scale))
     if wanted <= side:
         return wanted, crop  # not wanted * scale: rounded twice, it falls a pixel short and pads what needs no padding
-    return side, min(crop, max(1, round(side * scale)))
+    return side, max(1, round(side * scale))
 
 
 def fit_image(cut: NDArray[np.uint8], geometry: Geometry, crop_size: int) -> Tensor:

@@ -92,7 +92,7 @@ class CollapseGuard:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on with what :meth:`state` gave."""
-        self._memory = _Memory(**{key: _copy(value) for key, value in state.items()})
+        self._memory = _Memory(**state)
 
     def start(self, step: int, miou: float | None, error: float) -> None:
         """The stage begins.
@@ -214,7 +214,3 @@ def effective_classes(counts: Sequence[float]) -> float | None:
     if total <= 0:
         return None
     return float(torch.special.entr(pixels / total).sum().exp())
-
-
-def _copy(value: Any) -> Any:
-    return value.copy() if isinstance(value, list | dict) else value
