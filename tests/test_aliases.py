@@ -113,6 +113,11 @@ def test_a_manifest_that_was_exchanged_is_noticed(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("{", "{ ", 1))
     with pytest.raises(ServiceError, match=r"MANIFEST\.json is not the one that champion was set to"):
         aliased_version(store, NAME, "champion")
+    second = add_version(store, b"2")
+    move(store, second)
+    with pytest.raises(ServiceError, match=r"MANIFEST\.json is not the one that champion was set to"):
+        rollback(store, NAME, "champion", reason="")
+    assert aliased_version(store, NAME, "champion").number == second
 
 
 @pytest.mark.parametrize("alias", ["Champion", "1.0.0", "", "a/b", "-x", "a b"])

@@ -76,6 +76,9 @@ def test_limits_themselves_pass() -> None:
     # car loses 0.05, the worst of all; boat was not seen by the champion
     limits = {"min_champion_gain": 0.02, "max_class_drop": 0.05, "max_ece": 0.1, "max_size_mb": 12.0}
     assert against(BETTER | {"ece": 0.1}, **limits) == ()
+    # In binary, 0.06 - 0.05 is below 0.01, and 0.1 + 0.2 above 0.3.
+    assert against(BETTER | {"miou": 0.06}, Champion("1.0.0", SPLIT | {"miou": 0.05}), min_champion_gain=0.01) == ()
+    assert against(BETTER | {"ece": 0.1 + 0.2}, max_ece=0.3) == ()
 
 
 @pytest.mark.parametrize(
@@ -96,7 +99,8 @@ def test_every_limit_refuses_by_its_name(limits: dict[str, Any], expected: str) 
 
 def test_an_ece_too_high_refuses() -> None:
     assert against(BETTER | {"ece": 0.1001}, max_ece=0.1) == ("ece is 0.1001, above registry.max_ece 0.1",)
-    assert against(BETTER | {"ece": 3}, max_ece=0.1) == ("ece is 3, but a fraction lies in [0, 1]",)
+    for wrong in (3, -0.1):
+        assert against(BETTER | {"ece": wrong}, max_ece=0.1) == (f"ece is {wrong}, but a fraction lies in [0, 1]",)
 
 
 def test_a_class_that_was_not_measured_refuses() -> None:
@@ -104,6 +108,9 @@ def test_a_class_that_was_not_measured_refuses() -> None:
         assert against(BETTER | {"per_class": per_class}, max_class_drop=0.5) == ("IoU of car was not measured",)
     assert against(BETTER | {"per_class": {"sky": {"iou": math.nan}}}, max_class_drop=0.5) == (
         "IoU of sky is nan, which is no number",
+    )
+    assert against(BETTER | {"per_class": {"sky": {"iou": 78.0}}}, max_class_drop=0.5) == (
+        "IoU of sky is 78, but a fraction lies in [0, 1]",
     )
     assert against({**SPLIT, "miou": 0.52}, max_class_drop=0.5) == ("IoU of sky was not measured",)
 
@@ -129,6 +136,12 @@ def test_scores_of_another_split_or_protocol_are_not_compared(
     [reason] = against(BETTER | changes, **limits)
     assert reason.startswith(expected + ": their scores cannot be compared")
     assert against(BETTER | changes) == ()  # nothing is asked against a champion
+
+
+def test_scores_of_no_known_split_are_not_compared() -> None:
+    unknown = {name: value for name, value in BETTER.items() if name != "split_hash"}
+    [reason] = against(unknown, Champion("1.3.0", unknown), min_champion_gain=-1.0)
+    assert reason.startswith("split_hash is None, that of champion 1.3.0 is None: their scores cannot be compared")
 
 
 def test_the_first_model_has_no_champion_to_beat() -> None:

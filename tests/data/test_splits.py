@@ -87,6 +87,15 @@ def test_counts_of_a_share(tmp_path: Path) -> None:
     drawn = draw_roles(make(tmp_path, masked=30, bare=5), config, root=tmp_path, seed=0)
     assert drawn.manifest.counts == {"labeled": 9, "unlabeled": 17, "selection": 3, "test": 6}
     assert sum(drawn.pool_pixels) == 24 * 3  # of four pixels one is ignored
+    assert {sample.pixels for sample in drawn.manifest.test} == {None}
+
+
+def test_shares_are_rounded_and_one_image_is_always_labelled(tmp_path: Path) -> None:
+    listing = make(tmp_path, masked=13, tested=1)
+    rounded = SplitConfig(labeled=0.9, selection=0.3, min_selection=3)  # 11.7 of 13, of these 3.6
+    assert draw_split(listing, rounded, root=tmp_path, seed=0).counts == {"labeled": 8, "unlabeled": 1, "selection": 4, "test": 1}
+    few = draw_split(listing, SplitConfig(labeled=0.01), root=tmp_path, seed=0)
+    assert few.counts == {"labeled": 1, "unlabeled": 12, "selection": 0, "test": 1}
 
 
 def test_all_masks_are_labelled_unless_a_number_is_given(tmp_path: Path) -> None:
@@ -110,8 +119,12 @@ def test_changed_mask_changes_the_hash(tmp_path: Path) -> None:
 
 def test_seed_changes_the_draw(tmp_path: Path) -> None:
     listing = make(tmp_path, masked=30)
-    drawn = {tuple(ids(draw_split(listing, SplitConfig(labeled=6), root=tmp_path, seed=seed).labeled)) for seed in range(5)}
-    assert len(drawn) == 5
+    config = SplitConfig(labeled=20, selection=0.4)
+    for fixed, drawn_anew in ((False, ("labeled", "test")), (True, ("selection",))):
+        images = Listing(SPEC, listing.train[:20], listing.train[20:]) if fixed else listing  # which leaves the last draw alone
+        drawn = [draw_split(images, config, root=tmp_path, seed=seed) for seed in range(5)]
+        for role in drawn_anew:
+            assert len({tuple(ids(manifest.samples(role))) for manifest in drawn}) == 5
 
 
 class TestSelection:
@@ -135,6 +148,14 @@ class TestSelection:
         manifest = draw_split(make(tmp_path, masked=20, tested=5), config, root=tmp_path, seed=0)
         assert len(manifest.selection) == 5  # 6 were asked for; a second video of 5 would be further off
         assert len({sample.id[:2] for sample in manifest.selection}) == 1
+
+    def test_a_slice_that_cannot_be_large_enough_is_left_out(self, tmp_path: Path) -> None:
+        listing = make(tmp_path, masked=10, tested=1)
+        for i in range(10):
+            write_mask(tmp_path, f"v{i // 5}_{i % 5}", [0, 1 if i < 2 else 2, 0, 0])
+        config = SplitConfig(selection=0.9, min_selection=9)  # nine would take an image from each class, and eight are left
+        manifest = draw_split(listing, config, root=tmp_path, seed=0)
+        assert manifest.counts == {"labeled": 10, "unlabeled": 0, "selection": 0, "test": 1}
 
 
 class TestStability:
@@ -208,10 +229,12 @@ class TestLists:
         listing = make(tmp_path, masked=20)
         (tmp_path / "l.txt").write_text("v0_0\nv0_1\n")
         config = SplitConfig(labeled_list="l.txt", test=0.34, group_pattern="^(v[0-9]+)_")
-        manifest = draw_split(listing, config, root=tmp_path, seed=0)
-        assert ids(manifest.labeled) == ["v0_0", "v0_1"]
-        assert len(manifest.test) == 5  # one of three videos: the one with labelled images cannot be tested on
-        assert not any(id.startswith("v0") for id in ids(manifest.test))
+        for seed in range(10):
+            drawn = draw_roles(listing, config, root=tmp_path, seed=seed)
+            assert ids(drawn.manifest.labeled) == ["v0_0", "v0_1"]
+            assert len(drawn.manifest.test) == 5  # one of three videos: the one with labelled images cannot be tested on
+            assert not any(id.startswith("v0") for id in ids(drawn.manifest.test))
+            assert sum(drawn.pool_pixels) == 15 * 3  # of the two that are named, and of 13 that could have been
 
     @pytest.mark.parametrize(
         ("text", "message"),

@@ -88,10 +88,26 @@ def test_a_sample_is_a_function_of_its_position() -> None:
     assert all(same(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_labelled_views_never_repeat_over_three_cycles() -> None:
-    stream = labeled(Arrays())
-    views = {stream[p].image.numpy().tobytes() for p in range(3 * len(SIZES))}
-    assert len(views) == 3 * len(SIZES)
+def test_views_never_repeat_over_three_cycles() -> None:
+    labeled_views, unlabeled_views = labeled(Arrays()), UnlabeledStream(Arrays(), CONFIG, seed=0)
+    for name, stream in (("image", labeled_views), ("weak", unlabeled_views)):
+        views = {getattr(stream[p], name).numpy().tobytes() for p in range(3 * len(SIZES))}
+        assert len(views) == 3 * len(SIZES)
+
+
+def test_order_and_crops_differ_by_stream_and_by_seed() -> None:
+    source, orders, crops = Arrays(30), set(), set()
+    source.sizes = [(40, 40)] * 30  # so that a crop is its draws alone
+    for seed in (0, 1):
+        both = (
+            LabeledStream(source, CONFIG, ignore_index=255, seed=seed, places=True),
+            UnlabeledStream(source, CONFIG, seed=seed, places=True),
+        )
+        for stream in both:
+            places = torch.stack([stream[p].place for p in range(30)])
+            orders.add(tuple(places[:, 0].tolist()))
+            crops.add(tuple(places[:, 1:].flatten().tolist()))
+    assert (len(orders), len(crops)) == (4, 4)
 
 
 def test_a_mask_belongs_to_its_image() -> None:
@@ -201,7 +217,7 @@ def test_images_are_stacked_channels_last_whatever_their_layout() -> None:
 def test_places_say_which_part_of_which_image_a_crop_shows() -> None:
     """At whole scales a crop is its rectangle, mirrored where that is said."""
     source, config = Arrays(), CONFIG.model_copy(update={"scale": (1.0, 1.0), "crop_size": 22})
-    stream = LabeledStream(source, config, ignore_index=255, seed=0, places=True)
+    stream = LabeledStream(source, config, ignore_index=200, seed=0, places=True)
     (batch,) = load(stream, stop=1, batch_size=20)
     assert batch.place.dtype == torch.int64 and batch.place.shape == (20, len(PLACE))
     assert batch.place[:, PLACE.index("mirror")].unique().tolist() == [0, 1]
@@ -210,7 +226,7 @@ def test_places_say_which_part_of_which_image_a_crop_shows() -> None:
         index, top, left, height, width, out_height, out_width, mirror = place
         part = torch.from_numpy(source.image(index)[top : top + height, left : left + width]).permute(2, 0, 1)
         assert torch.equal(image[:, :out_height, :out_width], part.flip(-1) if mirror else part)
-        assert torch.equal(valid, mask != 255)
+        assert torch.equal(valid, mask != 200)
         padded += int((~valid).any())
     assert 0 < padded < 20
 

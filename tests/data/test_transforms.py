@@ -83,6 +83,11 @@ def test_a_larger_image_is_never_padded() -> None:
         assert (g.out_height, g.out_width) == (321, 321)
 
 
+def test_an_image_that_is_just_large_enough_is_not_padded() -> None:
+    g = draw_geometry((160, 160), AugmentConfig(crop_size=321, scale=(2.0, 2.0)), np.random.default_rng(0))
+    assert (g.height, g.out_height) == (160, 321)  # of 160.5 pixels, and not 2 x 160
+
+
 def test_scales_positions_and_flips_cover_their_ranges() -> None:
     config = AugmentConfig(crop_size=32, scale=(0.5, 2.0), hflip=0.25)
     drawn = [draw_geometry((100, 100), config, np.random.default_rng(seed)) for seed in range(2000)]
@@ -91,6 +96,8 @@ def test_scales_positions_and_flips_cover_their_ranges() -> None:
     assert (min(heights), max(heights)) == (16, 64)
     assert min(g.top for g in drawn) == 0
     assert max(g.top + g.height for g in drawn) == 100
+    assert min(g.left for g in drawn) == 0
+    assert max(g.left + g.width for g in drawn) == 100
     assert sum(g.mirror for g in drawn) / 2000 == pytest.approx(0.25, abs=0.03)
 
 
@@ -180,6 +187,43 @@ def test_a_strong_view_moves_no_pixel(seed: int) -> None:
     assert not torch.equal(inside[0][:, 0], inside[1][:, 0])
 
 
+STILL = PLAIN | {"jitter": 1.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+
+
+def jittered(*pixels: tuple[int, int, int], **strength: float) -> list[Tensor]:
+    """Strong views of an image of a few pixels. [3, 1, n] int32 each."""
+    image = torch.tensor(pixels, dtype=torch.uint8).T[:, None]
+    config = AugmentConfig(**STILL | strength)
+    return [strong_view(image, config, np.random.default_rng(seed)).int() for seed in range(300)]
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels"),
+    [
+        ("brightness", [(0, 0, 0), (100, 100, 100)]),
+        ("contrast", [(50, 50, 50), (150, 150, 150)]),
+        ("saturation", [(150, 100, 50)]),
+    ],
+)
+def test_a_factor_lies_in_one_plus_or_minus_its_own_strength(name: str, pixels: list[tuple[int, int, int]]) -> None:
+    """The highest less the lowest value is 100, and the factor multiplies it."""
+    spreads = [int(view.max() - view.min()) for view in jittered(*pixels, **{name: 0.4})]
+    assert 60 <= min(spreads) <= 63
+    assert 137 <= max(spreads) <= 140
+
+
+def test_a_hue_turns_both_ways_and_no_further_than_its_strength() -> None:
+    reds, greens, blues = torch.stack(jittered((255, 0, 0), hue=0.25)).flatten(1).T
+    assert 127 <= reds.min() <= 135  # a quarter of a turn from red is half-way from yellow to green, or from magenta to blue
+    assert greens.max() == blues.max() == 255
+
+
+def test_one_change_says_nothing_about_another() -> None:
+    views = torch.stack(jittered((50, 50, 50), (150, 150, 150), brightness=0.4, contrast=0.4))[:, 0, 0].double()
+    mean, spread = views.mean(1), views[:, 1] - views[:, 0]  # contrast leaves the mean
+    assert torch.corrcoef(torch.stack((mean, spread / mean)))[0, 1].abs() < 0.15
+
+
 def test_without_photometry_the_strong_view_is_the_weak_one() -> None:
     image = torch.from_numpy(noise(9, 9)).permute(2, 0, 1)
     assert torch.equal(strong_view(image, AugmentConfig(**PLAIN), np.random.default_rng(0)), image)
@@ -191,7 +235,8 @@ def test_grey_has_three_equal_channels_and_blur_keeps_the_mean() -> None:
     assert torch.equal(gray[0], gray[1])
     assert torch.equal(gray[0], gray[2])
     config = AugmentConfig(jitter=0.0, grayscale=0.0, blur=1.0, blur_sigma=(2.0, 2.0))
-    blurred = strong_view(image, config, np.random.default_rng(0)).double()
+    blurred = strong_view(image, config, np.random.default_rng(1)).double()
+    assert (blurred - F.gaussian_blur(image, [9, 9], [2.0, 2.0])).abs().max() <= 1  # rounding
     assert blurred.mean().item() == pytest.approx(image.double().mean().item(), abs=1.0)
     assert blurred.std() < image.double().std() / 3
 

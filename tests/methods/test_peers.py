@@ -369,6 +369,29 @@ def test_corrmatch_adds_its_seven_losses(progress: Steps) -> None:
     assert output.loss.item() == pytest.approx((0.5 * (LN43 + LN43) + unsup) / 2, rel=1e-5)
 
 
+def test_all_that_corrmatch_asks_of_a_pixel_moves_with_it(progress: Steps) -> None:
+    """The first image is sure of class 0, the second of nothing; its pixels cost nothing wherever they lie."""
+    method = build("corrmatch", tau=0.9, momentum=1.0, regions=0, cutmix=1.0, feature_drop=0.0)
+    for parameter in method.get_submodule("correlation").parameters():
+        torch.nn.init.zeros_(parameter)  # each place attends to all alike: what is spread is the mean of an image's logits
+    seen: list[torch.Tensor] = []
+    encode = method.student.encode
+    method.student.encode = lambda image: seen.append(image[:, 0].round()) or encode(image)  # type: ignore
+    rows = torch.ones(2, 3, 20, 20, dtype=torch.uint8)
+    weak, strong = (
+        rows * torch.tensor(reds, dtype=torch.uint8).view(2, 1, 1, 1) for reds in ((SURE, UNSURE), (THREE_QUARTERS, UNSURE))
+    )
+    batch = UnlabeledBatch(weak, strong, torch.ones(2, 20, 20, dtype=torch.bool))
+    nothing = LabeledBatch(weak, torch.full((2, 20, 20), 255, dtype=torch.uint8))
+    output = method.training_step(nothing, batch, progress())
+    shares = (seen[-1] == THREE_QUARTERS).double().mean((1, 2)).tolist()  # of each strong view, what is of the first image
+    assert 0 < shares[1] < 0.5 < shares[0] < 1
+    view = sum(shares) / 2 * (LN43 + 0.95 * math.log(0.95 / 0.75) + 0.05 * math.log(0.05 / 0.25))
+    spread = sum(share * math.log(1 + 3**-share) for share in shares) / 2  # ln 3 is the logit of three quarters
+    expected = 0.25 * (view + LN2019 / 2) + 0.125 * (spread + LN2019 / 2)
+    assert output.means["loss_unsup"].item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_divergence_counts_where_labels_do_and_is_divided_by_all_valid_pixels() -> None:
     logits = torch.tensor([[math.log(3.0), 0.0, 0.0, 5.0], [0.0] * 4]).view(1, 2, 1, 4)  # class 0 has 3/4, 1/2, 1/2
     probs = torch.tensor([[0.5, 0.9, 0.5, 0.5], [0.5, 0.1, 0.5, 0.5]]).view(1, 2, 1, 4)

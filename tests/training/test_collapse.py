@@ -72,9 +72,11 @@ def test_each_incident_lowers_the_weight_and_needs_its_own_epochs() -> None:
 
 
 def test_the_latest_epoch_within_one_standard_error_of_the_best_is_healthy() -> None:
-    rows = [epoch(20, 0.48), epoch(30, 0.465), *(epoch(step, 0.2) for step in (40, 50, 60))]
-    incident = judged(new_guard(), rows)[-1]
-    assert incident is not None and incident.back_to == 30
+    falling = [epoch(step, 0.2) for step in (50, 60, 70)]
+    incident = judged(new_guard(), [epoch(20, 0.48), epoch(30, 0.465), epoch(40, 0.455), *falling])[-1]
+    assert incident is not None and incident.back_to == 30  # 40 is near the one before it, but not near the best
+    incident = judged(new_guard(), [epoch(20, 0.385), *falling])[-1]
+    assert incident is not None and incident.back_to == 20  # of the score that the stage began with
 
 
 @pytest.mark.parametrize(("error", "luck"), [(0.100, False), (0.102, True), (math.inf, True)])
@@ -83,6 +85,9 @@ def test_a_fall_within_student_s_t_of_its_images_is_luck(error: float, luck: boo
     found = judged(new_guard(), [epoch(step, 0.12, selection_error=error) for step in (20, 30, 40)])
     assert found[:2] == [None] * 2
     assert (found[2] is None) == luck
+    guard = new_guard()
+    guard.start(10, 0.40, error)  # or the error of the best
+    assert (judged(guard, [epoch(step, 0.12, selection_error=0.0) for step in (20, 30, 40)])[2] is None) == luck
 
 
 def test_a_slice_without_a_labelled_pixel_has_no_score_that_could_fall() -> None:
@@ -94,9 +99,10 @@ def test_a_slice_without_a_labelled_pixel_has_no_score_that_could_fall() -> None
 
 def test_precision_that_falls_while_more_is_kept_and_the_score_falls_is_a_sign() -> None:
     # 0.06 below the best, and luck of five images is 2.7764 x 0.02 = 0.0555.
-    rows = [epoch(20, 0.42), *(epoch(step, 0.36, precision=0.79, retention=0.7) for step in (30, 40, 50))]
+    fallen = [epoch(step, 0.36, precision=0.79, retention=0.7) for step in (30, 40, 50)]
+    rows = [epoch(20, 0.42), epoch(25, 0.42, precision=0.85), *fallen]  # compared with the best, not with the last
     incident = judged(new_guard(), rows)[-1]
-    assert incident is not None and (incident.signs, incident.back_to) == (("precision",), 20)
+    assert incident is not None and (incident.signs, incident.back_to) == (("precision",), 25)
     assert incident.reasons == (
         "precision of the pseudo-labels fell from 90.0% to 79.0% while retention rose from 50.0% to 70.0%",
     )
@@ -120,11 +126,12 @@ def test_a_teacher_that_names_ever_fewer_classes_is_seen_without_any_label() -> 
     guard = CollapseGuard(GuardConfig(), NAMES, labeled=(1, 1, 1), images=0)
     guard.start(0, None, math.inf)
     assert judged(guard, [epoch(10, None)]) == [None]  # as many as 3 equally frequent ones
+    assert judged(guard, [epoch(15, None)], (1.0, 1.0, 0.0)) == [None]  # as 2: more than half
     # (30, 1, 1): entropy 0.2773 nats, 1.32 classes, less than 1.5
     *quiet, incident = judged(guard, [epoch(step, None) for step in (20, 30, 40)], (30.0, 1.0, 1.0))
     assert quiet == [None, None]
     reason = "the teacher names as many classes as 1.3 equally frequent ones, and 3.0 before"
-    assert incident == Incident(("classes",), (reason,), 0.25, back_to=10)
+    assert incident == Incident(("classes",), (reason,), 0.25, back_to=15)
     # (5, 1, 1): 2.22 classes
     assert judged(guard, [epoch(step, None) for step in (50, 60, 70)], (5.0, 1.0, 1.0)) == [None] * 3
 

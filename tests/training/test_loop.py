@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from threads import in_threads
 
 from cwbass.config import OptimizerConfig
 from cwbass.errors import CwbassError
@@ -18,10 +19,11 @@ from cwbass.methods.cw_bass import CwBass, CwBassConfig
 from cwbass.methods.supervised import Supervised, SupervisedConfig
 from cwbass.models.base import SegmentationNet
 from cwbass.optimizers import RateFactor, rate_factor
-from cwbass.training.loop import EpochRecord, Schedule, fit
+from cwbass.training.loop import EpochRecord, Meter, Schedule, fit
 from cwbass.training.optim import build_optimizer
 from cwbass.training.seed import seed_everything
 from cwbass.types import LabeledBatch, Progress, StepOutput, UnlabeledBatch
+from cwbass.world import ALONE, World
 
 NAN = math.nan
 Net = type[SegmentationNet]
@@ -29,7 +31,7 @@ MakeBatches = Callable[..., tuple[list[LabeledBatch], list[UnlabeledBatch]]]
 
 
 def schedule(stop: int, *, start: int = 0, stage_start: int = 0, epoch_steps: int = 1000, total: int = 100) -> Schedule:
-    return Schedule(start=start, stop=stop, total=total, epoch_steps=epoch_steps, stage_start=stage_start)
+    return Schedule(start=start, stop=stop, total=total, epoch_steps=epoch_steps, stage_start=stage_start, pass_steps=7)
 
 
 def sgd(method: Method, lr: float = 0.1, momentum: float = 0.0) -> torch.optim.Optimizer:
@@ -93,7 +95,8 @@ def test_epochs_end_where_the_schedule_says(
     assert [p.epoch for p in method.calls] == [
         (step - plan.stage_start) // plan.epoch_steps for step in range(plan.start, plan.stop)
     ]
-    assert all((p.total_steps, p.start_step) == (100, plan.stage_start) for p in method.calls)
+    assert all((p.total_steps, p.start_step, p.pass_steps) == (100, plan.stage_start, 7) for p in method.calls)
+    assert not expected or plan.epochs == expected[-1][0] + 1
 
 
 def test_a_record_holds_means_sums_and_rates_of_its_own_epoch(scripted: Any, make_batches: MakeBatches) -> None:
@@ -115,9 +118,59 @@ def test_a_record_holds_means_sums_and_rates_of_its_own_epoch(scripted: Any, mak
 
 def test_the_learning_rate_follows_the_whole_run(scripted: Any, make_batches: MakeBatches) -> None:
     method = scripted([0.0] * 4)
-    plan = schedule(8, start=4, stage_start=4, epoch_steps=1, total=8)
+    plan = schedule(7, start=4, stage_start=4, epoch_steps=1, total=8)
     records = train(method, make_batches(4)[0], schedule=plan, optimizer=sgd(method, lr=0.8), rate_factor=poly(1.0))
-    assert [record.learning_rate for record in records] == pytest.approx([0.4, 0.3, 0.2, 0.1])
+    assert [record.learning_rate for record in records] == pytest.approx([0.4, 0.3, 0.2])
+
+
+def test_a_meter_counts_on_in_half_precision_and_keeps_numbers_of_its_own() -> None:
+    meter, one = Meter(), torch.ones((), dtype=torch.bfloat16)
+    pixels = torch.ones(2)
+    for _ in range(300):  # bfloat16 has no 257
+        meter.add({"loss": one}, {"pixels": pixels}, 2)
+    pixels.zero_()
+    record = meter.record(0, 300, 0.1, ALONE)
+    assert (record.means, record.sums) == ({"loss": 1.0}, {"pixels": [300.0, 300.0]})
+
+
+def test_a_saved_meter_gives_the_record_of_the_whole_epoch() -> None:
+    meter = Meter()
+    meter.add({"loss": torch.tensor(3.0)}, {"pixels": torch.tensor([1, 2])}, 5)
+    meter.steps, meter.nonfinite, meter.overflows, meter.nonfinite_in_a_row = 6, 2, 1, 2
+    meter.wait_seconds, meter.started = 25.0, meter.started - 100
+    again = Meter()
+    again.load(meter.state(), torch.device("cpu"))
+    assert again.nonfinite_in_a_row == 2
+    before, after = (each.record(3, 9, 0.1, ALONE) for each in (meter, again))
+    assert (after.seconds, after.data_wait, after.step_seconds) == pytest.approx((100, 0.25, 100 / 9), rel=0.01)
+    times = {"seconds": 0.0, "data_wait": 0.0, "step_seconds": 0.0}
+    assert replace(after, **times) == replace(before, **times)
+
+
+def test_a_record_is_of_all_processes_together() -> None:
+    def record(world: World) -> EpochRecord:
+        meter = Meter()
+        meter.add({"loss": torch.tensor(1.0 + 2 * world.rank)}, {"pixels": torch.tensor([1, 2 + world.rank])}, 3)
+        return meter.record(0, 1, 0.1, world)
+
+    for found in in_threads(2, record):
+        assert (found.means, found.sums, found.images) == ({"loss": 2.0}, {"pixels": [2.0, 5.0]}, 6)
+
+
+def test_global_draws_are_others_in_each_process_and_a_step_s_own_are_not(scripted: Any, make_batches: MakeBatches) -> None:
+    class Drops(scripted):
+        def training_step(self, *batches_and_progress: Any) -> StepOutput:
+            self.dropped = float(torch.rand(()))
+            return super().training_step(*batches_and_progress)
+
+    class Second(World):
+        rank = 1
+
+    one, other = Drops([1.0]), Drops([1.0])
+    train(one, make_batches(1)[0], schedule=schedule(1))
+    train(other, make_batches(1)[0], schedule=schedule(1), world=Second())
+    assert one.draws == other.draws
+    assert one.dropped != other.dropped
 
 
 def test_on_epoch_can_end_the_stage(scripted: Any, make_batches: MakeBatches) -> None:
@@ -158,6 +211,7 @@ def test_two_batches_accumulated_are_one_of_double_size(tiny_net: Net, make_batc
         torch.testing.assert_close(a, b)
     assert accumulated.means["loss"] == pytest.approx(whole.means["loss"])
     assert accumulated.images == whole.images == 8
+    assert accumulated.step_seconds == pytest.approx(accumulated.seconds / 2)  # of a step, and not of a batch
 
 
 class InTwoParts(Supervised):
@@ -233,7 +287,7 @@ def test_one_bad_batch_of_several_skips_their_step(scripted: Any, make_batches: 
 def test_too_many_bad_steps_in_a_row_are_an_error(scripted: Any, make_batches: MakeBatches) -> None:
     method = scripted([1.0, NAN, NAN, NAN, 1.0])
     with pytest.raises(CwbassError, match=r"3 steps in a row \(the last is 3\).*Lower train\.optimizer\.lr"):
-        train(method, make_batches(5)[0], schedule=schedule(5), max_nonfinite=3)
+        train(method, make_batches(5)[0], schedule=schedule(5, epoch_steps=2), max_nonfinite=3)
     assert len(method.calls) == 4
 
 

@@ -86,6 +86,11 @@ def test_it_grows_and_shrinks_as_torchs_does(seed: int) -> None:
     assert len(seen) > 4
 
 
+def test_a_loss_in_half_precision_is_scaled_in_single() -> None:
+    scaled = LossScale().scale(torch.tensor(2.0, dtype=torch.float16))  # which ends at 65,504
+    assert (scaled.dtype, scaled.item()) == (torch.float32, 2.0**17)
+
+
 def test_steps_of_the_search_are_skipped_and_are_no_incident(
     scripted: Any, make_batches: MakeBatches, caplog: pytest.LogCaptureFixture
 ) -> None:

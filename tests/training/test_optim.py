@@ -142,12 +142,15 @@ def test_networks_of_a_list_have_groups_of_their_own_in_its_order(tiny_net: type
 def test_what_is_trained_beside_the_student_begins_without_moments(tiny_net: type[SegmentationNet]) -> None:
     first, second = tiny_net(), tiny_net()  # type: ignore[call-arg]
     warm = stepped(build_optimizer(first, OptimizerConfig(), batch_size=4))
-    pair = build_optimizer(torch.nn.ModuleList([first, second]), OptimizerConfig(lr=0.5), batch_size=4)
+    pair = build_optimizer(torch.nn.ModuleList([first, second]), OptimizerConfig(lr=0.5, weight_decay=0.3), batch_size=4)
     load_moments_(pair, warm.state_dict())
     for parameter in first.parameters():
         assert torch.equal(pair.state[parameter]["exp_avg"], warm.state[parameter]["exp_avg"])
     assert not any(parameter in pair.state for parameter in second.parameters())
-    assert {group["base_lr"] for group in pair.param_groups} == {0.5}
+    assert {(group["base_lr"], group["weight_decay"]) for group in pair.param_groups} == {
+        (0.5, 0.3),
+        (0.5, 0.0),
+    }  # as asked for now
     stepped(pair)
     again = build_optimizer(torch.nn.ModuleList([first, second]), OptimizerConfig(), batch_size=4)
     load_moments_(again, pair.state_dict())

@@ -172,8 +172,30 @@ def test_results_are_put_back_as_they_were_when_the_state_was_saved(tmp_path: Pa
     keeper(tmp_path)
     assert load_checkpoint(path).step == 1
     path.unlink()  # as DVC does, or a pod whose disk went with it
+    again = keeper(tmp_path)
+    assert load_checkpoint(path).step == 1
+    save(again, 2, 3, 4)  # which need it too
+    path.unlink()
     keeper(tmp_path)
     assert load_checkpoint(path).step == 1
+
+
+def test_a_result_that_no_state_has_named_yet_is_not_cleared_away(tmp_path: Path) -> None:
+    first = keeper(tmp_path)
+    path, digest = result(tmp_path, "best.pt", 1)
+    first.keep(path, digest)  # while an earlier state is being written
+    first._prune()
+    assert [kept.name for kept in (tmp_path / "work" / "files").iterdir()] == [digest]
+
+
+def test_a_state_of_a_later_stage_is_newer_and_knows_those_before(tmp_path: Path) -> None:
+    first = keeper(tmp_path)
+    save(first, 5)
+    first.finish_stage("baseline", {"miou": 0.5})
+    save(first, 1)
+    found = keeper(tmp_path)
+    assert found.state is not None and found.state.step == 1
+    assert found.finished == {"baseline": {"miou": 0.5}}
 
 
 def test_results_that_no_state_needs_any_more_are_deleted(tmp_path: Path) -> None:
@@ -247,6 +269,7 @@ def test_the_last_state_can_outlive_the_run(tmp_path: Path) -> None:
     assert found.state is not None and found.state.step == 9
     other = keeper(tmp_path, {**IDENTITY, "seed": 1})  # its results were handed over: nothing is lost
     assert other.state is None
+    assert names(tmp_path) == []  # or this run would be told to go on from there
 
 
 class Several(World):
@@ -457,7 +480,7 @@ def test_a_checkpoint_on_a_full_disk_leaves_the_one_before(tmp_path: Path) -> No
 
 
 def test_what_a_killed_process_left_half_written_is_deleted(saved: Path) -> None:
-    for path in (saved / "out" / ".last.pt.7.tmp", saved / "work" / ".0-train-00000005.pt.7.tmp"):
+    for path in (saved / "out" / ".last.pt.7.tmp", saved / "work" / ".0-train-00000005.pt.7.tmp", saved / "work/files/.ab.7.tmp"):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"half")
     keeper(saved).begin()

@@ -178,11 +178,14 @@ def test_label_and_confidence_lie_where_their_pixels_lie(stream: OfflineStream) 
 
 def test_the_labels_of_an_image_are_its_own(stream: OfflineStream) -> None:
     rows = {0: 33, 1: 20, 2: 40}  # of the three images, by place in the stream's list
+    stream.places = True
     for position in range(30):
         index = index_at(position, 3, seed=3, stream="unlabeled")
         item = stream[position]
         assert item.pseudo_label is not None
         assert int(item.pseudo_label[item.valid].max()) < rows[index]
+        assert item.place is not None
+        assert item.place[0] == stream.labels.chosen[index]  # a place numbers all images
     for index in range(3):
         assert np.array_equal(stream.labels.mask(index), stream.labels.image(index)[..., 0])
         assert np.array_equal(stream.labels.confidence(index), stream.labels.image(index)[..., 1])
