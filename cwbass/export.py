@@ -51,13 +51,15 @@ def missing_packages() -> tuple[str, ...]:
     return tuple(name for name in _PACKAGES if importlib.util.find_spec(name) is None)
 
 
-def export_onnx(net: SegmentationNet, path: Path, *, class_names: Sequence[str]) -> Parity:
+def export_onnx(net: SegmentationNet, path: Path, *, class_names: Sequence[str], protocol: str | None) -> Parity:
     """Write ``path`` and check it with ONNX Runtime on the CPU at three sizes.
 
     Args:
         net: In eval mode, on the CPU.
         path: Of the file; it appears only if the check passes.
         class_names: Kept in the file's metadata, as JSON.
+        protocol: Likewise, as text: under which the network is scored, and which whoever calls the file follows. None where it is
+            not known.
 
     Returns:
         What the check measured.
@@ -69,7 +71,7 @@ def export_onnx(net: SegmentationNet, path: Path, *, class_names: Sequence[str])
     if missing := missing_packages():
         raise ParamsError(f"ONNX needs {', '.join(missing)}: pip install 'cwbass[export]', or set registry.onnx: false.")
     with partial_file(path) as partial:
-        _write(net, partial, class_names)
+        _write(net, partial, class_names, protocol)
         parity = measure_parity(net, partial)
         if (problem := parity_problem(parity)) is not None:
             raise GateError(
@@ -130,7 +132,7 @@ def parity_problem(parity: Parity) -> str | None:
     return None
 
 
-def _write(net: SegmentationNet, path: Path, class_names: Sequence[str]) -> None:
+def _write(net: SegmentationNet, path: Path, class_names: Sequence[str], protocol: str | None) -> None:
     import onnx
 
     try:
@@ -140,7 +142,8 @@ def _write(net: SegmentationNet, path: Path, class_names: Sequence[str]) -> None
     _strip(model)
     _take_any_size(model, net.stride)
     model.producer_name = "cwbass"
-    onnx.helper.set_model_props(model, {"classes": json.dumps(list(class_names)), "input": "uint8 RGB, 0 to 255, [B, 3, H, W]"})
+    props = {"classes": json.dumps(list(class_names)), "input": "uint8 RGB, 0 to 255, [B, 3, H, W]"}
+    onnx.helper.set_model_props(model, props if protocol is None else {**props, "protocol": protocol})
     onnx.checker.check_model(model)
     onnx.save_model(model, str(path))
 

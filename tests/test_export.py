@@ -1,17 +1,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import call
+from PIL import Image
+from tiny import TinyRun
+from torch.nn import functional as F
 
-from cwbass.config import ModelConfig
+from cwbass.config import EvalConfig, ModelConfig
+from cwbass.data.base import read_image
 from cwbass.errors import GateError, ParamsError
 from cwbass.export import SIZES, Parity, export_onnx, measure_parity, missing_packages, parity_problem
 from cwbass.models import build_model
 from cwbass.models.base import SegmentationNet
+from cwbass.params import dump_params
+from cwbass.steps.export import export
+from cwbass.training.checkpoint import load_checkpoint, save_checkpoint
 
 CONFIG = ModelConfig(
     arch="unet",
@@ -31,7 +40,7 @@ def network(seed: int = 0) -> SegmentationNet:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Parity]:
     path = tmp_path_factory.mktemp("onnx") / "deep" / "model.onnx"
-    return path, export_onnx(network(), path, class_names=["sky", "road", "car", "tree"])
+    return path, export_onnx(network(), path, class_names=["sky", "road", "car", "tree"], protocol="whole scale:0.4")
 
 
 @needs_onnx
@@ -60,6 +69,7 @@ def test_the_file_says_what_it_is_and_nothing_of_the_machine_it_was_made_on(expo
     model = onnx.load(path)
     props = {item.key: item.value for item in model.metadata_props}
     assert json.loads(props["classes"]) == ["sky", "road", "car", "tree"]
+    assert props["protocol"] == "whole scale:0.4"
     content = path.read_bytes()
     assert b"site-packages" not in content
     assert str(Path(__file__).parents[1]).encode() not in content
@@ -79,9 +89,9 @@ def test_a_file_that_answers_otherwise_is_not_handed_out(
     exported: tuple[Path, Parity], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The exporter is right, so a wrong file is put in its place.
-    monkeypatch.setattr("cwbass.export._write", lambda net, path, names: path.write_bytes(exported[0].read_bytes()))
+    monkeypatch.setattr("cwbass.export._write", lambda net, path, *_: path.write_bytes(exported[0].read_bytes()))
     with pytest.raises(GateError, match=r"model\.onnx does not answer as the network does: a logit differs by") as caught:
-        export_onnx(network(seed=1), tmp_path / "model.onnx", class_names=["a"])
+        export_onnx(network(seed=1), tmp_path / "model.onnx", class_names=["a"], protocol=None)
     assert caught.value.exit_code == 5
     assert list(tmp_path.iterdir()) == []
 
@@ -91,9 +101,9 @@ def test_a_file_that_answers_otherwise_is_not_handed_out(
 def test_a_file_that_cannot_be_run_is_named_with_the_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
-    monkeypatch.setattr("cwbass.export._write", lambda net, path, names: path.write_bytes(content))
+    monkeypatch.setattr("cwbass.export._write", lambda net, path, *_: path.write_bytes(content))
     with pytest.raises(ParamsError, match=r"its file fails at 64 x 64 pixels \(.*\)\. Set registry\.onnx: false"):
-        export_onnx(network(), tmp_path / "model.onnx", class_names=["a"])
+        export_onnx(network(), tmp_path / "model.onnx", class_names=["a"], protocol=None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -104,7 +114,7 @@ def test_a_network_that_cannot_be_exported_is_named_with_the_way_out(tmp_path: P
             return image if float(image.sum()) > 0 else -image
 
     with pytest.raises(ParamsError, match=r"cannot be exported to ONNX: .*Set registry\.onnx: false"):
-        export_onnx(Branching(), tmp_path / "model.onnx", class_names=["a"])  # type: ignore[arg-type]
+        export_onnx(Branching(), tmp_path / "model.onnx", class_names=["a"], protocol=None)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -126,4 +136,51 @@ def test_what_is_too_far_off(difference: float, logit: float, agreement: float, 
 def test_without_its_packages_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cwbass.export._PACKAGES", ("json", "onnx_of_nowhere"))
     with pytest.raises(ParamsError, match=r"ONNX needs onnx_of_nowhere: pip install 'cwbass\[export\]'"):
-        export_onnx(network(), tmp_path / "model.onnx", class_names=["a"])
+        export_onnx(network(), tmp_path / "model.onnx", class_names=["a"], protocol=None)
+
+
+def scored(tiny_run: TinyRun, path: Path, config: EvalConfig) -> Path:
+    """A checkpoint of the run that is scored by other settings."""
+    trained = load_checkpoint(tiny_run.train / "last.pt")
+    save_checkpoint(replace(trained, params=dump_params(trained.run_params.model_copy(update={"eval": config}))), path)
+    return path
+
+
+@needs_onnx
+def test_who_does_what_the_warning_says_gets_the_masks_of_predict(
+    tiny_run: TinyRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import onnx
+    import onnxruntime
+
+    checkpoint = scored(tiny_run, tmp_path / "last.pt", EvalConfig(scales=[0.4]))
+    file, photo = tmp_path / "model.onnx", next((tiny_run.data / "images").iterdir())
+    done = call("export", "--checkpoint", checkpoint, "--out", file)
+    assert (done.returncode, json.loads(done.stdout)["protocol"]) == (0, "whole scale:0.4"), done.stderr
+    assert {item.key: item.value for item in onnx.load(file).metadata_props}["protocol"] == "whole scale:0.4"
+    [said] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    must = "resize images by 0.4 before (bilinear, with antialiasing), and logits back to full size after."
+    assert said == f"{file} is the network alone, and its scores are of 'whole scale:0.4'. Whoever calls it must {must}"
+
+    assert call("predict", "--checkpoint", checkpoint, "--images", photo, "--out", tmp_path).returncode == 0
+    with Image.open(tmp_path / "masks" / f"{photo.name}.png") as mask:
+        expected = np.asarray(mask)
+    image = torch.tensor(read_image(photo)).permute(2, 0, 1)[None]
+    small = F.interpolate(image, [round(0.4 * side) for side in expected.shape], mode="bilinear", antialias=True)
+    [logits] = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).run(None, {"image": small.numpy()})
+    full = F.interpolate(torch.from_numpy(logits), list(expected.shape), mode="bilinear")
+    assert (full.argmax(1)[0].numpy() == expected).mean() > 0.98  # small images of the file are whole numbers
+
+
+def test_the_warning_names_all_that_predict_does_around_the_network_and_is_not_there_where_that_is_nothing(
+    tiny_run: TinyRun, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cwbass.steps.export.export_onnx", lambda net, path, **_: path.touch())
+    config = EvalConfig(protocol="slide", window=48, stride=32, scales=[0.5, 1.0], flip=True)
+    export(checkpoint=scored(tiny_run, tmp_path / "last.pt", config), out=tmp_path / "model.onnx")
+    assert "resize images by 0.5 and by 1 before" in caplog.text
+    for part in ("cut windows of 48 pixels, 32 apart", "; add the mirror image; average the probabilities."):
+        assert part in caplog.text
+    caplog.clear()
+    export(checkpoint=scored(tiny_run, tmp_path / "last.pt", EvalConfig()), out=tmp_path / "model.onnx")
+    assert caplog.text == ""

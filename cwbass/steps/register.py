@@ -207,7 +207,7 @@ def _description(
     """What stands beside weights and scores."""
     params = model.run_params
     spec = model.dataset.to_dict()
-    onnx, graph = _onnx(registry, net, spec["class_names"])
+    onnx, graph = _onnx(registry, net, spec["class_names"], scores.get("protocol"))
     config = {
         "schema": 1,
         "model": params.model.model_dump(mode="json", exclude={"weights"}),  # where the encoder started is of no use here
@@ -257,14 +257,16 @@ def _pages(report: Path | None) -> dict[str, bytes | Path]:
     return {REPORT: report, FLIGHT: flight} if flight.is_file() else {REPORT: report}
 
 
-def _onnx(registry: RegistryConfig, net: SegmentationNet, class_names: list[str]) -> tuple[dict[str, Any], bytes | None]:
+def _onnx(
+    registry: RegistryConfig, net: SegmentationNet, class_names: list[str], protocol: str | None
+) -> tuple[dict[str, Any], bytes | None]:
     """What config.json says of the ONNX file, and the file; or why there is none."""
     if registry.onnx is False:
         return {"absent": "registry.onnx is false"}, None
     absent = f"{', '.join(missing)} not installed (cwbass[export])" if (missing := missing_packages()) else None
     if absent is None or registry.onnx is True:
         try:
-            return _export(net, class_names)
+            return _export(net, class_names, protocol)
         except ParamsError as error:  # not every network can be; one that can, and answers otherwise, is a GateError
             if registry.onnx is True:
                 raise
@@ -273,10 +275,10 @@ def _onnx(registry: RegistryConfig, net: SegmentationNet, class_names: list[str]
     return {"absent": absent}, None
 
 
-def _export(net: SegmentationNet, class_names: list[str]) -> tuple[dict[str, Any], bytes]:
+def _export(net: SegmentationNet, class_names: list[str], protocol: str | None) -> tuple[dict[str, Any], bytes]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / ONNX
-        parity = export_onnx(net, path, class_names=class_names)
+        parity = export_onnx(net, path, class_names=class_names, protocol=protocol)
         graph = path.read_bytes()
     return {"file": ONNX, "input": "image, uint8 [B, 3, H, W]", "output": "logits, float32", "parity": parity.to_dict()}, graph
 

@@ -424,6 +424,7 @@ def test_a_version_holds_an_onnx_file_that_was_checked(run: Run) -> None:
     assert "`model.onnx` is the same network for ONNX Runtime" in files["README.md"].decode()
     path = run.folder / "check.onnx"
     path.write_bytes(files["model.onnx"])
+    assert b"whole image" in path.read_bytes()  # the scores' protocol, in its metadata
     assert parity_problem(measure_parity(load_network(files), path, [(40, 51)])) is None
 
 
