@@ -216,6 +216,26 @@ def test_settings_of_a_score_are_changed_on_top_of_what_the_checkpoint_of_a_fold
     assert (found["checkpoint"], found["method"], found["protocol"]) == ("selected", "supervised", "whole scale:1 flip")
 
 
+def test_predict_takes_settings_of_a_score_as_eval_does_and_no_others(tiny_run: TinyRun, tmp_path: Path) -> None:
+    photo = next((tiny_run.data / "images").iterdir())
+    (tmp_path / "how.yaml").write_text("eval: {weights: student, flip: true}\n")
+
+    def masks(name: str, *options: object) -> bytes:
+        keys = ("--checkpoint", tiny_run.train, "--images", photo, "--out", tmp_path / name)
+        done = call("predict", *keys, "--confidence", *options)
+        assert done.returncode == 0, done.stderr
+        return (tmp_path / name / "confidence" / f"{photo.name}.png").read_bytes()
+
+    slide = ("--set", "eval.protocol=slide", "--set", "eval.window=32", "--set", "eval.stride=16")
+    student = masks("set", "--set", "eval={weights: student, flip: true}")
+    assert student == masks("file", "--params", tmp_path / "how.yaml")
+    assert len({student, masks("plain"), masks("slide", *slide)}) == 3
+
+    refused = call("predict", "--checkpoint", tiny_run.train, "--images", photo, *slide, "--set", "model.arch=unet")
+    said = "error: --set model.arch: nothing but eval.* can be set, the rest is the checkpoint's.\n"
+    assert (refused.returncode, refused.stderr) == (3, said)
+
+
 def test_doctor_says_what_is_there() -> None:
     done = call("doctor", "--json")
     assert done.returncode in (0, 3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,9 @@ from cwbass.cli.options import (
 from cwbass.completion import models
 from cwbass.errors import ParamsError
 
+if TYPE_CHECKING:
+    from cwbass.steps.evaluate import EvaluateParams
+
 Checkpoint = Annotated[
     str,
     typer.Option(
@@ -31,6 +34,9 @@ Checkpoint = Annotated[
         help="Checkpoint, folder of a training, s3:// URI, name@1.4.0 or name@champion.",
         autocompletion=models,
     ),
+]
+HowFile = Annotated[
+    Path | None, typer.Option("--params", help="How to predict: the eval section of this file; default: of the checkpoint.")
 ]
 Device = Annotated[DeviceName, typer.Option("--device", help="auto: a GPU where there is one.")]
 
@@ -47,9 +53,7 @@ def eval_(
             dir_okay=False, help="sweep.json of the warm-up, for the report in --out; default: beside --baseline or --checkpoint."
         ),
     ] = None,
-    params: Annotated[
-        Path | None, typer.Option("--params", help="How to score: the eval section of this file; default: of the checkpoint.")
-    ] = None,
+    params: HowFile = None,
     overrides: Overrides = None,
     manifest: Annotated[
         Path | None, typer.Option(help=f"Split to score the test images of; default without --data: {MANIFEST}.")
@@ -73,23 +77,14 @@ def eval_(
     as_json: Annotated[bool, typer.Option("--json", help="All scores as JSON on stdout, not a table.")] = False,
 ) -> None:
     """Score a checkpoint on the test split, or on other data."""
-    from cwbass.params import parse_yaml
-    from cwbass.steps.checkpoints import chosen_file
-    from cwbass.steps.evaluate import EvaluateParams, evaluate
+    from cwbass.steps.evaluate import evaluate
     from cwbass.telemetry import observe_here
 
     if out is None and (per_image or sweep):
         raise ParamsError(f"{'--per-image' if per_image else '--sweep'} is for files in the folder of --out. Give --out, too.")
     path = local_checkpoint(checkpoint, store, params)
     other = None if baseline is None else local_checkpoint(baseline, store, params)
-    loaded = None
-    if params is not None:
-        loaded = load(EvaluateParams, params, overrides)
-    elif overrides:
-        from cwbass.resolve import open_checkpoint
-
-        values = parse_yaml(open_checkpoint(chosen_file(path)).params, str(path))
-        loaded = load_changed(EvaluateParams, values, overrides)
+    loaded = _how(path, params, overrides)
     if manifest is None and data is None:
         manifest = MANIFEST
     with observe_here("evaluate") as telemetry:
@@ -111,6 +106,21 @@ def eval_(
     from cwbass.console import print_scores
 
     print_scores(report.metrics, report.report)
+
+
+def _how(checkpoint: Path, params: Path | None, overrides: list[str] | None) -> EvaluateParams | None:
+    """How to predict, by ``--params`` or the checkpoint, and ``--set`` on top; None: as the checkpoint says."""
+    from cwbass.params import parse_yaml
+    from cwbass.resolve import open_checkpoint
+    from cwbass.steps.checkpoints import chosen_file
+    from cwbass.steps.evaluate import EvaluateParams
+
+    if params is not None:
+        return load(EvaluateParams, params, overrides)
+    if not overrides:
+        return None
+    values = parse_yaml(open_checkpoint(chosen_file(checkpoint)).params, str(checkpoint))
+    return load_changed(EvaluateParams, values, overrides)
 
 
 def thresholds(
@@ -146,14 +156,28 @@ def predict(
     confidence: Annotated[
         bool, typer.Option("--confidence", help="Also write how sure the network is of each pixel, 0 to 255.")
     ] = False,
+    params: HowFile = None,
+    overrides: Overrides = None,
     store: Store = None,
     device: Device = "auto",
 ) -> None:
     """Write masks and overlays for a folder of images."""
     from cwbass.steps.predict import predict
 
-    path = local_checkpoint(checkpoint, store)
-    done = predict(checkpoint=path, images=images, out_dir=out, overlays=overlays, confidence=confidence, device=device)
+    keys = [override.partition("=")[0].strip() for override in overrides or ()]
+    if foreign := [key for key in keys if key.partition(".")[0] != "eval"]:
+        raise ParamsError(f"--set {', '.join(foreign)}: nothing but eval.* can be set, the rest is the checkpoint's.")
+    path = local_checkpoint(checkpoint, store, params)
+    how = _how(path, params, overrides)
+    done = predict(
+        None if how is None else how.eval,
+        checkpoint=path,
+        images=images,
+        out_dir=out,
+        overlays=overlays,
+        confidence=confidence,
+        device=device,
+    )
     print_json(done.to_dict())
 
 

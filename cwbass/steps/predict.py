@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cwbass.config import EvalConfig
 from cwbass.data.base import IMAGE_SUFFIXES, UNREAD_SUFFIXES, read_image
 from cwbass.data.label_maps import save_whole, with_palette
 from cwbass.data.listing import scan
@@ -46,6 +47,7 @@ class PredictReport:
 
 
 def predict(
+    config: EvalConfig | None = None,
     *,
     checkpoint: Path,
     images: Path,
@@ -57,12 +59,12 @@ def predict(
     """Write ``masks/<name>.png`` (palette, class indices) and ``overlays/<name>.jpg`` for every image.
 
     With ``confidence`` also ``confidence/<name>.png``: the probability of the class that is written, 0 to 1 as 0 to 255, grey.
-    How to predict is what the section ``eval`` of the checkpoint says.
 
     The name is that of the file with its suffix, ``a.jpg.png``, and the tree of folders is kept. A file that cannot be
     read, or whose name leaves no room for a second suffix, is reported and passed over.
 
     Args:
+        config: How to predict; None takes what the checkpoint was trained with.
         checkpoint: A file, a training's folder, whose checkpoint that counts is taken, or the folder of a registered version.
         images: An image, or a folder that is searched as those of a dataset are, at any depth and along links; results of an
             earlier run in it are passed over.
@@ -77,8 +79,9 @@ def predict(
     """
     loaded = open_checkpoint(chosen_file(checkpoint))
     params = loaded.run_params
-    predictor = Predictor(params.eval, *scoring_device(device, params.train.precision))
-    net = place(loaded.network(params.eval.weights), predictor.device)
+    config = params.eval if config is None else config
+    predictor = Predictor(config, *scoring_device(device, params.train.precision))
+    net = place(loaded.network(config.weights), predictor.device)
     spec = loaded.dataset
     files = [images] if images.is_file() else _find(images, IMAGE_SUFFIXES, out_dir)
     if unread := [] if images.is_file() else _find(images, UNREAD_SUFFIXES, out_dir):
