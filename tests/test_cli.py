@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -234,6 +235,17 @@ def test_predict_takes_settings_of_a_score_as_eval_does_and_no_others(tiny_run: 
     refused = call("predict", "--checkpoint", tiny_run.train, "--images", photo, *slide, "--set", "model.arch=unet")
     said = "error: --set model.arch: nothing but eval.* can be set, the rest is the checkpoint's.\n"
     assert (refused.returncode, refused.stderr) == (3, said)
+
+
+def test_predict_ends_with_code_4_where_an_image_cannot_be_read_and_does_the_others(tiny_run: TinyRun, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "bad.jpg").write_bytes(b"no photograph")
+    shutil.copy(next((tiny_run.data / "images").iterdir()), tmp_path / "in" / "good.png")
+    done = call("predict", "--checkpoint", tiny_run.train, "--images", tmp_path / "in", "--out", tmp_path / "out")
+    assert (done.returncode, done.stderr) == (4, "error: 1 image of 2 cannot be used: see `failed` in the result.\n")
+    said = json.loads(done.stdout)
+    assert (said["images"], list(said["failed"])) == (1, [str(tmp_path / "in" / "bad.jpg")])
+    assert (tmp_path / "out" / "masks" / "good.png.png").is_file()
 
 
 def test_doctor_says_what_is_there() -> None:

@@ -22,7 +22,7 @@ from cwbass.cli.options import (
     Store,
 )
 from cwbass.completion import models
-from cwbass.errors import ParamsError
+from cwbass.errors import DataError, ParamsError, counted
 
 if TYPE_CHECKING:
     from cwbass.steps.evaluate import EvaluateParams
@@ -179,6 +179,10 @@ def predict(
         device=device,
     )
     print_json(done.to_dict())
+    if done.failed:
+        raise DataError(
+            f"{counted(len(done.failed), 'image')} of {len(done.failed) + done.images} cannot be used: see `failed` in the result."
+        )
 
 
 def register(
