@@ -28,8 +28,10 @@ def find_checkpoints(path: Path) -> dict[str, Path]:
         return {describe(path)[0]: path}
     found = {name: path / file for name, files in FILES.items() for file in files if (path / file).is_file()}
     if not found:
+        others = ", ".join(file.name for file in sorted(path.glob("*.pt")))
         raise CheckpointError(
-            f"{path} holds neither {BEST} nor {LAST}. Pass a folder of `cwbass train` or `cwbass warmup`, or a file."
+            f"{path} holds neither {BEST} nor {LAST}. Where its run was stopped before there was one, the same command goes on. Else "
+            f"pass a folder of `cwbass train` or `cwbass warmup`, or a file{f' ({others} is there)' if others else ''}."
         )
     return found
 

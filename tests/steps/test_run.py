@@ -29,6 +29,7 @@ from cwbass.jsonfile import read_metrics
 from cwbass.methods.cw_bass import CwBass
 from cwbass.methods.fixmatch import FixMatchConfig
 from cwbass.reporting.summary import scores_page
+from cwbass.steps.checkpoints import find_checkpoints
 from cwbass.steps.evaluate import EvaluateParams, add_intervals, evaluate
 from cwbass.steps.predict import predict
 from cwbass.steps.register import RegisterParams, register
@@ -507,6 +508,17 @@ def test_predict_takes_the_checkpoint_that_counts_of_a_folder(tiny_run: TinyRun,
     assert masks[0] == masks[1]
     with pytest.raises(CheckpointError, match=r"holds neither best\.pt nor last\.pt"):
         predict(checkpoint=tmp_path, images=image, out_dir=tmp_path)
+
+
+def test_a_run_without_checkpoints_yet_is_told_to_go_on_and_what_could_be_scored(tiny_run: TinyRun, tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    with pytest.raises(
+        CheckpointError, match=r"stopped before there was one, the same command goes on\. Else pass .*, or a file\."
+    ):
+        find_checkpoints(tmp_path)
+    shutil.copy(tiny_run.warmup / "warmup.pt", tmp_path)
+    with pytest.raises(CheckpointError, match=r"or a file \(warmup\.pt is there\)\."):
+        find_checkpoints(tmp_path)
 
 
 def test_the_pages_are_drawn_again_from_their_files_to_the_same_bytes(tiny_run: TinyRun) -> None:
