@@ -81,7 +81,7 @@ def refuse_errors(report: CheckReport, *, params: Path, data_root: Path) -> None
 def check_model(params: Params, class_names: Sequence[str]) -> tuple[Finding, ...]:
     """Build the networks, see that the run's can be trained on the crops it will get, and look at the weights they start from.
 
-    Nothing is fetched: of ``s3://`` it is seen whether the object is there, of ``imagenet`` nothing.
+    Nothing is fetched: of ``s3://`` it is seen whether the object is there; of ``imagenet`` nothing, which is told.
 
     Args:
         params: Of the run.
@@ -105,7 +105,15 @@ def check_model(params: Params, class_names: Sequence[str]) -> tuple[Finding, ..
 
 def _check_weights(key: str, config: ModelConfig, net: SegmentationNet) -> Iterator[Finding]:
     weights = config.weights
-    if weights is None or weights == "imagenet":
+    if weights is None:
+        return
+    if weights == "imagenet":
+        logger.info(
+            "%s.weights: imagenet is not looked at; a run fetches those of %s from the Hugging Face hub, if its cache has none. Without "
+            "a network, give a file or an s3:// URI.",
+            key,
+            config.encoder,
+        )
         return
     try:
         if weights.startswith("s3://"):

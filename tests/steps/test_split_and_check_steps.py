@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +255,10 @@ def test_weights_in_s3_are_looked_up_and_not_fetched(s3: Any) -> None:
     assert s3.requests == ["HEAD /models/there.pth", "HEAD /models/gone.pth"]
 
 
-def test_published_weights_are_not_fetched_to_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_weights_are_not_fetched_to_be_looked_at_which_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was asked"))
+    caplog.set_level(logging.INFO)
     assert check_model(of_model("imagenet"), CLASSES) == ()
+    assert f"model.weights: imagenet is not looked at; a run fetches those of {ENCODER} from the Hugging Face hub" in caplog.text
