@@ -79,18 +79,19 @@ def check(
         Path | None,
         typer.Option("--html", help="Also write findings, classes and some masks in colours as one page.", dir_okay=False),
     ] = None,
-    params_only: Annotated[bool, typer.Option("--params-only", help="Check parameters, not data.")] = False,
+    params_only: Annotated[bool, typer.Option("--params-only", help="Check parameters, not data and weights.")] = False,
 ) -> None:
     """Check parameters, weights and data before any long step; exit code 4 where the data is wrong."""
     from cwbass.errors import ParamsError
     from cwbass.params import Params
-    from cwbass.steps.check import check, refuse_errors, warn_of_missing_sections
+    from cwbass.steps.check import check, check_params, refuse_errors, warn_of_missing_sections
 
     if params_only and html is not None:
         raise ParamsError("--html shows the data, and --params-only looks at none. Leave one of them out.")
     loaded = load(Params, params, overrides)
     warn_of_missing_sections(loaded, params, pipeline=Path("dvc.yaml"))
     if params_only:
+        check_params(loaded)
         print_json({"params": str(params), "ok": True})
         return
     root = dataset_folder(data or loaded.data.root)

@@ -17,7 +17,7 @@ from cwbass.errors import CwbassError, DataError, ParamsError, counted
 from cwbass.memory import collector_paused
 from cwbass.methods import METHODS, check_scored
 from cwbass.methods.base import MethodConfig
-from cwbass.models import build_model
+from cwbass.models import MODELS, build_model
 from cwbass.models.base import SegmentationNet
 from cwbass.models.weights import load_encoder_weights_
 from cwbass.params import Params, SplitSections
@@ -45,6 +45,20 @@ def check(params: Params, *, data_root: Path) -> CheckReport:
     weights = check_model(params, listing.spec.class_names)
     report = check_data(params, listing, data_root=data_root, views=params.augment, method=params.method)
     return replace(report, findings=weights + report.findings)
+
+
+def check_params(params: Params) -> None:
+    """See what can be seen without the data and the weights: that the method has what is scored, and that there are such networks.
+
+    Raises:
+        ParamsError: As :func:`check`.
+    """
+    check_scored(params.eval.weights, params.method.name)
+    check_batches(params.train, params.train.processes * params.train.nodes)
+    if params.model.arch in MODELS:  # what the dataset's classes are called may matter to it
+        return
+    for keys in ({}, *own_networks(params.method).values()):
+        build_model(params.model.model_copy(update=keys), params.data.classes or ("one", "other"))
 
 
 def warn_of_missing_sections(params: Params, file: Path, *, pipeline: Path) -> None:

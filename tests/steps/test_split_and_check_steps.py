@@ -22,7 +22,7 @@ from cwbass.methods.base import MethodConfig
 from cwbass.methods.supervised import SupervisedConfig
 from cwbass.models.smp_net import SmpNet
 from cwbass.params import Params, load_params, parse_yaml
-from cwbass.steps.check import check, check_data, check_model
+from cwbass.steps.check import check, check_data, check_model, check_params
 from cwbass.steps.split import SplitParams, split, warn_of_changes
 from cwbass.steps.training import network_factory
 
@@ -262,3 +262,13 @@ def test_published_weights_are_not_fetched_to_be_looked_at_which_is_told(
     caplog.set_level(logging.INFO)
     assert check_model(of_model("imagenet"), CLASSES) == ()
     assert f"model.weights: imagenet is not looked at; a run fetches those of {ENCODER} from the Hugging Face hub" in caplog.text
+
+
+def test_parameters_alone_are_refused_where_there_is_no_such_network_and_not_for_want_of_weights() -> None:
+    check_params(of_model("gone.pth", deep={"encoder": ENCODER, "weights": "gone.pth"}))
+    with pytest.raises(ParamsError, match=r"model\.arch is 'tiny'; choose one of "):
+        check_params(load_params({"model": {"arch": "tiny"}}, Params))
+    with pytest.raises(ParamsError, match=r"unet with encoder 'resnet1011' .* cannot be built"):
+        check_params(of_model(deep={"encoder": "resnet1011"}))
+    with pytest.raises(ParamsError, match=r"fixmatch has no teacher"):
+        check_params(load_params({"method": {"name": "fixmatch"}, "eval": {"weights": "teacher"}}, Params))
