@@ -145,11 +145,16 @@ def test_every_pod_of_an_example_passes_it_too(path: Path) -> None:
     ] == []
 
 
-def test_parameters_reach_the_volume_before_a_verb_reads_them() -> None:
-    """The volume is empty, and without params.yaml `synthesize` ends with an error."""
+def test_parameters_and_weights_reach_the_volume_before_a_verb_reads_them() -> None:
+    """The volume is empty: without params.yaml `synthesize` ends with an error, and without its weights `check` does."""
     steps = re.findall(r"^    kubectl -n cwbass (?:exec|cp) (.+)$", (TOP / "docs/deploy.md").read_text(), flags=re.MULTILINE)
     assert steps[0] == "params.yaml cwbass-work:/workspace/"
     assert steps[1].startswith("cwbass-work -- cwbass synthesize")
+    (copied,) = [
+        number for number, step in enumerate(steps) if step.startswith("artifacts/weights cwbass-work:/workspace/artifacts/")
+    ]
+    assert copied < steps.index("cwbass-work -- cwbass check")
+    assert yaml.safe_load((TOP / "params.yaml").read_text())["model"]["weights"].startswith("artifacts/weights/")
 
 
 def test_the_shell_sees_the_volume_as_the_pods_of_a_run_do() -> None:
