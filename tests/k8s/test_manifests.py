@@ -260,6 +260,15 @@ def test_the_network_is_closed_but_for_what_a_run_needs(
     assert network_allows(render(folder), direction, port, **peer) is allowed
 
 
+@pytest.mark.parametrize("agent", ["169.254.170.23", "fd00:ec2::23"])
+def test_pod_identity_has_a_way_to_its_agent_and_to_nothing_else(agent: str) -> None:
+    closed, more = render("overlays/prod"), documents(K8S / "examples/eks-pod-identity.yaml")
+    asked = [(80, agent), (443, agent), (80, "169.254.169.254"), (80, "fd00:ec2::254"), (80, "52.216.0.1")]
+    assert [network_allows(closed, "egress", port, address=address) for port, address in asked] == [False] * 5
+    opened = (*closed, *more)
+    assert [network_allows(opened, "egress", port, address=address) for port, address in asked] == [True] + [False] * 4
+
+
 # Roles
 
 
