@@ -135,6 +135,8 @@ def near(name: str, names: Iterable[str]) -> str:
     names = list(names)
     if twin := next((other for other in names if composed(other) == composed(name)), None):
         return f" {twin!a} looks the same, and is written with other code points (Unicode NFC or NFD). Write both alike."
+    if twin := next((other for other in names if other.casefold() == name.casefold()), None):
+        return f" Did you mean {twin!r}?"
     ordered = sorted(names)
     place = bisect(ordered, name)
     # Similarity is slow: among many names, compare only with those beside it in the alphabet.

@@ -108,6 +108,11 @@ class TestFolder:
         with pytest.raises(DataError, match=r"masks/day/cc\.png: no image .*Did you mean 'day/c'\?"):
             listed(plain)
 
+    def test_mask_whose_name_differs_from_an_image_by_case_alone_gives_that_image(self, plain: Path) -> None:
+        touch(plain, "images/Photo_003.JPG", "images/photo_013.jpg", "masks/photo_003.png")
+        with pytest.raises(DataError, match=r"masks/photo_003\.png: no image .*Did you mean 'Photo_003'\?"):
+            listed(plain)
+
     @pytest.mark.parametrize("kind", [".HEIC", ".jfif"])
     def test_mask_of_an_image_that_is_not_read_names_the_image(self, plain: Path, kind: str) -> None:
         touch(plain, f"images/day [1]/d.e{kind}", "images/day [1]/d.e.txt.txt", "masks/day [1]/d.e.png")
