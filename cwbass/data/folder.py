@@ -70,6 +70,7 @@ def _is_there(root: Path, name: str) -> bool:
 
 def _scan_masks(root: Path, images: dict[str, str]) -> dict[str, str]:
     masks: dict[str, str] = {}
+    lone: dict[str, str] = {}
     for name in scan(root, "masks"):
         stem, dot, suffix = name.rpartition(".")
         kind = f"{dot}{suffix}".lower()
@@ -78,11 +79,14 @@ def _scan_masks(root: Path, images: dict[str, str]) -> dict[str, str]:
             continue
         check_png(root, [f"masks/{name}"])
         if stem not in images:
-            _refuse_unread(root, name, stem)
-            raise DataError(no_image(root, f"masks/{name}", "images", stem, images))
+            lone[stem] = f"masks/{name}"
+            continue
         if stem in masks:
             raise DataError(f"{root}: {masks[stem]} and masks/{name} belong to the same image. Remove one of them.")
         masks[stem] = f"masks/{name}"
+    if lone:
+        _refuse_unread(root, lone[min(lone)], min(lone))
+        raise DataError(no_image(root, lone, "images", images))
     return masks
 
 
@@ -92,6 +96,6 @@ def _refuse_unread(root: Path, mask: str, stem: str) -> None:
     for other in path.parent.glob(f"{escape(path.name)}.*"):
         if other.stem == path.name:
             raise DataError(
-                f"{root}/masks/{mask}: its image {other.relative_to(root)} is of a kind that is not read. Save it as one of "
+                f"{root}/{mask}: its image {other.relative_to(root)} is of a kind that is not read. Save it as one of "
                 f"{', '.join(IMAGE_SUFFIXES)}."
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from bisect import bisect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -120,9 +120,17 @@ def check_png(root: Path, masks: Iterable[str]) -> None:
             raise DataError(f"{root}/{mask}: masks must be PNG, which keeps every value. Export them as PNG.")
 
 
-def no_image(root: Path, mask: str, folder: str, stem: str, images: Iterable[str]) -> str:
-    """What to say of a mask that belongs to no image: passed over, its image would count as unlabelled."""
-    return f"{root}/{mask}: no image {folder}/{stem}.*.{near(stem, images)} Add or rename one of them."
+def no_image(root: Path, lone: Mapping[str, str], folder: str, images: Collection[str]) -> str:
+    """What to say of masks that belong to no image, by the ids they would have: passed over, their images would count as unlabelled."""
+    stem = min(lone)
+    said = f"{root}/{lone[stem]}: no image {folder}/{stem}.*."
+    if len(lone) == 1:
+        return f"{said}{near(stem, images)} Add or rename one of them."
+    said += f" So it is with {len(lone)} masks."
+    ending = next((stem[end:] for end in range(len(stem) - 1, 0, -1) if stem[:end] in images), None)
+    if ending is not None and all(each.endswith(ending) and each.removesuffix(ending) in images for each in lone):
+        return f"{said} All their names end in {ending!r}, which those of the images lack: take it off."
+    return f"{said}{near(stem, images)} Add the images, or name the masks as they are named."
 
 
 def composed(name: str) -> str:

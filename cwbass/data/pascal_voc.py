@@ -36,9 +36,8 @@ def pascal_voc(root: Path, config: DataConfig) -> DatasetFiles:
     if (root / "SegmentationClassAug").is_dir():
         masks = scan_images(root, "SegmentationClassAug") | masks  # the fine masks win
     check_png(root, masks.values())
-    lone = min(masks.keys() - images.keys(), default=None)
-    if lone is not None:
-        raise DataError(no_image(root, masks[lone], "JPEGImages", lone, images))
+    if lone := {id: mask for id, mask in masks.items() if id not in images}:
+        raise DataError(no_image(root, lone, "JPEGImages", images))
 
     lists = root / "ImageSets" / "Segmentation"
     test_list, val_list = lists / "test.txt", lists / "val.txt"

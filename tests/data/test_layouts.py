@@ -108,6 +108,20 @@ class TestFolder:
         with pytest.raises(DataError, match=r"masks/day/cc\.png: no image .*Did you mean 'day/c'\?"):
             listed(plain)
 
+    @pytest.mark.parametrize(
+        ("masks", "said"),
+        [
+            (("a_mask", "day/c_mask"), "2 masks. All their names end in '_mask', which those of the images lack: take it off."),
+            (("a_mask", "day/c_mask", "z"), "3 masks. Add the images, or name the masks as they are named."),
+        ],
+    )
+    def test_masks_without_image_are_counted_with_the_ending_that_all_have(
+        self, plain: Path, masks: tuple[str, ...], said: str
+    ) -> None:
+        touch(plain, *(f"masks/{mask}.png" for mask in masks))
+        with pytest.raises(DataError, match=re.escape(f"masks/a_mask.png: no image images/a_mask.*. So it is with {said}")):
+            listed(plain)
+
     def test_mask_whose_name_differs_from_an_image_by_case_alone_gives_that_image(self, plain: Path) -> None:
         touch(plain, "images/Photo_003.JPG", "images/photo_013.jpg", "masks/photo_003.png")
         with pytest.raises(DataError, match=r"masks/photo_003\.png: no image .*Did you mean 'Photo_003'\?"):
