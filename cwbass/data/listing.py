@@ -133,6 +133,22 @@ def no_image(root: Path, lone: Mapping[str, str], folder: str, images: Collectio
     return f"{said}{near(stem, images)} Add the images, or name the masks as they are named."
 
 
+def unread_masks(root: Path, listing: Listing) -> str:
+    """Where no sample has a mask: a hint at folders below the root that hold PNG files and belong to no sample, or nothing."""
+    samples = (*listing.train, *listing.test)
+    if not root.is_dir() or any(sample.mask is not None for sample in samples):
+        return ""
+    read = {sample.image.partition("/")[0] for sample in samples}
+    others = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name not in read and path.name[0] != ".")
+    found = [f"{name}/" for name in others if any(file.lower().endswith(".png") for file in scan(root, name))]
+    if not found:
+        return ""
+    return (
+        f" PNG files that are not read lie in {', '.join(found)}: if they are masks, rename the folder to masks/ (layout folder) and "
+        "name each file as its image."
+    )
+
+
 def composed(name: str) -> str:
     """One text for all that look the same: an umlaut is one code point (NFC), or two (NFD, as some macOS tools write it)."""
     return unicodedata.normalize("NFC", name)

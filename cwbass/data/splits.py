@@ -21,7 +21,7 @@ from cwbass.config import SplitConfig
 from cwbass.data.base import DatasetSpec, Sample, read_mask
 from cwbass.data.draws import draw, group_of
 from cwbass.data.inspection import MaskFacts, inspect_mask
-from cwbass.data.listing import Listing
+from cwbass.data.listing import Listing, unread_masks
 from cwbass.data.lists import find_list, read_ids
 from cwbass.data.manifest import Manifest
 from cwbass.data.parallel import map_threads
@@ -83,11 +83,11 @@ def draw_roles(
     named = count_pixels(found.named, listing.spec, root, seen)
     masked = count_pixels(found.masked, listing.spec, root, seen)
 
-    test = listing.test
+    test, unread = listing.test, unread_masks(root, listing)
     bare, notes = found.bare, []
     if not test:
         named_groups = {group_of(sample.id, pattern) for sample in named}
-        test = _carve_test([s for s in masked if group_of(s.id, pattern) not in named_groups], config, seed, pattern)
+        test = _carve_test([s for s in masked if group_of(s.id, pattern) not in named_groups], config, seed, pattern, unread)
         test_groups = {group_of(sample.id, pattern) for sample in test}
         masked = tuple(sample for sample in masked if group_of(sample.id, pattern) not in test_groups)
         bare = tuple(sample for sample in bare if group_of(sample.id, pattern) not in test_groups)
@@ -138,7 +138,10 @@ def find_candidates(listing: Listing, config: SplitConfig, root: Path) -> Candid
     """
     for sample in listing.test:
         if sample.mask is None:
-            raise DataError(f"test image {sample.id!r} ({sample.image}) has no mask. Add it, or take the id off the test list.")
+            raise DataError(
+                f"test image {sample.id!r} ({sample.image}) has no mask. Add it, or take the id off the test list."
+                f"{unread_masks(root, listing)}"
+            )
     labeled = _read_train_ids(config.labeled_list, "split.labeled_list", listing, root)
     unlabeled = _read_train_ids(config.unlabeled_list, "split.unlabeled_list", listing, root, may_be_empty=True)
     # With the labelled images and the test images named, no other mask has any use.
@@ -213,11 +216,13 @@ def _read_train_ids(
     return ids
 
 
-def _carve_test(pool: Sequence[Sample], config: SplitConfig, seed: int, pattern: re.Pattern[str] | None) -> tuple[Sample, ...]:
+def _carve_test(
+    pool: Sequence[Sample], config: SplitConfig, seed: int, pattern: re.Pattern[str] | None, unread: str
+) -> tuple[Sample, ...]:
     if not pool:
         raise DataError(
             "no image with a mask is left to test on. Add masks, check that they are named as the images, or name test images in "
-            "split.test_list."
+            f"split.test_list.{unread}"
         )
     if config.test == 0:
         raise ParamsError("split.test is 0 and the dataset names no test images. Give a share, or split.test_list.")

@@ -14,7 +14,7 @@ import yaml
 
 from cwbass.config import DataConfig, SplitConfig
 from cwbass.data import list_dataset
-from cwbass.data.listing import guess_layout
+from cwbass.data.listing import guess_layout, unread_masks
 from cwbass.data.sizes import median_size
 from cwbass.errors import DataError, ParamsError
 from cwbass.files import write_whole
@@ -94,7 +94,10 @@ def look(root: Path) -> Seen:
     listing = list_dataset(DataConfig(layout=layout, root=str(root)), SplitConfig(), root)
     masks = sum(sample.mask is not None for sample in listing.train)
     if not masks:
-        raise DataError(f"{root}: none of {len(listing.train)} training images has a mask. Label some, or look at their names.")
+        raise DataError(
+            f"{root}: none of {len(listing.train)} training images has a mask. Label some, or look at their names."
+            f"{unread_masks(root, listing)}"
+        )
     height, width = median_size(listing.train, root)
     return Seen(
         root=str(root),

@@ -313,3 +313,16 @@ def test_wrong_mask_is_named(tmp_path: Path) -> None:
     write_mask(tmp_path, "v0_3", [0, 0, 9, 9])
     with pytest.raises(DataError, match=r"v0_3\.png: value 9 belongs to no class \(2 pixels, first at x=2, y=0\)"):
         draw_split(listing, SplitConfig(), root=tmp_path, seed=0)
+
+
+@pytest.mark.parametrize("tested", [0, 1])
+def test_a_folder_of_masks_that_is_not_read_is_named(tmp_path: Path, tested: int) -> None:
+    for name in ("images/a.png", "labels/train/a.PNG", "other/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    samples = (Sample("a", "images/a.png"),)
+    listing = Listing(SPEC, train=samples[tested:], test=samples[:tested])
+    with pytest.raises(
+        DataError, match=r" PNG files that are not read lie in labels/: if they are masks, rename the folder to masks/"
+    ):
+        draw_split(listing, SplitConfig(), root=tmp_path, seed=0)

@@ -171,3 +171,9 @@ def test_images_without_a_mask_cannot_be_learnt_from(shapes: Path) -> None:
             path.unlink()
     with pytest.raises(DataError, match=r"data/shapes: none of 14 training images has a mask\. Label some"):
         init(shapes, out=Path("params.yaml"))
+
+
+def test_a_folder_of_masks_of_another_name_is_told(shapes: Path) -> None:
+    (shapes / "masks").rename(shapes / "labels")
+    with pytest.raises(DataError, match=r"has a mask\..* PNG files that are not read lie in labels/: if they are masks, rename"):
+        init(shapes, out=Path("params.yaml"))
