@@ -148,8 +148,8 @@ def check_data(
 ) -> CheckReport:
     """Draw the split in memory and check the files it would use.
 
-    If the split cannot be drawn, the report says why, and all masks that it might have used are
-    checked.
+    If the split cannot be drawn, the report says why, by a finding of its own where no mask is to
+    blame, and all masks that it might have used are checked.
 
     Args:
         params: Sections of a split.
@@ -169,7 +169,8 @@ def check_data(
     try:
         manifest = draw_split(listing, params.split, root=data_root, seed=params.seed, seen=seen)
     except DataError as error:
-        failure = (Finding("error", "no_split", None, f"the split cannot be drawn: {error}"),)
+        if all(facts.sound for facts in seen.values()):  # else that is why, and a finding of its own
+            failure = (Finding("error", "no_split", None, f"the split cannot be drawn: {error}"),)
         listing = replace(listing, train=candidates.named + candidates.masked + candidates.bare)
     else:
         failure = () if method is None else tuple(_too_few(manifest, method))

@@ -120,12 +120,19 @@ def checked(root: Path, method: MethodConfig | None = None, **split: Any) -> Che
     return check_data(params, list_dataset(params.data, params.split, root), data_root=root, method=method)
 
 
-def test_check_reports_what_stops_the_split_and_every_other_error(root: Path) -> None:
+def test_check_reports_the_masks_that_stop_the_split_once(root: Path) -> None:
     (root / "masks/a.png").write_text("no mask")
     Image.fromarray(np.full((2, 4), 7, dtype=np.uint8)).save(root / "masks/b.png")
     report = checked(root)
-    assert [finding.kind for finding in report.errors] == ["no_split", "unreadable", "unknown_value"]
-    assert "the split cannot be drawn" in report.errors[0].message
+    assert [finding.kind for finding in report.errors] == ["unreadable", "unknown_value"]
+
+
+def test_check_reports_why_a_split_of_sound_masks_cannot_be_drawn(root: Path) -> None:
+    (root / "test.txt").unlink()
+    for id in "bcd":
+        (root / f"masks/{id}.png").unlink()
+    (message,) = told(checked(root))
+    assert message.startswith("no_split: the split cannot be drawn: no test images can be spared from 1 image with a mask")
 
 
 def test_check_opens_no_mask_of_an_unlabelled_image_even_if_the_split_fails(root: Path) -> None:
