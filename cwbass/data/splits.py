@@ -98,10 +98,7 @@ def draw_roles(
     labeled = named if config.labeled_list is not None else _draw_labeled(masked, config, seed, pattern)
     selection = _carve_selection(labeled, config, seed, pattern)
     if not selection:
-        notes.append(
-            f"No selection slice: split.selection ({config.selection:g}) of {len(labeled)} labelled images gives fewer than "
-            f"split.min_selection ({config.min_selection}) that can be spared; the last checkpoint counts."
-        )
+        notes.append(no_selection(len(labeled), config))
     if pattern is not None and len(labeled) < len(named + masked):
         num_groups = len({group_of(sample.id, pattern) for sample in labeled})
         come = counted(len(labeled), "labelled image comes", "labelled images come")
@@ -187,6 +184,20 @@ def count_pixels(
     return tuple(map_threads(count, samples))
 
 
+def selection_size(labeled: int, config: SplitConfig) -> int:
+    """Images of the selection slice that ``config`` asks for, of as many labelled ones; 0 where it would have too few."""
+    count = round(config.selection * labeled)
+    return count if count >= config.min_selection else 0
+
+
+def no_selection(labeled: int, config: SplitConfig) -> str:
+    """What to say of a split of as many labelled images that has no selection slice."""
+    return (
+        f"No selection slice: split.selection ({config.selection:g}) of {labeled} labelled images gives fewer than "
+        f"split.min_selection ({config.min_selection}) that can be spared; the last checkpoint counts."
+    )
+
+
 def compile_pattern(text: str | None) -> re.Pattern[str] | None:
     """Compile split.group_pattern.
 
@@ -260,8 +271,8 @@ def _draw_labeled(pool: Sequence[Sample], config: SplitConfig, seed: int, patter
 def _carve_selection(
     labeled: Sequence[Sample], config: SplitConfig, seed: int, pattern: re.Pattern[str] | None
 ) -> tuple[Sample, ...]:
-    count = round(config.selection * len(labeled))
-    drawn = draw(labeled, count, seed=seed, pattern=pattern, hold_out=True) if count >= config.min_selection else ()
+    count = selection_size(len(labeled), config)
+    drawn = draw(labeled, count, seed=seed, pattern=pattern, hold_out=True) if count else ()
     return drawn if len(drawn) >= config.min_selection else ()
 
 

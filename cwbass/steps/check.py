@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cwbass.config import AugmentConfig, ModelConfig
+from cwbass.config import AugmentConfig, ModelConfig, SplitConfig
 from cwbass.data import Listing, list_dataset
 from cwbass.data.check import CheckReport, check_dataset, inspect_masks
 from cwbass.data.findings import Finding
 from cwbass.data.manifest import Manifest
-from cwbass.data.splits import draw_split, find_candidates
+from cwbass.data.splits import draw_split, find_candidates, no_selection
 from cwbass.errors import CwbassError, DataError, ParamsError, counted
 from cwbass.memory import collector_paused
 from cwbass.methods import METHODS, check_scored
@@ -173,13 +173,13 @@ def check_data(
             failure = (Finding("error", "no_split", None, f"the split cannot be drawn: {error}"),)
         listing = replace(listing, train=candidates.named + candidates.masked + candidates.bare)
     else:
-        failure = () if method is None else tuple(_too_few(manifest, method))
+        failure = () if method is None else tuple(_too_few(manifest, method, params.split))
     report = check_dataset(listing, manifest, data_root, seen, views=views)
     return replace(report, findings=failure + report.findings)
 
 
-def _too_few(manifest: Manifest, method: MethodConfig) -> Iterator[Finding]:
-    """What a run would refuse, in part after the warm-up."""
+def _too_few(manifest: Manifest, method: MethodConfig, config: SplitConfig) -> Iterator[Finding]:
+    """What a run would refuse, in part after the warm-up, and what its report would lack."""
     if message := too_few_classes(manifest):
         yield Finding("error", "one_class", None, message)
     message = no_unlabeled(manifest, method.name) if METHODS[method.name].needs_unlabeled else None
@@ -187,3 +187,6 @@ def _too_few(manifest: Manifest, method: MethodConfig) -> Iterator[Finding]:
         message = too_few_to_rank(manifest, method.retraining)
     if message is not None:
         yield Finding("error", "no_unlabeled", None, message)
+    if not manifest.selection and config.selection:  # 0 is meant so
+        mend = "Label more images, raise split.selection, or set it to 0 where that is meant."
+        yield Finding("warning", "no_selection", None, f"{no_selection(len(manifest.labeled), config)} {mend}")

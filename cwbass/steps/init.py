@@ -16,6 +16,7 @@ from cwbass.config import DataConfig, SplitConfig
 from cwbass.data import list_dataset
 from cwbass.data.listing import guess_layout, unread_masks
 from cwbass.data.sizes import median_size
+from cwbass.data.splits import selection_size
 from cwbass.errors import DataError, ParamsError
 from cwbass.files import write_whole
 from cwbass.params import Params, load_text
@@ -170,13 +171,19 @@ def _line(text: str, comment: str = "") -> str:
 
 
 def _split(seen: Seen) -> list[str]:
+    config = SplitConfig()
+    labeled = seen.masks if seen.test else seen.masks - round(config.test * seen.masks)
+    selection = "share of the labelled images held out to choose checkpoints and measure pseudo-labels"
+    if not selection_size(labeled, config):
+        least = f"fewer than split.min_selection ({config.min_selection})"
+        selection = f"holds out none: of {labeled} labelled images this gives {least}. The last checkpoint counts"
     lines = [
         "split:",
         _line("labeled: null", "all images with masks; or a count, a share, or labeled_list: FILE"),
-        _line("selection: 0.15", "share of the labelled images held out to choose checkpoints and measure pseudo-labels"),
+        _line(f"selection: {config.selection}", selection),
     ]
     if not seen.test:
-        lines.append(_line("test: 0.2", "no list names test images: this share of those with masks"))
+        lines.append(_line(f"test: {config.test}", "no list names test images: this share of those with masks"))
     if seen.sequences:
         names = f"names look like frames of {seen.sequences} sequences: if they are, keep neighbours together"
         lines.append(_line(f"# group_pattern: '{FRAMES}'", names))

@@ -77,7 +77,21 @@ def test_what_is_written_passes_the_check_of_parameters_and_data(shapes: Path) -
         "sequences": 0,
     }
     params = load_params(read_params(Path("params.yaml"), ["model.weights=null"]), Params)
-    assert [each.kind for each in check(params, data_root=shapes).findings] == []
+    assert [each.kind for each in check(params, data_root=shapes).findings] == ["no_selection"]
+
+
+@pytest.mark.parametrize(
+    ("masks", "test", "said"),
+    [
+        (23, 5, "holds out none: of 23 labelled images this gives fewer than split.min_selection (4)."),  # 3.45
+        (24, 5, "share of the labelled images held out"),  # 3.6
+        (29, 0, "holds out none: of 23 labelled images this gives"),  # 6 of them are tested on
+        (30, 0, "share of the labelled images held out"),
+    ],
+)
+def test_a_selection_slice_that_will_be_empty_is_told(masks: int, test: int, said: str) -> None:
+    text = proposal(Seen(**{**PHOTOS, "height": 96, "width": 96, "masks": masks, "test": test}), gpu=False)  # type: ignore[arg-type]
+    assert f"selection: 0.15             # {said}" in text
 
 
 def test_weights_that_are_here_are_taken_before_a_download(shapes: Path) -> None:

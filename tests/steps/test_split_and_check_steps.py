@@ -181,6 +181,14 @@ def test_check_tells_that_labels_of_one_class_teach_nothing(root: Path) -> None:
     assert text.startswith("one_class: the 3 labelled images show one class only, ground: there is")
 
 
+def test_check_tells_in_the_words_of_split_that_there_is_no_selection_slice(root: Path, tmp_path: Path) -> None:
+    (note, *_) = split(SplitParams(), data_root=root, out_dir=tmp_path / "out").notes
+    (message,) = [each.message for each in checked(root, SupervisedConfig()).warnings if each.kind == "no_selection"]
+    assert message.startswith(f"{note} Label more images")
+    meant = checked(root, SupervisedConfig(), selection=0)
+    assert "no_selection" not in {each.kind for each in meant.warnings}
+
+
 def test_check_writes_nothing(root: Path) -> None:
     before = sorted(root.rglob("*"))
     assert checked(root).errors == ()
