@@ -77,7 +77,7 @@ def test_what_is_written_passes_the_check_of_parameters_and_data(shapes: Path) -
         "sequences": 0,
     }
     params = load_params(read_params(Path("params.yaml"), ["model.weights=null"]), Params)
-    assert [each.kind for each in check(params, data_root=shapes).findings] == ["no_selection"]
+    assert [each.kind for each in check(params, data_root=shapes).findings] == ["few_test", "no_selection"]
 
 
 @pytest.mark.parametrize(

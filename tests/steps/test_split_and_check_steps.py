@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,16 @@ def test_check_tells_in_the_words_of_split_that_there_is_no_selection_slice(root
     assert message.startswith(f"{note} Label more images")
     meant = checked(root, SupervisedConfig(), selection=0)
     assert "no_selection" not in {each.kind for each in meant.warnings}
+
+
+@pytest.mark.parametrize(("test", "said"), [(9, ["9 test images: all scores come from so few"]), (10, [])])
+def test_check_tells_of_few_test_images(root: Path, test: int, said: list[str]) -> None:
+    for number in range(test - 1):  # beside d
+        shutil.copy(root / "images/d.png", root / f"images/d{number}.png")
+        shutil.copy(root / "masks/d.png", root / f"masks/d{number}.png")
+    (root / "test.txt").write_text("d\n" + "".join(f"d{number}\n" for number in range(test - 1)))
+    found = [each.message for each in checked(root, SupervisedConfig()).warnings if each.kind == "few_test"]
+    assert [message.partition(",")[0] for message in found] == said
 
 
 def test_check_writes_nothing(root: Path) -> None:
