@@ -56,6 +56,9 @@ def print_findings(report: CheckReport, root: Path) -> None:
     for finding in (*report.errors, *report.warnings):
         table.add_row(finding.severity, finding.kind, Text(finding.file or DASH), Text(finding.message))
     console.print(table)
+    for finding in report.errors:
+        if "yaml" in finding.details:  # below the table, whose borders would be copied along
+            console.print(Text(finding.details["yaml"]), soft_wrap=True)
 
 
 def print_diagnosis(diagnosis: Diagnosis) -> None:

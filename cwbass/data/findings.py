@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
+from textwrap import indent
 from typing import Any, Literal
 
 import numpy as np
+import yaml
 
 from cwbass.config import AugmentConfig
 from cwbass.data.base import UNREAD_SUFFIXES, DatasetSpec, Sample, claim
@@ -68,17 +71,18 @@ def rgb_masks(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding]:
         for _, mask in found:
             colors.update({color: foreign.pixels for color, foreign in mask.foreign.items()})
         proposal = _propose_colors([color for color, _ in colors.most_common(EXAMPLES)], spec)
-        written = ", ".join(f"{name}: {list(color)}" for name, color in proposal.items())
+        lines, said = _color_lines(proposal, spec)
         yield Finding(
             "error",
             "rgb_mask",
             found[0][0],
             f"{counted(len(found), 'mask is', 'masks are')} RGB and there is no colour map; the first is {found[0][0]}. "
-            f"{counted(len(colors), 'colour is', 'colours are')} seen. Write a labelmap.txt or complete data.colors: {{{written}}}.",
+            f"{counted(len(colors), 'colour is', 'colours are')} seen. Write a labelmap.txt, or "
+            f"the lines below under data: in the parameters.{said}",
             {
                 **_examples(found),
                 "colors": [[*_triple(color), pixels] for color, pixels in colors.most_common(EXAMPLES)],
-                "proposal": {name: list(color) for name, color in proposal.items()},
+                "yaml": lines,
             },
         )
 
@@ -98,7 +102,7 @@ def index_masks(files: Sequence[File]) -> Iterator[Finding]:
 
 
 def _propose_colors(colors: Iterable[Value], spec: DatasetSpec) -> dict[str, tuple[int, int, int]]:
-    """A name for each colour: by the palette, by an index written as grey, else ``?1``, ``?2``, ..."""
+    """A name for each colour: by the palette, by an index written as grey, else ``unknown_1``, ``unknown_2``, ..."""
     by_color = dict(zip(spec.palette, spec.class_names, strict=True))
     by_color |= {(i, i, i): name for i, name in enumerate(spec.class_names) if (i, i, i) not in by_color}
     named: dict[str, tuple[int, int, int]] = {}
@@ -110,7 +114,21 @@ def _propose_colors(colors: Iterable[Value], spec: DatasetSpec) -> dict[str, tup
         else:
             named[name] = color
     in_order = {name: named[name] for name in spec.class_names if name in named}
-    return in_order | {f"?{number}": color for number, color in enumerate(rest, start=1)}
+    return in_order | {f"unknown_{number}": color for number, color in enumerate(rest, start=1)}
+
+
+def _color_lines(proposal: Mapping[str, RGB], spec: DatasetSpec) -> tuple[str, str]:
+    """YAML for the section ``data`` that reads masks of these colours, and what to say of those without a name."""
+    unnamed = [name for name in proposal if name not in spec.class_names]
+    keys: dict[str, Any] = {"classes": list(proposal), "colors": {name: list(color) for name, color in proposal.items()}}
+    said = ""
+    if unnamed and len(proposal) - len(unnamed) == spec.num_classes:
+        keys["ignore_classes"] = unnamed  # every class has its colour, so these are borders, or pixels without a label
+        said = f" They ignore {', '.join(unnamed)}, for every class has a colour."
+    elif unnamed:
+        said = f" Put their own names for {', '.join(unnamed)}; name those to ignore in data.ignore_classes, too."
+    lines = yaml.safe_dump(keys, sort_keys=False, allow_unicode=True, default_flow_style=None, width=math.inf)
+    return indent(lines, "  "), said
 
 
 def _triple(color: Value) -> tuple[int, int, int]:

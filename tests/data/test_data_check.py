@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
 from cwbass.config import AugmentConfig, DataConfig, SplitConfig
+from cwbass.console import print_findings
 from cwbass.data import list_dataset
 from cwbass.data.check import CheckReport, check_dataset, inspect_masks
 from cwbass.data.findings import Finding
 from cwbass.data.manifest import Manifest
 from cwbass.data.splits import draw_split
+from cwbass.params import Params, load_params, parse_yaml
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 GOOD = np.repeat(np.array([[0, 0, 1, 1], [0, 0, 1, 255]], dtype=np.uint8), 4, axis=0).repeat(4, axis=1)  # [8, 16]
@@ -277,17 +280,47 @@ def test_rgb_masks_without_map_get_a_proposal(root: Path) -> None:
         save_mask(root, id, colored)
     finding = only(check(root))
     assert (finding.severity, finding.kind, finding.details["count"]) == ("error", "rgb_mask", 5)
-    assert finding.details["proposal"] == {"ground": [0, 0, 0], "tree": [128, 0, 0], "?1": [9, 8, 7]}
     assert finding.details["colors"][-1] == [9, 8, 7, 5]
-    assert "data.colors: {ground: [0, 0, 0], tree: [128, 0, 0], ?1: [9, 8, 7]}" in finding.message
+    assert finding.details["yaml"] == (
+        "  classes: [ground, tree, unknown_1]\n"
+        "  colors:\n"
+        "    ground: [0, 0, 0]\n"
+        "    tree: [128, 0, 0]\n"
+        "    unknown_1: [9, 8, 7]\n"
+        "  ignore_classes: [unknown_1]\n"
+    )
+    assert (
+        "the lines below under data: in the parameters. They ignore unknown_1, for every class has a colour." in finding.message
+    )
+
+
+def pasted(finding: Finding) -> dict[str, Any]:
+    params = load_params(parse_yaml(f"data:\n{finding.details['yaml']}", "params.yaml"), Params)
+    return params.data.model_dump(exclude_unset=True)
+
+
+@pytest.mark.parametrize(
+    "names", ["no\n? 1: x\n", "ground\ntree\nroad\n"]
+)  # what YAML takes for something else; one has no colour
+def test_the_lines_proposed_for_rgb_masks_mend_the_data_as_they_are(
+    root: Path, names: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "classes.txt").write_text(names)
+    colors = np.array([[0, 0, 0], [128, 0, 0], [224, 224, 192]], dtype=np.uint8)
+    for id in "abcde":
+        save_mask(root, id, colors[np.minimum(GOOD, 2)])
+    report = check(root)
+    assert check(root, **pasted(only(report))).findings == ()
+    print_findings(report, root)
+    assert only(report).details["yaml"] in capsys.readouterr().err  # no border of the table between them
 
 
 def test_indices_saved_as_grey_rgb_are_recognised_and_the_proposed_colours_mend_the_data(root: Path) -> None:
     for id in "abcde":
         save_mask(root, id, np.stack([np.minimum(GOOD, 1)] * 3, axis=-1))
-    proposal = only(check(root)).details["proposal"]
-    assert proposal == {"ground": [0, 0, 0], "tree": [1, 1, 1]}
-    assert check(root, colors={name: tuple(color) for name, color in proposal.items()}).findings == ()
+    proposal = pasted(only(check(root)))
+    assert proposal == {"classes": ["ground", "tree"], "colors": {"ground": (0, 0, 0), "tree": (1, 1, 1)}}
+    assert check(root, **proposal).findings == ()
 
 
 def test_index_mask_beside_a_colour_map(root: Path) -> None:
