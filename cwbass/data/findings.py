@@ -25,6 +25,7 @@ from cwbass.errors import counted
 EXAMPLES = 20  # files named in the details of a finding about many
 SOFT = 0.1  # share of borders with a value in between; CamVid's masks have 0.004, and 0.15 to 0.6 once they are smoothed
 SOFT_PIXELS = 20  # of such, below which nothing is said
+NAMED = 5  # files named in a message that asks to export each of them anew
 MOSTLY = 0.8  # a folder in which this share of the images has masks is taken for a labelled one
 
 
@@ -66,7 +67,10 @@ def unreadable(files: Sequence[File]) -> Iterator[Finding]:
 def rgb_masks(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding]:
     """RGB masks without a colour map, and a proposal for one."""
     found = _masks(files, lambda mask: not mask.mappable and mask.is_rgb)
-    if found:
+    others = _masks(files, lambda mask: not mask.is_rgb)
+    if found and len(found) <= len(others):
+        yield _mixed("rgb_mask", found, len(others))
+    elif found:
         colors: Counter[Value] = Counter()
         for _, mask in found:
             colors.update({color: foreign.pixels for color, foreign in mask.foreign.items()})
@@ -90,7 +94,12 @@ def rgb_masks(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding]:
 def index_masks(files: Sequence[File]) -> Iterator[Finding]:
     """Index masks where only colours are expected."""
     found = _masks(files, lambda mask: not mask.mappable and not mask.is_rgb)
-    if found:
+    others = _masks(files, lambda mask: mask.is_rgb)
+    if found and len(found) <= len(others):
+        yield _mixed("index_mask", found, len(others))
+    elif found and others:
+        yield _mixed("index_mask", others, len(found), then=" Then remove the colour map.")
+    elif found:
         yield Finding(
             "error",
             "index_mask",
@@ -99,6 +108,17 @@ def index_masks(files: Sequence[File]) -> Iterator[Finding]:
             f"{found[0][0]}. Remove the colour map or export the masks as RGB.",
             _examples(found),
         )
+
+
+def _mixed(kind: str, few: Sequence[tuple[str, MaskFacts]], others: int, *, then: str = "") -> Finding:
+    """Masks of another kind than most: what is said of all, to write a colour map or to remove it, would only turn the error round."""
+    names = ", ".join(name for name, _ in few[:NAMED]) + (", ..." if len(few) > NAMED else "")
+    said = (
+        f"{counted(len(few), 'mask is', 'masks are')} RGB, while {others} hold indices. Export as indices: {names}."
+        if few[0][1].is_rgb
+        else f"{counted(len(few), 'mask holds', 'masks hold')} indices, while {others} are RGB. Export as RGB: {names}."
+    )
+    return Finding("error", kind, few[0][0], said + then, _examples(few))
 
 
 def _propose_colors(colors: Iterable[Value], spec: DatasetSpec) -> dict[str, tuple[int, int, int]]:

@@ -329,6 +329,31 @@ def test_index_mask_beside_a_colour_map(root: Path) -> None:
     assert (finding.severity, finding.kind, finding.details["count"]) == ("error", "index_mask", 5)
 
 
+COLORS = np.array([[0, 0, 0], [0, 128, 0]], dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("rgb", "with_map", "kind", "files", "said"),
+    [
+        ("b", False, "rgb_mask", "b", "1 mask is RGB, while 4 hold indices. Export as indices: masks/b.png."),
+        (
+            *("b", True, "index_mask", "b"),
+            "1 mask is RGB, while 4 hold indices. Export as indices: masks/b.png. Then remove the colour map.",
+        ),
+        ("abc", True, "index_mask", "de", "2 masks hold indices, while 3 are RGB. Export as RGB: masks/d.png, masks/e.png."),
+    ],
+)
+def test_masks_of_two_kinds_are_told_by_the_files_of_the_rarer_kind(
+    root: Path, rgb: str, with_map: bool, kind: str, files: str, said: str
+) -> None:
+    if with_map:
+        (root / "labelmap.txt").write_text("ground:0,0,0::\ntree:0,128,0::\n")
+    for id in "abcde":
+        save_mask(root, id, COLORS[np.minimum(GOOD, 1)] if id in rgb else np.minimum(GOOD, 1))
+    finding = only(check(root))
+    assert (finding.kind, finding.details["files"], finding.message) == (kind, [f"masks/{id}.png" for id in files], said)
+
+
 def test_image_turned_by_exif(root: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down: the size stays
