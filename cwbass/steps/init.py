@@ -161,7 +161,12 @@ def proposal(seen: Seen, *, gpu: bool, weights: str = "imagenet") -> str:
             _line("protocol: whole", "or slide, for images too large for the memory"),
             _line(f"scales: [{size:g}]", "the size that it was trained at; scores are counted at full size" if size < 1 else ""),
         ],
-        ["registry:", _line(f"name: {_name(seen.root)}")],
+        [
+            "registry:",
+            _line(f"name: {_name(seen.root)}"),
+            _line("min_miou: 0.0", "registration is refused below this test mIoU: say what yours must have"),
+            _line("min_gain: -1.0", "and below this gain over the supervised baseline: 0.0 asks to be no worse"),
+        ],
     ]
     return "\n\n".join("\n".join(section) for section in sections) + "\n"
 
