@@ -18,7 +18,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' cwbass/__init__.py)
 help:  ## Show this list
 	@grep -hE '^[a-z.-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-install: $(VENV)/ready  ## Make the environment in .venv
+install: $(VENV)/ready $(WEIGHTS)  ## Make the environment in .venv, and the weights that the parameters name
 
 run: $(VENV)/ready $(WEIGHTS)  ## Prepare the default data and run all five stages
 	cwbass --quiet synthesize > /dev/null

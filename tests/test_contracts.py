@@ -167,7 +167,7 @@ def test_every_command_in_the_readme_exists() -> None:
         assert re.search(rf"^{target}:", (TOP / "Makefile").read_text(), flags=re.MULTILINE), target
 
 
-@pytest.mark.parametrize("target", ["run", "smoke"])
+@pytest.mark.parametrize("target", ["run", "install"])
 def test_what_makes_the_environment_for_init_makes_the_weights_that_init_proposes(target: str) -> None:
     """Else `cwbass init` after it would propose a download."""
     (named,) = re.findall(r"the environment that `make (\w+)` or `make (\w+)` has made", (TOP / "README.md").read_text())
