@@ -7,6 +7,8 @@ export PATH := $(BIN):$(PATH)
 export DVC_NO_ANALYTICS := true
 # Threads that spin for long while they wait slow a busy machine many times over; those that do not spin at all, a quiet one.
 export GOMP_SPINCOUNT ?= 1000
+# Tests start hundreds of processes: compiling what they import in each costs more than all that they do.
+unexport PYTHONDONTWRITEBYTECODE
 
 # `make image TARGET=gpu IMAGE=registry.example.com/team/cwbass BUILD_ARGS="--build-arg ..."`
 TARGET := cpu
@@ -62,7 +64,7 @@ clean:  ## Delete what was made: environment, data, results
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cwbass needs Python 3.11 or newer; make PYTHON=python3.11 run")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[pipeline,dvc,export,bench,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,dvc,export,bench,dev]'
 	touch $@
 
 $(WEIGHTS): $(VENV)/ready

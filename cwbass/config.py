@@ -8,7 +8,7 @@ params.yaml, whose generated images are small, changes some defaults, such as th
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -39,9 +39,36 @@ RGB = tuple[Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=2
 
 def keyword_options(entry: Callable[..., Any], options: Options) -> Options:
     """Those of the options that an entry of a registry takes by keyword alone."""
-    parameters = inspect.signature(entry).parameters.values()
-    known = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+    known = _by_keyword_alone(entry)
     return {name: value for name, value in options.items() if name in known}
+
+
+def misfits(options: Options, entries: Mapping[str, Callable[..., Any]], given: Collection[str] = ()) -> dict[str, str]:
+    """What is wrong with the options of entries of a registry.
+
+    Args:
+        options: By name.
+        entries: Those that the options are for, by name.
+        given: Keywords that the caller of the entries gives, which no option may.
+
+    Returns:
+        By option, what to say of one that no entry takes by keyword alone, and of one without which an entry cannot be called.
+    """
+    parameters = {name: _by_keyword_alone(entry) for name, entry in entries.items()}
+    taken = {option for own in parameters.values() for option in own} - set(given)
+    foreign = {name: f"is no option of {' or '.join(entries)}" for name in options if name not in taken}
+    needed = {
+        option: f"is required by {name} and not given"
+        for name, own in parameters.items()
+        for option, parameter in own.items()
+        if parameter.default is parameter.empty and option not in given and option not in options
+    }
+    return foreign | needed
+
+
+def _by_keyword_alone(entry: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(entry).parameters
+    return {name: parameter for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
 
 
 class Section(BaseModel):

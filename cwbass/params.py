@@ -30,18 +30,17 @@ from cwbass.config import (
     SplitConfig,
     SynthesizeConfig,
     TrainConfig,
+    misfits,
 )
 from cwbass.data import LAYOUTS
 from cwbass.errors import ParamsError
 from cwbass.evaluation import POSTPROCESS
-from cwbass.evaluation import foreign_options as foreign_to_postprocess
-from cwbass.losses import LABELED_LOSSES
-from cwbass.losses import foreign_options as foreign_to_loss
+from cwbass.losses import GIVEN, LABELED_LOSSES
 from cwbass.methods import METHODS, supervised_methods
 from cwbass.methods.base import Method, MethodConfig
 from cwbass.methods.cw_bass import CwBassConfig
 from cwbass.methods.supervised import SupervisedConfig
-from cwbass.optimizers import OPTIMIZERS, SCHEDULES, foreign_options
+from cwbass.optimizers import OPTIMIZERS, SCHEDULES
 from cwbass.plugins import load_plugins
 
 P = TypeVar("P", bound=Section)
@@ -202,7 +201,7 @@ def load_params(values: Mapping[str, Any], kind: type[P]) -> P:
         lines = [_explain(dict(item), kind, known) for item in error.errors()]
         lines += [_unknown((name,), Params) for name in unknown]
         raise ParamsError("\n".join(_merged(lines))) from error
-    lines = [_unknown((name,), Params) for name in unknown] + (_unregistered(known) or _foreign_options(params))
+    lines = [_unknown((name,), Params) for name in unknown] + (_unregistered(known) or _misfits(params))
     if lines:
         raise ParamsError("\n".join(lines))
     return params
@@ -357,19 +356,22 @@ def _unregistered(values: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _foreign_options(params: Section) -> list[str]:
-    lines = []
+def _misfits(params: Section) -> list[str]:
+    """What to say of options that do not fit the entries of registries that they are for."""
+    found: dict[str, dict[str, str]] = {}
     if isinstance(params, TrainingSections):
-        optimizer, loss = params.train.optimizer, params.train.loss
-        lines += [f"train.loss.options.{name}: {loss.name} does not take it" for name in foreign_to_loss(loss)]
-        lines += [
-            f"train.optimizer.options.{name}: neither {optimizer.name} nor {optimizer.schedule} takes it"
-            for name in foreign_options(optimizer)
-        ]
+        loss, optimizer = params.train.loss, params.train.optimizer
+        entries = {optimizer.name: OPTIMIZERS[optimizer.name], optimizer.schedule: SCHEDULES[optimizer.schedule]}
+        found["train.loss.options"] = misfits(loss.options, {loss.name: LABELED_LOSSES[loss.name]}, GIVEN)
+        found["train.optimizer.options"] = misfits(optimizer.options, entries)
     if isinstance(own := getattr(params, "eval", None), EvalConfig):
-        who = "eval.postprocess is null" if own.postprocess is None else f"{own.postprocess} does not take it"
-        lines += [f"eval.postprocess_options.{name}: {who}" for name in foreign_to_postprocess(own)]
-    return lines
+        options = own.postprocess_options
+        found["eval.postprocess_options"] = (
+            dict.fromkeys(options, "eval.postprocess is null")
+            if own.postprocess is None
+            else misfits(options, {own.postprocess: POSTPROCESS[own.postprocess]})
+        )
+    return [f"{key}.{name}: {what}" for key, lines in found.items() for name, what in lines.items()]
 
 
 def _fields_at(kind: type[BaseModel], place: Sequence[Any], method: str | None) -> list[str]:

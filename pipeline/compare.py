@@ -7,7 +7,8 @@ from kfp import dsl
 
 from components import compare as components
 from cwbass.comparison.variants import SUPERVISED
-from pipeline.arguments import model_name
+from cwbass.params import Params
+from pipeline.arguments import accelerators, model_name
 from pipeline.pods import HARDWARE, HOUR, LONGEST, RETRIES, RUNS, Hardware, connect, monitoring, secure, small, training
 
 NAME = "cwbass-compare"
@@ -75,7 +76,7 @@ def build(
         cpu: str = HARDWARE.cpu,
         memory: str = HARDWARE.memory,
         accelerator_type: str = HARDWARE.accelerator_type,
-        accelerator_count: str = HARDWARE.accelerator_count,
+        accelerator_count: str = accelerators(arguments["params"], Params),
         node_selector: dict = HARDWARE.node_selector,
         tolerations: list = HARDWARE.tolerations,
     ):
@@ -91,7 +92,7 @@ def build(
             cpu: CPUs that each pod that trains asks for.
             memory: Their memory, request and limit.
             accelerator_type: Their accelerator, a resource of the nodes.
-            accelerator_count: How many of it; 0 trains on CPUs.
+            accelerator_count: How many of it: as many as processes; 0 trains on CPUs.
             node_selector: Labels of the nodes they may run on.
             tolerations: Taints of those nodes that they bear.
         """

@@ -7,7 +7,8 @@ from kfp import dsl
 
 import components
 from components.image import IMAGE
-from pipeline.arguments import model_name
+from cwbass.steps.train import TrainParams
+from pipeline.arguments import accelerators, model_name
 from pipeline.pods import HARDWARE, HOUR, LONGEST, RETRIES, RUNS, Hardware, connect, monitoring, secure, small, training
 
 NAME = "cwbass-train-eval-register"
@@ -46,7 +47,7 @@ def build(
         cpu: str = HARDWARE.cpu,
         memory: str = HARDWARE.memory,
         accelerator_type: str = HARDWARE.accelerator_type,
-        accelerator_count: str = HARDWARE.accelerator_count,
+        accelerator_count: str = accelerators(arguments["train_params"], TrainParams),
         node_selector: dict = HARDWARE.node_selector,
         tolerations: list = HARDWARE.tolerations,
     ):
@@ -63,7 +64,7 @@ def build(
             cpu: CPUs that each pod of warm-up, training and evaluation asks for.
             memory: Their memory, request and limit.
             accelerator_type: Their accelerator, a resource of the nodes.
-            accelerator_count: How many of it; 0 trains on CPUs.
+            accelerator_count: How many of it: as many as processes; 0 trains on CPUs.
             node_selector: Labels of the nodes they may run on.
             tolerations: Taints of those nodes that they bear.
         """

@@ -38,7 +38,7 @@ class Hardware(NamedTuple):
     tolerations: list[dict[str, str]]
 
 
-HARDWARE = Hardware("4", "16Gi", "nvidia.com/gpu", "1", {}, [GPU_TAINT])  # defaults of every pipeline
+HARDWARE = Hardware("4", "16Gi", "nvidia.com/gpu", "1", {}, [GPU_TAINT])  # defaults of every pipeline, for one process
 
 
 def monitoring(pipeline: str) -> dict[str, str]:

@@ -225,7 +225,7 @@ def test_predict_takes_settings_of_a_score_as_eval_does_and_no_others(tiny_run: 
         keys = ("--checkpoint", tiny_run.train, "--images", photo, "--out", tmp_path / name)
         done = call("predict", *keys, "--confidence", *options)
         assert done.returncode == 0, done.stderr
-        return (tmp_path / name / "confidence" / f"{photo.name}.png").read_bytes()
+        return (tmp_path / name / "confidence" / f"{photo.stem}.png").read_bytes()
 
     slide = ("--set", "eval.protocol=slide", "--set", "eval.window=32", "--set", "eval.stride=16")
     student = masks("set", "--set", "eval={weights: student, flip: true}")
@@ -245,7 +245,7 @@ def test_predict_ends_with_code_4_where_an_image_cannot_be_read_and_does_the_oth
     assert (done.returncode, done.stderr) == (4, "error: 1 image of 2 cannot be used: see `failed` in the result.\n")
     said = json.loads(done.stdout)
     assert (said["images"], list(said["failed"])) == (1, [str(tmp_path / "in" / "bad.jpg")])
-    assert (tmp_path / "out" / "masks" / "good.png.png").is_file()
+    assert (tmp_path / "out" / "masks" / "good.png").is_file()
 
 
 def test_doctor_says_what_is_there() -> None:

@@ -163,7 +163,7 @@ def test_who_does_what_the_warning_says_gets_the_masks_of_predict(
     assert said == f"{file} is the network alone, and its scores are of 'whole scale:0.4'. Whoever calls it must {must}"
 
     assert call("predict", "--checkpoint", checkpoint, "--images", photo, "--out", tmp_path).returncode == 0
-    with Image.open(tmp_path / "masks" / f"{photo.name}.png") as mask:
+    with Image.open(tmp_path / "masks" / f"{photo.stem}.png") as mask:
         expected = np.asarray(mask)
     image = torch.tensor(read_image(photo)).permute(2, 0, 1)[None]
     small = F.interpolate(image, [round(0.4 * side) for side in expected.shape], mode="bilinear", antialias=True)

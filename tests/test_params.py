@@ -146,7 +146,7 @@ def test_every_wrong_key_has_its_line() -> None:
         ("eval: {postprocess: crf}", "eval.postprocess: is 'crf', should be one of those that a plugin adds, and there is none"),
         (
             "train: {steps: 1, optimizer: {options: {momentum: 0.5}}}",
-            "train.optimizer.options.momentum: neither adamw nor poly takes it",
+            "train.optimizer.options.momentum: is no option of adamw or poly",
         ),
     ],
 )

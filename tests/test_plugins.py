@@ -97,15 +97,22 @@ def install(folder: Path, module: str) -> None:
 
 def cwbass(work: Path, *arguments: str, names: str = "mine") -> subprocess.CompletedProcess[str]:
     """A verb in a process of its own, in the folder of the work."""
-    path = os.pathsep.join(map(str, (TOP, work / "code", work / "site")))
+    return python(work, "-m", "cwbass", *arguments, names=names)
+
+
+def python(work: Path, *arguments: str, names: str = "mine") -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join(map(str, (TOP, TOP / "tests/steps", work / "code", work / "site")))
     environment = {**os.environ, "PYTHONPATH": path, VARIABLE: names}
-    command = [sys.executable, "-m", "cwbass", *arguments]
+    command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=work, capture_output=True, text=True, check=False, env=environment)
 
 
 @pytest.fixture(scope="module")
 def compared(work: Path) -> str:
     """The table of a comparison, whose cells are processes of their own, with processes for loading."""
+    assert cwbass(work, "compare", "--seeds", "0", "--list").returncode == 0
+    code = "from pathlib import Path; from tiny import write_costs; write_costs(Path('artifacts/compare'))"
+    assert python(work, "-c", code).returncode == 0
     done = cwbass(work, "compare", "--seeds", "0")
     logs = [path.read_text()[-2000:] for path in work.glob("artifacts/compare/**/*.log")]
     assert done.returncode == 0, (done.stderr, logs)

@@ -37,9 +37,3 @@ def postprocessed(probs: Tensor, image: Tensor, config: EvalConfig) -> Tensor:
     if wrong is not None:
         raise ParamsError(f"eval.postprocess: {config.postprocess} gives {wrong}. Mend it, or set eval.postprocess: null.")
     return found
-
-
-def foreign_options(config: EvalConfig) -> list[str]:
-    """Options that what ``config.postprocess`` names does not take."""
-    taken = {} if config.postprocess is None else keyword_options(POSTPROCESS[config.postprocess], config.postprocess_options)
-    return [name for name in config.postprocess_options if name not in taken]

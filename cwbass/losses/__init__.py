@@ -8,11 +8,12 @@ gives. What it takes beside them by keyword alone, ``train.loss.options`` may gi
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from typing import Any
 
 from torch import Tensor
 
 from cwbass.config import LossConfig, keyword_options
+from cwbass.errors import ParamsError
 from cwbass.losses.supervised import supervised_cross_entropy
 from cwbass.plugins import Registry
 
@@ -20,16 +21,24 @@ LabeledLoss = Callable[..., Tensor]
 
 LABELED_LOSSES: Registry[LabeledLoss] = Registry({"cross_entropy": supervised_cross_entropy})
 
-_GIVEN = ("ignore_index", "class_weight", "hard", "world")  # by the method, to every entry
+GIVEN = ("ignore_index", "class_weight", "hard", "world")  # by the method, to every entry
 
 
 def labeled_loss(config: LossConfig) -> LabeledLoss:
-    """The loss that ``config.name`` names, with its options."""
+    """The loss that ``config.name`` names, with its options.
+
+    What is returned raises ParamsError where the entry gives something else than one number.
+    """
     entry = LABELED_LOSSES[config.name]
-    return partial(entry, **keyword_options(entry, config.options))
+    options = keyword_options(entry, config.options)
 
+    def loss(logits: Tensor, mask: Tensor, **given: Any) -> Tensor:
+        found = entry(logits, mask, **given, **options)
+        if not isinstance(found, Tensor) or found.ndim or not found.is_floating_point():
+            seen = f"shape {list(found.shape)}, {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
+            raise ParamsError(
+                f"train.loss: {config.name} gives {seen}; a loss is one number, [] float. Mend it, or name another one."
+            )
+        return found
 
-def foreign_options(config: LossConfig) -> list[str]:
-    """Options that the loss does not take, or that are not for parameters to give."""
-    taken = keyword_options(LABELED_LOSSES[config.name], config.options)
-    return [name for name in config.options if name not in taken or name in _GIVEN]
+    return loss

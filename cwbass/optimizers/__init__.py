@@ -51,10 +51,3 @@ def rate_factor(config: OptimizerConfig) -> RateFactor:
     """The schedule that ``config.schedule`` names."""
     schedule = SCHEDULES[config.schedule]
     return partial(schedule, config=config, **keyword_options(schedule, config.options))
-
-
-def foreign_options(config: OptimizerConfig) -> list[str]:
-    """Options that neither the optimiser nor the schedule takes."""
-    entries = OPTIMIZERS[config.name], SCHEDULES[config.schedule]
-    taken = {name for entry in entries for name in keyword_options(entry, config.options)}
-    return [name for name in config.options if name not in taken]

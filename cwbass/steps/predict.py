@@ -60,8 +60,9 @@ def predict(
 
     With ``confidence`` also ``confidence/<name>.png``: the probability of the class that is written, 0 to 1 as 0 to 255, grey.
 
-    The name is that of the file with its suffix, ``a.jpg.png``, and the tree of folders is kept. A file that cannot be
-    read, or whose name leaves no room for a second suffix, is reported and passed over.
+    The name is that of the image without its suffix, as that of a mask is, and the tree of folders is kept. Where two images
+    differ by their suffix alone, all keep it: ``a.jpg.png`` and ``a.png.png``. A file that cannot be read, or whose name then
+    leaves no room for a second suffix, is reported and passed over.
 
     Args:
         config: How to predict; None takes what the checkpoint was trained with.
@@ -90,13 +91,13 @@ def predict(
     if not files:
         raise DataError(f"{images}: no image with a suffix of {', '.join(IMAGE_SUFFIXES)}.")
     base = images.parent if images.is_file() else images
+    twins = len({path.with_suffix("") for path in files}) < len(files)
     failed: dict[str, str] = {}
 
     def write(path: Path, pixels: NDArray[np.uint8]) -> None:
         top, best = highest(predictor.probs(net, pixels))
         label = best.cpu().numpy().astype(np.uint8)
-        # The suffix stays in the name: a.jpg and a.png of one folder are two images.
-        name = path.relative_to(base)
+        name = (path if twins else path.with_suffix("")).relative_to(base)
         save_whole(with_palette(label, spec.palette), out_dir / MASKS / name.with_name(f"{name.name}.png"))
         if confidence:
             sure = (top.float() * 255).round().byte().cpu().numpy()
@@ -111,7 +112,8 @@ def predict(
     with counting("predict", len(files)) as one_more:
         for path in files:
             try:
-                _check_length(path)
+                if twins:
+                    _check_length(path)
                 pixels = read_image(path)
             except DataError as error:
                 logger.warning("%s", error)

@@ -90,6 +90,8 @@ def train(
     start, start_sha256 = load_checkpoint(warmup), file_sha256(warmup)
     check_same(world, f"the SHA-256 of {warmup.name}", start_sha256)
     weights = {name: keys["weights"] for name, keys in own_networks(params.method).items()}
+    if params.method.retraining is not None:  # which begins where the warm-up began
+        weights["model"] = params.model.weights
     run = start_run(
         "train",
         params,

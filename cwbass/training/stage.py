@@ -100,6 +100,8 @@ class Stage:
         if self.name in keeper.finished:
             self.best = dict(keeper.finished[self.name])
             return
+        if run.train.early_stop is not None and not run.manifest.selection and world.main:
+            logger.warning("%s: no selection slice says when train.early_stop should stop it; all steps are taken", self.name)
         validation = Validation(
             run, self.method, schedule, self.out_dir, offline=self.offline is not None, compiled=self.compiled
         )

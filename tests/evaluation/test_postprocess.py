@@ -97,7 +97,7 @@ def test_names_and_options_are_checked_where_parameters_are_loaded() -> None:
     with pytest.raises(ParamsError, match=r"eval\.postprocess: is 'crf', should be one of .*first_where_red"):
         load_params({"eval": {"postprocess": "crf"}}, EvaluateParams)
     own = {"postprocess": "first_where_red", "postprocess_options": {"blue": 3}}
-    with pytest.raises(ParamsError, match=r"eval\.postprocess_options\.blue: first_where_red does not take it"):
+    with pytest.raises(ParamsError, match=r"eval\.postprocess_options\.blue: is no option of first_where_red"):
         load_params({"eval": own}, Params)
     with pytest.raises(ParamsError, match=r"eval\.postprocess_options\.red: eval\.postprocess is null"):
         load_params({"eval": {"postprocess_options": {"red": 3}}}, Params)

@@ -50,7 +50,9 @@ def test_an_option_that_is_left_out_is_at_the_functions_default() -> None:
 
 
 def test_an_option_of_neither_is_refused_as_are_names_that_nobody_registered() -> None:
-    with pytest.raises(ParamsError, match=r"^train\.optimizer\.options\.flor: neither adamw nor cosine takes it$"):
+    with pytest.raises(ParamsError, match=r"^train\.optimizer\.options\.flor: is no option of adamw or cosine$"):
         load(schedule="cosine", options={"flor": 0.1})
     with pytest.raises(ParamsError, match=r"^train\.optimizer\.schedule: is 'cosin', should be one of poly, cosine$"):
         load(schedule="cosin")
+    with pytest.raises(ParamsError, match=r"^train\.optimizer\.options\.momentum: is required by nesterov and not given$"):
+        load(name="nesterov")

@@ -21,8 +21,9 @@ pytest.importorskip("kfp", reason="needs kfp: pip install -c constraints.txt -e 
 import components
 from cwbass.errors import ParamsError, ServiceError, disk_failures
 from cwbass.params import read_params
+from pipeline import compare, dag
 from pipeline.__main__ import main
-from pipeline.arguments import STEPS, pipeline_arguments
+from pipeline.arguments import STEPS, compare_arguments, pipeline_arguments
 from pipeline.compile import compile_pipeline
 
 TOP = Path(__file__).parents[2]
@@ -98,6 +99,17 @@ def test_the_defaults_of_the_parameters_are_those_of_the_file(spec: dict[str, An
         "node_selector": {},
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
     }
+
+
+@pytest.mark.parametrize(("train", "count"), [({"processes": 2, "nodes": 3}, "2"), ({"processes": 2, "device": "cpu"}, "0")])
+def test_a_pod_asks_for_as_many_gpus_as_it_has_processes(train: dict[str, Any], count: str, tmp_path: Path) -> None:
+    values = read_params(TOP / "configs/smoke.yaml")
+    values["train"] |= train
+    grid = compare_arguments(values, methods="", seeds="", labels="", budget="")
+    for arguments, kind in ((pipeline_arguments(values), dag), (grid, compare)):
+        out = compile_pipeline(arguments, tmp_path / "pipeline.yaml", build=kind.build)
+        inputs = next(yaml.safe_load_all(out.read_text()))["root"]["inputDefinitions"]["parameters"]
+        assert inputs["accelerator_count"]["defaultValue"] == count
 
 
 def test_nothing_is_cached(tasks: dict[str, Any]) -> None:

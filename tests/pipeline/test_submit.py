@@ -18,6 +18,7 @@ pytest.importorskip("kfp", reason="needs kfp: pip install -c constraints.txt -e 
 from pipeline.__main__ import main
 
 TOP = Path(__file__).parents[2]
+GOLDEN = TOP / "tests/pipeline/pipeline.golden.yaml"
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,11 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpApi]:
 
 
 def submit(*arguments: object) -> Done:
+    """With parameters where the arguments change them, else with a compiled package, for compiling takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logging.getLogger(), "handlers", [])
-        given = () if "--package" in arguments else ("--params", "configs/smoke.yaml")
+        given = ("--params", "configs/smoke.yaml") if "--set" in arguments else ("--package", GOLDEN)
+        given = () if "--package" in arguments else given
         return Done(*run(main, "pipeline", "submit", *given, *arguments))
 
 

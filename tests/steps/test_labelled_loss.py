@@ -11,9 +11,12 @@ import torch
 from tiny import sections, smoke_params
 from torch import Tensor
 
+from cwbass.config import LossConfig
 from cwbass.data.manifest import Manifest
-from cwbass.losses import LABELED_LOSSES
+from cwbass.errors import ParamsError
+from cwbass.losses import LABELED_LOSSES, labeled_loss
 from cwbass.losses.supervised import HardPixels, balanced_class_weights, supervised_cross_entropy
+from cwbass.params import Params, load_params, parse_yaml
 from cwbass.steps.split import SplitParams, split
 from cwbass.steps.train import TrainParams, train
 from cwbass.steps.training import WarmupParams, start_run
@@ -76,3 +79,34 @@ def test_a_run_says_what_a_labelled_pixel_counts(shapes: Path, tmp_path: Path) -
     pixels = torch.tensor([sample.pixels for sample in labeled]).sum(0)
     assert run.class_weight is not None
     assert torch.equal(run.class_weight, balanced_class_weights(pixels.tolist(), 1.0))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("{}", "train.loss.options.by: is required by raised and not given"),
+        ("{by: 1.0, too: 2}", "train.loss.options.too: is no option of raised"),
+        ("{by: 1.0, ignore_index: 3}", "train.loss.options.ignore_index: is no option of raised"),  # the dataset says it
+    ],
+)
+def test_options_of_a_loss_that_do_not_fit_it_are_named(options: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LABELED_LOSSES, "raised", raised)
+    with pytest.raises(ParamsError) as error:
+        load_params(parse_yaml(f"train: {{steps: 1, loss: {{name: raised, options: {options}}}}}", "params.yaml"), Params)
+    assert str(error.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("entry", "seen"),
+    [
+        (lambda logits, mask, **given: logits.mean((1, 2, 3)), "shape [2], torch.float32"),
+        (lambda logits, mask, **given: mask.sum(), "shape [], torch.int64"),
+        (lambda logits, mask, **given: 0.5, "float"),
+    ],
+)
+def test_a_loss_that_is_not_one_number_is_refused_by_name(entry: Any, seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LABELED_LOSSES, "wide", entry)
+    loss = labeled_loss(LossConfig(name="wide"))
+    with pytest.raises(ParamsError) as error:
+        loss(torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64), ignore_index=255)
+    assert str(error.value).startswith(f"train.loss: wide gives {seen}; a loss is one number, [] float.")

@@ -85,6 +85,20 @@ def test_after_a_warmup_that_stopped_early_baseline_and_method_begin_at_the_same
     assert [report.steps for report in reports] == [4, 4]
 
 
+def test_a_limit_of_patience_that_nothing_can_reach_is_told(
+    shapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    params = smoke_params(steps=3, warmup_steps=2, epoch_steps=1, early_stop=1, optimizer={"name": "sgd", "lr": 3.0})
+    params = params.model_copy(update={"split": params.split.model_copy(update={"selection": 0.0})})
+    split(sections(params, SplitParams), data_root=shapes, out_dir=tmp_path)
+    places = {"manifest": tmp_path / "manifest.json", "data_root": shapes}
+    assert warmup(sections(params, WarmupParams), out_dir=tmp_path / "warmup", **places).steps == 3
+    said = "no selection slice says when train.early_stop should stop it; all steps are taken"
+    assert [message for message in caplog.messages if "early_stop" in message] == [
+        f"{stage}: {said}" for stage in ("warmup", "baseline")
+    ]
+
+
 def test_history_has_a_row_an_epoch_with_what_the_method_did(tiny_run: TinyRun) -> None:
     history = rows(tiny_run.train / "history.jsonl")
     assert [row["step"] for row in history] == [12, 16]
@@ -387,9 +401,9 @@ def test_predict_writes_a_mask_and_an_overlay_for_every_image(
     unread = f"2 files of kinds that are not read are passed over, the first {tmp_path / 'in' / 'deep' / 'IMG_1.HEIC'}."
     assert unread in caplog.messages
     assert (found.images, list(found.failed)) == (1, [str(tmp_path / "in" / "broken.jpg")])
-    with Image.open(tmp_path / "out" / "masks" / "deep" / "a.png.png") as mask:
+    with Image.open(tmp_path / "out" / "masks" / "deep" / "a.png") as mask:
         assert (mask.mode, mask.size) == ("P", (50, 37))
-    assert (tmp_path / "out" / "overlays" / "deep" / "a.png.jpg").is_file()
+    assert (tmp_path / "out" / "overlays" / "deep" / "a.jpg").is_file()
 
 
 def test_scores_are_not_written_over_a_training_or_over_parameters(tiny_run: TinyRun, tmp_path: Path) -> None:
@@ -444,7 +458,7 @@ def test_predict_passes_over_what_it_wrote_into_the_folder_of_the_images(tiny_ru
     for _ in range(2):
         found = predict(checkpoint=tiny_run.train / "last.pt", images=tmp_path, out_dir=tmp_path / out, confidence=True)
         assert (found.images, found.failed) == (1, {})
-    assert (tmp_path / out / "masks" / "b.jpg" / "a.png.png").is_file()
+    assert (tmp_path / out / "masks" / "b.jpg" / "a.png").is_file()
 
 
 def test_predict_finds_images_as_a_dataset_does(tiny_run: TinyRun, tmp_path: Path) -> None:
@@ -456,7 +470,18 @@ def test_predict_finds_images_as_a_dataset_does(tiny_run: TinyRun, tmp_path: Pat
     found = predict(checkpoint=tiny_run.train / "last.pt", images=tmp_path / "in", out_dir=tmp_path / "out")
     masks = tmp_path / "out" / "masks"
     written = {path.relative_to(masks).as_posix() for path in masks.rglob("*") if path.is_file()}
-    assert written == {"a.png.png", "linked/c.png.png", f"{'x' * 247}.png.png"}
+    assert written == {"a.png", "linked/c.png", f"{'x' * 247}.png", f"{'y' * 248}.png"}
+    assert not found.failed
+
+
+def test_predict_keeps_the_suffix_of_images_where_two_differ_by_it_alone(tiny_run: TinyRun, tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg", "deep/b.jpg", f"{'x' * 247}.png", f"{'y' * 248}.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (50, 37), (200, 30, 30)).save(tmp_path / "in" / name)
+    found = predict(checkpoint=tiny_run.train / "last.pt", images=tmp_path / "in", out_dir=tmp_path / "out")
+    masks = tmp_path / "out" / "masks"
+    written = {path.relative_to(masks).as_posix() for path in masks.rglob("*") if path.is_file()}
+    assert written == {"a.png.png", "a.jpg.png", "deep/b.jpg.png", f"{'x' * 247}.png.png"}
     ((failed, why),) = found.failed.items()
     assert Path(failed).name == f"{'y' * 248}.png" and "Shorten the name to 251 bytes" in why
 
@@ -467,7 +492,7 @@ def test_predict_goes_on_after_an_image_that_is_too_long_for_an_overlay(tiny_run
         Image.new("RGB", (width, 1)).save(tmp_path / "in" / name)
     predict(checkpoint=tiny_run.train / "last.pt", images=tmp_path / "in", out_dir=tmp_path / "out")
     written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*g")}
-    assert written == {"masks/a.png.png", "masks/b.png.png", "overlays/b.png.jpg"}
+    assert written == {"masks/a.png", "masks/b.png", "overlays/b.jpg"}
 
 
 def test_predict_says_what_was_scored(tiny_run: TinyRun, tmp_path: Path) -> None:
@@ -479,7 +504,7 @@ def test_predict_says_what_was_scored(tiny_run: TinyRun, tmp_path: Path) -> None
     predict(checkpoint=tiny_run.train, images=tmp_path / "in", out_dir=tmp_path / "out", overlays=False)
     for sample in samples:
         with (
-            Image.open(tmp_path / "out" / "masks" / f"{Path(sample.image).name}.png") as said,
+            Image.open(tmp_path / "out" / "masks" / f"{Path(sample.image).stem}.png") as said,
             Image.open(tiny_run.data / sample.mask) as true,
         ):
             label, mask = np.asarray(said), np.asarray(true)
@@ -496,7 +521,7 @@ def test_predict_writes_how_sure_the_network_is_where_that_is_asked(tiny_run: Ti
     pixels = torch.from_numpy(read_image(image).copy()).permute(2, 0, 1)[None]
     with torch.no_grad():
         top = model.network("teacher")(pixels)[0].softmax(0).amax(0)
-    with Image.open(tmp_path / "confidence" / f"{image.name}.png") as file:
+    with Image.open(tmp_path / "confidence" / f"{image.stem}.png") as file:
         assert (file.mode, np.abs(np.asarray(file) - 255.0 * top.numpy()).max()) == ("L", pytest.approx(0.5, abs=0.01))
 
 
@@ -504,7 +529,7 @@ def test_predict_takes_the_checkpoint_that_counts_of_a_folder(tiny_run: TinyRun,
     image = next((tiny_run.data / "images").iterdir())
     for name in ("train", "train/best.pt"):
         predict(checkpoint=tiny_run.root / name, images=image, out_dir=tmp_path / name, overlays=False)
-    masks = [(tmp_path / name / "masks" / f"{image.name}.png").read_bytes() for name in ("train", "train/best.pt")]
+    masks = [(tmp_path / name / "masks" / f"{image.stem}.png").read_bytes() for name in ("train", "train/best.pt")]
     assert masks[0] == masks[1]
     with pytest.raises(CheckpointError, match=r"holds neither best\.pt nor last\.pt"):
         predict(checkpoint=tmp_path, images=image, out_dir=tmp_path)

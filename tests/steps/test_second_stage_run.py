@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from tiny import rows
 
 from cwbass.data.base import Sample, read_image
@@ -20,6 +21,9 @@ from cwbass.data.offline import OfflineStream
 from cwbass.data.streams import index_at
 from cwbass.data.synthetic import write_shapes
 from cwbass.errors import ParamsError
+from cwbass.files import file_sha256
+from cwbass.models import build_model
+from cwbass.models.smp_net import SmpNet
 from cwbass.params import Params, load_params
 from cwbass.steps.evaluate import evaluate
 from cwbass.steps.split import SplitParams, split
@@ -239,6 +243,22 @@ def test_retraining_starts_from_the_runs_initial_weights(shapes: Path, tmp_path:
         "first_stage_last", "retrain_reliable_last", "last", "snapshot_1", "snapshot_2",
     }  # fmt: skip
     assert done.report.checkpoints == {"last": str(done.out / "last.pt")}
+
+
+def test_a_retraining_from_other_weights_in_the_same_file_is_another_run(shapes: Path, tmp_path: Path) -> None:
+    file = tmp_path / "encoder.safetensors"
+    values = changed(model={"weights": str(file)}, train={"warmup_steps": 0, "steps": 3})
+    net = build_model(load_params(VALUES, Params).model, (shapes / "classes.txt").read_text().split())
+    assert isinstance(net, SmpNet)
+    state = net.net.encoder.state_dict()
+    save_file(state, file)
+    root, out = prepare(tmp_path / "root", shapes, values), tmp_path / "train"
+    done = run(root, shapes, values, out)
+    assert run(root, shapes, values, out).report == done.report  # there is nothing to do
+    before, key = file_sha256(file), next(key for key in state if key.endswith("weight"))
+    save_file({**state, key: state[key] * 2}, file)
+    with pytest.raises(ParamsError, match=rf'model\.weights_sha256: "{before[:40]}.* there, "{file_sha256(file)[:40]}.* now'):
+        run(root, shapes, values, out)
 
 
 def test_retrainings_see_the_tags_of_their_images(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
