@@ -46,8 +46,7 @@ import torch
 import yaml
 from PIL import Image
 
-import cwbass.s3
-from cwbass.aliases import aliased_version, promote
+import cwbass.storage.s3
 from cwbass.config import DataConfig, ModelConfig, RegistryConfig
 from cwbass.data.base import DatasetSpec, Sample, read_image, read_mask
 from cwbass.data.cache import FileSource
@@ -58,19 +57,20 @@ from cwbass.data.manifest import Manifest
 from cwbass.data.remote import local_dataset
 from cwbass.errors import CwbassError, DataError
 from cwbass.files import digest_path, file_sha256
-from cwbass.gate import Champion, check_gate, gate_page, reasons
 from cwbass.jsonfile import read_metrics
 from cwbass.models import build_model
 from cwbass.models.weights import load_encoder_weights_
 from cwbass.params import Params, dump_params, load_params, parse_yaml
 from cwbass.registry import Number, read_version, register_version
+from cwbass.registry.aliases import aliased_version, promote
+from cwbass.registry.gate import Champion, check_gate, gate_page, reasons
+from cwbass.registry.resolve import describe, open_checkpoint
 from cwbass.reporting.gallery import GalleryItem
-from cwbass.resolve import describe, open_checkpoint
-from cwbass.s3 import download
-from cwbass.s3_store import S3Store
 from cwbass.steps.report import RunFiles, report, write_run_files
 from cwbass.steps.training import finished_report
 from cwbass.storage import FolderStore
+from cwbass.storage.s3 import download
+from cwbass.storage.s3_store import S3Store
 from cwbass.training.checkpoint import Checkpoint, fields_of, load_checkpoint, save_checkpoint
 from cwbass.training.mirror import Mirror
 from cwbass.training.resume import Keeper, State
@@ -730,7 +730,7 @@ class S3Answers(Parser):
         self.store.spoil(rng)
         self.count += 1
         # What is spoiled stays spoiled: asking once is enough.
-        with patch.dict(os.environ, self.environment), patch.multiple(cwbass.s3, ATTEMPTS=1, READ_TIMEOUT=0.5):
+        with patch.dict(os.environ, self.environment), patch.multiple(cwbass.storage.s3, ATTEMPTS=1, READ_TIMEOUT=0.5):
             visit(self.folder / f"visit-{self.count}")
 
     def _registry(self, folder: Path) -> None:

@@ -22,8 +22,8 @@ from cwbass.errors import CwbassError, ParamsError
 from cwbass.params import Params
 from cwbass.plugins import load_plugins
 from cwbass.provenance import REVISION, code_revision
-from cwbass.s3 import s3_client, s3_failures, split_uri
 from cwbass.storage import OBJECT_STORES, open_store
+from cwbass.storage.s3 import s3_client, s3_failures, split_uri
 from cwbass.telemetry import TelemetrySettings
 from cwbass.telemetry.export import look_for_gateway
 from cwbass.training.device import resolve_device, resolve_precision

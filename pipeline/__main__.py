@@ -16,8 +16,8 @@ import typer
 
 from cwbass.cli.comparing import BudgetOption, Labels, Methods, Seeds
 from cwbass.cli.options import PARAMS, Overrides, ParamsFile
+from cwbass.cli.stdio import outlive_readers
 from cwbass.errors import CwbassError, ParamsError, disk_failures
-from cwbass.stdio import outlive_readers
 
 if TYPE_CHECKING:
     from pipeline.service import Service
@@ -150,7 +150,7 @@ def run_local(
 ) -> None:
     """Run all steps on this machine, without a container and without a cluster."""
     arguments = _arguments(params, overrides, data)
-    from cwbass.console import print_scores
+    from cwbass.cli.console import print_scores
     from cwbass.jsonfile import read_metrics
     from pipeline.local import run_local
 

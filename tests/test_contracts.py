@@ -196,17 +196,16 @@ def test_the_page_on_data_tells_the_rule_by_which_a_checkpoint_is_selected() -> 
 
 
 LAYERS = (  # each may import those above it, and itself
-    "errors memory world markdown provenance progress search_path stdio",
-    "types jsonfile json_lines files memory_format pixels telemetry train_jobs headline plugins",
-    "config pseudo_labels s3 storage",
-    "data losses models optimizers s3_store",
+    "errors memory world markdown provenance progress search_path",
+    "types jsonfile files memory_format pixels telemetry train_jobs headline plugins",
+    "config pseudo_labels storage",
+    "data losses models optimizers",
     "methods",
     "evaluation",
     "params",
     "training",
-    "reporting registry gate export doctor",
-    "aliases comparison model_card console",
-    "resolve completion",
+    "reporting export doctor",
+    "comparison registry",
     "steps",
     "cli",
 )

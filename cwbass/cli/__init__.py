@@ -16,9 +16,9 @@ import typer
 
 from cwbass import __version__
 from cwbass.cli import comparing, data, environment, models, registry, training
+from cwbass.cli.json_lines import FORMAT, JsonLines, asks_for_json
+from cwbass.cli.stdio import outlive_readers
 from cwbass.errors import CwbassError, disk_failures
-from cwbass.json_lines import FORMAT, JsonLines, asks_for_json
-from cwbass.stdio import outlive_readers
 
 app = typer.Typer(
     name="cwbass",

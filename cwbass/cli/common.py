@@ -47,7 +47,7 @@ def local_checkpoint(reference: str, store: str | None, params: Path | None = No
     """A checkpoint, for a path, a URI, or a model of the registry."""
     if Path(reference).exists():
         return Path(reference)
-    from cwbass.resolve import resolve
+    from cwbass.registry.resolve import resolve
 
     named = "@" in reference and (store or params or PARAMS.is_file())  # whatever else a reference is, it needs no registry
     return resolve(reference, store=store_uri(store, params or PARAMS) if named else None)

@@ -103,7 +103,7 @@ def check(
     if as_json:
         print_json(report.to_dict())
     else:
-        from cwbass.console import print_findings
+        from cwbass.cli.console import print_findings
 
         print_findings(report, root)
     refuse_errors(report, params=params, data_root=root)

@@ -25,7 +25,7 @@ def doctor(
     if as_json:
         print_json(found.to_dict())
     else:
-        from cwbass.console import print_diagnosis
+        from cwbass.cli.console import print_diagnosis
 
         print_diagnosis(found)
     if found.errors:

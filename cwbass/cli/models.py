@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cwbass.cli.common import dataset_folder, load, load_changed, local_checkpoint, print_json
+from cwbass.cli.completion import models
 from cwbass.cli.options import (
     MANIFEST,
     PARAMS,
@@ -21,7 +22,6 @@ from cwbass.cli.options import (
     ParamsFile,
     Store,
 )
-from cwbass.completion import models
 from cwbass.errors import DataError, ParamsError, counted
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def eval_(
     if as_json:
         print_json(report.to_dict())
         return
-    from cwbass.console import print_scores
+    from cwbass.cli.console import print_scores
 
     print_scores(report.metrics, report.report)
 
@@ -111,7 +111,7 @@ def eval_(
 def _how(checkpoint: Path, params: Path | None, overrides: list[str] | None) -> EvaluateParams | None:
     """How to predict, by ``--params`` or the checkpoint, and ``--set`` on top; None: as the checkpoint says."""
     from cwbass.params import parse_yaml
-    from cwbass.resolve import open_checkpoint
+    from cwbass.registry.resolve import open_checkpoint
     from cwbass.steps.checkpoints import chosen_file
     from cwbass.steps.evaluate import EvaluateParams
 
@@ -143,7 +143,7 @@ def thresholds(
     if as_json:
         print_json(sweep.to_dict())
         return
-    from cwbass.console import print_thresholds
+    from cwbass.cli.console import print_thresholds
 
     print_thresholds(sweep)
 
@@ -222,7 +222,7 @@ def report(
     reports: Annotated[Path, typer.Option("--reports", help="Folder that `cwbass eval --out` wrote.")] = REPORTS,
 ) -> None:
     """Draw report.html and flight.html again, and print the table of scores."""
-    from cwbass.console import print_scores
+    from cwbass.cli.console import print_scores
     from cwbass.jsonfile import read_metrics
     from cwbass.steps.report import report
 

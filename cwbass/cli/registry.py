@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from cwbass.cli.common import print_json, store_uri
+from cwbass.cli.completion import models
 from cwbass.cli.options import PARAMS, ParamsFile, Store
-from cwbass.completion import models
 
 Alias = Annotated[str, typer.Option(help="Alias to move: lower-case letters, digits and hyphens.")]
 Reason = Annotated[str, typer.Option(help="Why; kept in the history.")]

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cwbass.errors import DataError, counted
-from cwbass.s3 import CONNECTIONS, fetch, list_objects, s3_client, s3_failures, split_uri
+from cwbass.storage.s3 import CONNECTIONS, fetch, list_objects, s3_client, s3_failures, split_uri
 
 logger = logging.getLogger(__name__)
 

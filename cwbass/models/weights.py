@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cwbass.errors import ParamsError, WeightsError, one_line
 from cwbass.models.base import SegmentationNet
 from cwbass.models.smp_net import SmpNet
-from cwbass.s3 import download
+from cwbass.storage.s3 import download
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from cwbass.models import MODELS, build_model
 from cwbass.models.base import SegmentationNet
 from cwbass.models.weights import load_encoder_weights_
 from cwbass.params import Params, SplitSections
-from cwbass.s3 import find_object
 from cwbass.steps.training import check_batches, check_network, own_networks
+from cwbass.storage.s3 import find_object
 from cwbass.training.enough import no_unlabeled, too_few_classes, too_few_to_rank
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cwbass.errors import CheckpointError
-from cwbass.resolve import describe, is_version, open_checkpoint
+from cwbass.registry.resolve import describe, is_version, open_checkpoint
 from cwbass.steps.train import BEST, LAST
 from cwbass.steps.warmup import BASELINE_BEST, BASELINE_LAST
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint

@@ -10,7 +10,7 @@ from typing import Any
 from cwbass.config import EvalConfig
 from cwbass.export import Parity, export_onnx
 from cwbass.files import file_sha256
-from cwbass.resolve import open_checkpoint
+from cwbass.registry.resolve import open_checkpoint
 from cwbass.steps.checkpoints import chosen_file
 from cwbass.steps.evaluate import describe_protocol
 

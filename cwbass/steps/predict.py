@@ -20,8 +20,8 @@ from cwbass.errors import DataError, counted
 from cwbass.evaluation.inference import Predictor
 from cwbass.pixels import highest
 from cwbass.progress import counting
+from cwbass.registry.resolve import open_checkpoint
 from cwbass.reporting.images import colorize
-from cwbass.resolve import open_checkpoint
 from cwbass.steps.checkpoints import chosen_file
 from cwbass.training.device import place, scoring_device
 

@@ -14,19 +14,19 @@ from typing import Any, Literal
 import safetensors.torch
 import torch
 
-from cwbass.aliases import CHAMPION, Entry, current, promote
 from cwbass.config import RegistryConfig, Section
 from cwbass.errors import DataError, GateError, ParamsError
 from cwbass.export import export_onnx, missing_packages
 from cwbass.files import file_sha256, write_whole
-from cwbass.gate import Champion, Check, check_gate, gate_page, reasons
 from cwbass.jsonfile import read_metrics_and_bytes
-from cwbass.model_card import model_card
 from cwbass.models.base import SegmentationNet
 from cwbass.plugins import load_plugins
 from cwbass.provenance import dvc_md5, git_state, versions
 from cwbass.registry import CONFIG, WEIGHTS, Number, Version, find_same, find_version, read_file, register_version
-from cwbass.resolve import PARAMS, PROVENANCE
+from cwbass.registry.aliases import CHAMPION, Entry, current, promote
+from cwbass.registry.gate import Champion, Check, check_gate, gate_page, reasons
+from cwbass.registry.model_card import model_card
+from cwbass.registry.resolve import PARAMS, PROVENANCE
 from cwbass.steps.report import FLIGHT, REPORT
 from cwbass.storage import ObjectStore, open_store
 from cwbass.telemetry.base import SILENT, Telemetry

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from cwbass.aliases import Entry, current, history, list_aliases, named_version, promote, rollback
 from cwbass.errors import DataError, ParamsError
 from cwbass.registry import Version, find_version, list_models, list_versions, read_file
+from cwbass.registry.aliases import Entry, current, history, list_aliases, named_version, promote, rollback
 from cwbass.storage import ObjectStore, open_store
 
 

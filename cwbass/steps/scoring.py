@@ -22,7 +22,7 @@ from cwbass.evaluation.evaluate import OnImage, evaluate
 from cwbass.evaluation.inference import Predictor
 from cwbass.evaluation.metrics import EvalResult
 from cwbass.progress import counting
-from cwbass.resolve import describe
+from cwbass.registry.resolve import describe
 from cwbass.steps.checkpoints import chosen_file, open_checkpoints, open_snapshots
 from cwbass.training.checkpoint import Checkpoint
 from cwbass.training.device import place

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from cwbass.cli.console import print_findings
 from cwbass.config import AugmentConfig, DataConfig, SplitConfig
-from cwbass.console import print_findings
 from cwbass.data import list_dataset
 from cwbass.data.check import CheckReport, check_dataset, inspect_masks
 from cwbass.data.findings import Finding

@@ -11,7 +11,6 @@ import safetensors
 import torch
 from tiny_model import SPLIT, TINY, tiny_checkpoint
 
-from cwbass.aliases import current, history, promote
 from cwbass.config import RegistryConfig
 from cwbass.errors import CheckpointError, DataError, GateError, ParamsError, ServiceError
 from cwbass.export import measure_parity, missing_packages, parity_problem
@@ -20,6 +19,7 @@ from cwbass.markdown import markdown_text
 from cwbass.params import Params, load_params, parse_yaml
 from cwbass.plugins import Plugin
 from cwbass.registry import Number, find_version, list_versions, load_network, read_version
+from cwbass.registry.aliases import current, history, promote
 from cwbass.steps.register import RegisterParams, RegisterReport, register
 from cwbass.storage import FolderStore
 from cwbass.training.checkpoint import Checkpoint, save_checkpoint

@@ -13,14 +13,14 @@ from test_register import Run
 from tiny import TinyRun
 from tiny_model import tiny_checkpoint
 
-from cwbass.aliases import current, promote
 from cwbass.config import RegistryConfig
 from cwbass.errors import CheckpointError, DataError, ParamsError, ServiceError
 from cwbass.export import missing_packages
 from cwbass.files import digest_path, file_sha256
 from cwbass.params import dump_params
 from cwbass.registry import Number, register_version
-from cwbass.resolve import default_cache, describe, open_checkpoint, resolve
+from cwbass.registry.aliases import current, promote
+from cwbass.registry.resolve import default_cache, describe, open_checkpoint, resolve
 from cwbass.steps.export import export
 from cwbass.steps.register import RegisterParams, register
 from cwbass.storage import ObjectStore, open_store

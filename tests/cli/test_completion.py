@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cwbass.aliases import promote
 from cwbass.cli import app
-from cwbass.completion import models
+from cwbass.cli.completion import models
 from cwbass.registry import Number, register_version
+from cwbass.registry.aliases import promote
 from cwbass.storage import FolderStore
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from cwbass.aliases import Entry, aliased_version, current, history, list_aliases, promote, rollback
 from cwbass.errors import DataError, ParamsError, ServiceError
 from cwbass.registry import Number, register_version
+from cwbass.registry.aliases import Entry, aliased_version, current, history, list_aliases, promote, rollback
 from cwbass.storage import FolderStore, ObjectStore
 
 NAME = "shapes"
@@ -153,7 +153,7 @@ def test_a_foreign_entry_is_named(tmp_path: Path, content: bytes | None, message
 MOVER = """
 import sys, time
 from pathlib import Path
-from cwbass.aliases import current, promote
+from cwbass.registry.aliases import current, promote
 from cwbass.errors import ServiceError
 from cwbass.registry import Number
 from cwbass.storage import open_store

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cwbass.config import RegistryConfig
-from cwbass.gate import Champion, check_gate, gate_page, reasons
+from cwbass.registry.gate import Champion, check_gate, gate_page, reasons
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,9 @@ def models(incomplete: str) -> list[str]:
 def _references() -> Iterator[str]:
     import yaml
 
-    from cwbass.aliases import list_aliases
     from cwbass.config import RegistryConfig
     from cwbass.registry import list_models, list_versions
+    from cwbass.registry.aliases import list_aliases
     from cwbass.storage import FolderStore
 
     file = Path("params.yaml")

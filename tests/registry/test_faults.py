@@ -22,12 +22,12 @@ import pytest
 from commands import Done, call
 from servers import BUCKET, Link, S3Server, free_port, http_answer
 
-import cwbass.s3
-from cwbass.aliases import current, promote
+import cwbass.storage.s3
 from cwbass.errors import DataError, ParamsError, ServiceError
 from cwbass.registry import Number, find_version, list_versions, read_version, register_version, verify_version
-from cwbass.s3_store import S3Store
+from cwbass.registry.aliases import current, promote
 from cwbass.storage import FolderStore, ObjectStore, open_store
+from cwbass.storage.s3_store import S3Store
 
 NAME = "shapes"
 CONFIG = json.dumps({"classes": ["a"], "model": {"mean": [0], "std": [1]}}).encode()
@@ -92,7 +92,7 @@ def test_a_server_that_is_down(registry: Registry, monkeypatch: pytest.MonkeyPat
 
 
 def test_it_is_given_up_in_about_ten_seconds(s3_env: S3Server) -> None:
-    config = cwbass.s3.s3_client().meta.config
+    config = cwbass.storage.s3.s3_client().meta.config
     assert config.connect_timeout * config.retries["total_max_attempts"] <= 10
     assert config.read_timeout * config.retries["total_max_attempts"] <= 60
 
@@ -101,7 +101,7 @@ def test_a_server_that_takes_requests_and_never_answers(
     registry: Registry, faulty: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = registry.objects()
-    monkeypatch.setattr(cwbass.s3, "READ_TIMEOUT", 0.3)
+    monkeypatch.setattr(cwbass.storage.s3, "READ_TIMEOUT", 0.3)
     faulty.hang = True
     assert_one_line(registry.promote(), registry.location, "Read timeout", faulty.url)
     assert faulty.connections == 3
@@ -277,7 +277,7 @@ def test_a_folder_on_a_full_disk(full_disk: Path) -> None:
 
 
 def test_a_cache_on_a_full_disk(full_disk: Path, s3_location: str) -> None:
-    from cwbass.resolve import resolve
+    from cwbass.registry.resolve import resolve
 
     store = open_store(s3_location)
     files: dict[str, bytes | Path] = {"config.json": CONFIG, "params.yaml": b"{}", "provenance.json": b"{}"}

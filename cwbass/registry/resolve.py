@@ -18,10 +18,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from cwbass.aliases import named_version
 from cwbass.errors import CheckpointError, CwbassError, DataError, ParamsError, ServiceError
 from cwbass.files import digest_path, file_sha256
 from cwbass.registry import CONFIG, MANIFEST, WEIGHTS, Number, Version, find_version, read_file, read_manifest
+from cwbass.registry.aliases import named_version
 from cwbass.storage import FolderStore, ObjectStore, open_store
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint, no_checkpoint
 
@@ -177,7 +177,7 @@ def _fetch_version(store: ObjectStore, version: Version, cache: Path) -> Path:
 
 def _fetch_checkpoint(uri: str, cache: Path) -> Path:
     """A copy of a checkpoint in S3, with its SHA-256 beside it where the store has one."""
-    from cwbass.s3 import download
+    from cwbass.storage.s3 import download
 
     base, _, name = uri.rpartition("/")
     if not PurePosixPath(name).suffix:

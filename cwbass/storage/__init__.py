@@ -1,4 +1,4 @@
-"""Bytes under keys: in a folder, in S3 (``cwbass.s3_store``), or wherever a class with these methods keeps them.
+"""Bytes under keys: in a folder, in S3 (``cwbass.storage.s3_store``), or wherever a class with these methods keeps them.
 
 A put is whole or absent, never half, and ``if_absent`` lets exactly one of several writers
 through: that is all a registry needs of its store. A new kind is a class and a line in ``OBJECT_STORES``.
@@ -75,7 +75,7 @@ class ObjectStore(Protocol):
 
 
 def _s3(location: str, setting: str) -> ObjectStore:
-    from cwbass.s3_store import S3Store  # boto3 takes a while to load, and a folder does not need it
+    from cwbass.storage.s3_store import S3Store  # boto3 takes a while to load, and a folder does not need it
 
     return S3Store(location, setting=setting)
 

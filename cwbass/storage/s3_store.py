@@ -14,8 +14,8 @@ from typing import IO
 from botocore.exceptions import ClientError, FlexibleChecksumError, HTTPClientError, IncompleteReadError
 
 from cwbass.errors import DataError, ParamsError
-from cwbass.s3 import ATTEMPTS, list_objects, refuse_password, s3_client, s3_failures
 from cwbass.storage import Content, check_key, is_key, opened
+from cwbass.storage.s3 import ATTEMPTS, list_objects, refuse_password, s3_client, s3_failures
 
 MAX_BYTES = 5 << 30  # of one PUT
 _PROBE = ".conditional-put"  # no key of ours starts with a dot

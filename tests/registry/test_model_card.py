@@ -8,8 +8,8 @@ import yaml
 from cwbass.config import DataConfig, ModelConfig, TrainConfig
 from cwbass.errors import ParamsError
 from cwbass.markdown import markdown_text
-from cwbass.model_card import model_card
 from cwbass.params import Params, load_params
+from cwbass.registry.model_card import model_card
 
 CONFIG = {"classes": ["sky", "road", "cyclist", "boat"]}
 METRICS: dict[str, Any] = {

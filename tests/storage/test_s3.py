@@ -11,7 +11,7 @@ import pytest
 from servers import Link, S3Server
 
 from cwbass.errors import ParamsError, ServiceError
-from cwbass.s3 import ATTEMPTS, CONNECTIONS, download, s3_client, split_uri
+from cwbass.storage.s3 import ATTEMPTS, CONNECTIONS, download, s3_client, split_uri
 
 URI = "s3://models/encoders/resnet.pth"
 OBJECT = "/models/encoders/resnet.pth"
