@@ -138,6 +138,7 @@ def test_the_page_s_loss_by_hand() -> None:
     # Class 0: 2 (0.5 + 1) + 1 over 1.5 + 2 + 1; class 1: 0 + 1 over 0.5 + 1.
     dice = 1 - (4 / 4.5 + 1 / 1.5) / 2
     assert found.item() == pytest.approx(math.log(2) / 2 + 3 * dice, rel=1e-5)
+    assert space["with_dice"](logits, torch.full_like(mask, 255), **given).item() == 0  # no pixel is labelled
 
 
 def test_a_loss_on_labels_is_that_of_warm_up_baseline_and_method(compared: str, work: Path) -> None:
