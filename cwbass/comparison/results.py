@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cwbass.comparison.plan import PLAN, Cell, Plan
-from cwbass.comparison.run import REPORTS, RESOURCES, resources
+from cwbass.comparison.run import REPORTS, RESOURCES, SNAPSHOT_SCORES, resources
 from cwbass.comparison.variants import SUPERVISED
 from cwbass.errors import DataError
 from cwbass.evaluation.per_image import CONFUSIONS, PerImage
@@ -107,7 +107,7 @@ def _read(plan: Plan, cell: Cell) -> Result:
     return Result(
         cell=cell,
         folder=folder,
-        metrics=_object(reports / "metrics.json", *_SCORES),
+        metrics=_metrics(reports / "metrics.json", trained / SNAPSHOT_SCORES),
         images=PerImage.read(reports / CONFUSIONS),
         code=_code(_object(trained / RUN, "run")["run"]),
         step_seconds=statistics.median(row["step_seconds"] for row in after),
@@ -115,6 +115,14 @@ def _read(plan: Plan, cell: Cell) -> Result:
         peak_mb=resources(trained / RESOURCES).get(stage, {}).get("peak_mb"),
         guarded=[int(row["step"]) for row in _rows(trained / HISTORY, "step") if row.get("incident") is not None],
     )
+
+
+def _metrics(path: Path, snapshots: Path) -> dict[str, Any]:
+    """Scores of a cell; those of its states as they were before the states were deleted, where it was scored again since."""
+    found = _object(path, *_SCORES)
+    if not found["snapshots"] and snapshots.is_file():
+        found["snapshots"] = _rows(snapshots, "step", "miou")
+    return found
 
 
 def _code(run: Mapping[str, Any]) -> str:
