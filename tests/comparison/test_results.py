@@ -115,6 +115,18 @@ def test_scores_of_deleted_states_are_those_of_the_reports_or_else_those_that_we
     assert (found[BASELINE.id].curve, found[METHOD.id].curve) == ({200: 0.4, 300: 0.6}, {300: 0.7})
 
 
+def test_a_test_mask_that_was_changed_between_two_cells_is_refused(plan: Plan) -> None:
+    changed = MATRICES.copy()
+    changed[1] = [[2, 1], [1, 0]]  # a pixel of road is sky now, and every prediction is the same
+    write_reports(plan, METHOD, changed, split_hash="0" * 64)
+    with pytest.raises(
+        DataError,
+        match=r"supervised has another mask of test image v than .*cw_bass: 4 pixels of road there, 3 pixels of road here\. .*"
+        r"Delete all `reports` and `snapshots\.jsonl` of the comparison, and run it again, which trains nothing\.",
+    ):
+        read_results(plan)
+
+
 def test_cells_of_one_seed_share_a_split_and_other_seeds_need_not(plan: Plan) -> None:
     assert len({result.metrics["split_hash"] for result in read_results(plan)}) == 2
     write_reports(plan, METHOD, split_hash="1" * 64)
