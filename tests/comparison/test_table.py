@@ -247,7 +247,9 @@ def test_a_second_stage_shows_all_that_it_takes(tmp_path: Path) -> None:
     for name, cost in (("supervised", MethodCost(Cost(1, 4, 0, 700))), ("st_plus_plus", MethodCost(step, retraining, labelling))):
         plan.cost_file(name).parent.mkdir(exist_ok=True)
         plan.cost_file(name).write_text(json.dumps(cost.to_dict()))
-    text = markdown(tabulate(plan, [result("supervised", 0, "half", {}), result("st_plus_plus", 0, "right", {})]))
+    results = [result("supervised", 0, "half", {}), result("st_plus_plus", 0, "right", {})]
+    assert [row["steps"] for row in csv.DictReader(io.StringIO(runs_csv(plan, results)))] == ["1500", "1500"]
+    text = markdown(tabulate(plan, results))
     assert "No states are kept of a method with a second stage: no oracle, and no curve, of st\\_plus\\_plus." in text
     # 1,500 steps pay for a schedule of 500, a third of it warm-up, and for two retrainings of as many.
     assert (
