@@ -382,6 +382,9 @@ def test_means_over_different_classes_are_told_with_the_seed(plan: Plan, unequal
     assert "\nLabels 1-4: the means of seed 0 are over different classes." in text
     assert "does not: supervised leaves out \\<b\\>\\|sky; cw\\_bass leaves out none.\n" in text
     assert "seed 1 are over" not in text
+    assert "\nLabels 1-4: the means of cw\\_bass are over different classes." in text
+    assert "does not: seed 0 leaves out none; seed 1 leaves out \\<b\\>\\|sky.\n" in text
+    assert "the means of supervised" not in text
 
 
 def test_the_page_shows_each_number_and_takes_no_name_for_markup(table: dict[str, Any]) -> None:
