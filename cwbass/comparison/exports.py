@@ -10,7 +10,7 @@ from typing import Any
 from cwbass.comparison.plan import Plan
 from cwbass.comparison.results import Result
 from cwbass.comparison.sheets import Numbers, budget
-from cwbass.comparison.table import SCORES
+from cwbass.comparison.table import SCORES, stages
 from cwbass.headline import percent
 from cwbass.reporting.scores import SCORES as ALL_SCORES
 
@@ -42,7 +42,7 @@ def runs_csv(plan: Plan, results: Sequence[Result]) -> str:
             "seed": result.cell.seed,
             "method": result.cell.variant,
             "weights": result.metrics["weights"],
-            "steps": plan.length(result.cell.variant).steps,
+            "steps": sum(stage["steps"] for stage in stages(plan, result.cell.variant)),
             **{name: result.metrics.get(name) for name in scores},
             "miou_last": result.of_checkpoint("last"),
             **{f"iou_{name}": result.metrics["per_class"][name]["iou"] for name in result.images.class_names},

@@ -309,7 +309,9 @@ def label_sets(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
             labeled = int(top) / int(bottom) if slash else float(text) if "." in text else int(text)
         except (ValueError, ZeroDivisionError):
             raise ParamsError(f"--labels has {text!r}; write a share (1/16, 0.125), a count (93), or NAME=FILE of ids.") from None
-        sets[text.replace("/", "-")] = {"labeled": labeled, "labeled_list": None}
+        name, given = text.replace("/", "-"), {"labeled": labeled, "labeled_list": None}
+        if sets.setdefault(name, given) != given:
+            raise ParamsError(f"--labels names {name} twice: as a list, and as {text}. Give the list another name.")
     return sets
 
 

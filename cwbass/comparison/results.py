@@ -9,8 +9,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cwbass.comparison.plan import PLAN, Cell, Plan
-from cwbass.comparison.run import REPORTS, RESOURCES, resources
+from cwbass.comparison.run import REPORTS, RESOURCES, SNAPSHOT_SCORES, resources
 from cwbass.comparison.variants import SUPERVISED
 from cwbass.errors import DataError
 from cwbass.evaluation.per_image import CONFUSIONS, PerImage
@@ -22,6 +24,7 @@ from cwbass.training.resume import RUN
 
 _AGAIN = "Delete its folder: the cell is run again."
 _SCORES = ("miou", "per_class", "weights", "checkpoints", "snapshots", "split", "split_hash", "protocol")
+CHANGED_MASK = "Delete all `reports` and `snapshots.jsonl` of the comparison, and run it again, which trains nothing."
 OWN_TEST_IMAGES = "Where each seed draws its own test images, name them in split.test_list."
 
 
@@ -107,7 +110,7 @@ def _read(plan: Plan, cell: Cell) -> Result:
     return Result(
         cell=cell,
         folder=folder,
-        metrics=_object(reports / "metrics.json", *_SCORES),
+        metrics=_metrics(reports / "metrics.json", trained / SNAPSHOT_SCORES),
         images=PerImage.read(reports / CONFUSIONS),
         code=_code(_object(trained / RUN, "run")["run"]),
         step_seconds=statistics.median(row["step_seconds"] for row in after),
@@ -115,6 +118,14 @@ def _read(plan: Plan, cell: Cell) -> Result:
         peak_mb=resources(trained / RESOURCES).get(stage, {}).get("peak_mb"),
         guarded=[int(row["step"]) for row in _rows(trained / HISTORY, "step") if row.get("incident") is not None],
     )
+
+
+def _metrics(path: Path, snapshots: Path) -> dict[str, Any]:
+    """Scores of a cell; those of its states as they were before the states were deleted, where it was scored again since."""
+    found = _object(path, *_SCORES)
+    if not found["snapshots"] and snapshots.is_file():
+        found["snapshots"] = _rows(snapshots, "step", "miou")
+    return found
 
 
 def _code(run: Mapping[str, Any]) -> str:
@@ -156,6 +167,11 @@ def _check_comparable(one: Result, other: Result) -> None:
     _same("number of test images", (one, len(one.images.ids)), (other, len(other.images.ids)))
     for ours, theirs in zip(one.images.ids, other.images.ids, strict=True):
         _same("test image", (one, ours), (other, theirs))
+    pixels, others = (each.images.matrices.sum(-1) for each in (one, other))  # [N, C] of the truth, whatever was predicted
+    for image, index in np.argwhere(pixels != others)[:1]:
+        name = one.images.class_names[index]
+        ours, theirs = (f"{each[image, index]} pixels of {name}" for each in (pixels, others))
+        _same(f"mask of test image {one.images.ids[image]}", (one, ours), (other, theirs), CHANGED_MASK)
 
 
 def _same(what: str, one: tuple[Result, object], other: tuple[Result, object], mend: str = OWN_TEST_IMAGES) -> None:

@@ -27,7 +27,9 @@ from cwbass.errors import CwbassError, DataError, Interrupted
 from cwbass.evaluation.per_image import CONFUSIONS, PerImage
 from cwbass.evaluation.sweep import SWEEP
 from cwbass.files import unlink_with_digest, write_whole
+from cwbass.jsonfile import read_object
 from cwbass.params import Params, dump_params
+from cwbass.training.history import write_rows
 from cwbass.training.interrupt import handling
 from cwbass.training.resume import RUN
 from cwbass.training.run import SNAPSHOTS
@@ -35,6 +37,7 @@ from cwbass.training.run import SNAPSHOTS
 logger = logging.getLogger(__name__)
 
 REPORTS, RESOURCES, LOCK, PARAMS, GIVEN = "reports", "resources.json", "lock", "params.yaml", "given.yaml"
+SNAPSHOT_SCORES = "snapshots.jsonl"  # of states that are deleted: reports may be made again, the states not
 UNFINISHED = "unfinished"  # states of trainings: DVC, which deletes a stage's outputs before it runs it, knows nothing of them
 
 
@@ -202,8 +205,11 @@ def cell_jobs(plan: Plan, cell: Cell) -> Iterator[Job]:
     if (sweep := warmup / SWEEP).is_file():
         arguments += ["--sweep", str(sweep)]
     yield Job("eval", folder, reports / CONFUSIONS, arguments, read=PerImage.read)
-    for snapshot in trained.glob(SNAPSHOTS):  # they are scored now, and as large as checkpoints
-        unlink_with_digest(snapshot)
+    if snapshots := list(trained.glob(SNAPSHOTS)):  # they are scored now, and as large as checkpoints
+        scored = read_object(reports / "metrics.json", writer="cwbass eval", keys=("snapshots",))
+        write_rows(trained / SNAPSHOT_SCORES, scored["snapshots"])
+        for snapshot in snapshots:
+            unlink_with_digest(snapshot)
 
 
 def _split_job(params: Params, folder: Path) -> Job:

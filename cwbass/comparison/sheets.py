@@ -84,14 +84,19 @@ def _guarded(rows: Mapping[str, Numbers]) -> list[str]:
 
 
 def _unlike_means(rows: Mapping[str, Numbers]) -> list[str]:
-    """Where the means of one seed are over different classes."""
+    """Where the means of one seed, or those of one method, are over different classes."""
+    seeds = dict.fromkeys(seed for row in rows.values() for seed in row["undefined"])
+    groups = {
+        **{f"seed {seed}": {name: row["undefined"].get(seed) for name, row in rows.items()} for seed in seeds},
+        **{name: {f"seed {seed}": classes for seed, classes in row["undefined"].items()} for name, row in rows.items()},
+    }
     found = []
-    for seed in dict.fromkeys(seed for row in rows.values() for seed in row["undefined"]):
-        left_out = {name: row["undefined"][seed] for name, row in rows.items() if seed in row["undefined"]}
+    for group, members in groups.items():
+        left_out = {member: classes for member, classes in members.items() if classes is not None}
         if len({tuple(classes) for classes in left_out.values()}) > 1:
-            each = "; ".join(f"{name} leaves out {', '.join(classes) or 'none'}" for name, classes in left_out.items())
+            each = "; ".join(f"{member} leaves out {', '.join(classes) or 'none'}" for member, classes in left_out.items())
             found.append(
-                f"the means of seed {seed} are over different classes. A class that no test image shows counts, as 0, for a network "
+                f"the means of {group} are over different classes. A class that no test image shows counts, as 0, for a network "
                 f"that names it, and is left out for one that does not: {each}."
             )
     return found

@@ -80,7 +80,7 @@ def _label_set(plan: Plan, results: Sequence[Result], draws: NDArray[np.int64]) 
             "curve": _curve(name, plan, by_variant),
             "step_seconds": _mean([result.step_seconds for result in ordered]),
             "train_seconds": _mean([result.train_seconds for result in ordered]),
-            "stages": _stages(plan, name),
+            "stages": stages(plan, name),
             "guarded": {seed: list(result.guarded) for seed, result in cells.items() if result.guarded},
             "undefined": {seed: _undefined(result) for seed, result in cells.items()},
             "peak_mb": max((result.peak_mb for result in ordered if result.peak_mb is not None), default=None),
@@ -143,17 +143,17 @@ def _curve(name: str, plan: Plan, by_variant: Mapping[str, Mapping[int, Result]]
     return [(step, statistics.mean(curve[step] for curve in curves)) for step in sorted(common)]
 
 
-def _stages(plan: Plan, name: str) -> list[dict[str, Any]]:
+def stages(plan: Plan, name: str) -> list[dict[str, Any]]:
     """What a run goes through: optimiser steps, and images through an encoder where both were measured, with a gradient and without."""
     length, retraining = plan.length(name), plan.variants[name].retraining
     cost, supervised = plan.cost(name), plan.cost(SUPERVISED)
-    stages = [
+    parts = [
         ("warm-up", length.warmup, length.warmup, supervised and supervised.step),
         ("training", length.steps - length.warmup, length.steps - length.warmup, cost and cost.step),
     ]
     if retraining is not None:
         steps = 2 * (retraining.steps or length.steps)
-        stages += [("labelling", 0, 1, cost and cost.labelling), ("retraining", steps, steps, cost and cost.retraining)]
+        parts += [("labelling", 0, 1, cost and cost.labelling), ("retraining", steps, steps, cost and cost.retraining)]
     return [
         {
             "stage": stage,
@@ -161,7 +161,7 @@ def _stages(plan: Plan, name: str) -> list[dict[str, Any]]:
             "passes": times * each.passes if each else None,
             "passes_no_grad": times * each.passes_no_grad if each else None,
         }
-        for stage, steps, times, each in stages
+        for stage, steps, times, each in parts
     ]
 
 

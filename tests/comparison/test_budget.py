@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cwbass.comparison.budget import Budget, Cost, Length, MethodCost, longest, spent
+from cwbass.comparison.budget import Budget, Cost, Length, MethodCost, longest, spent, warmup_steps
 from cwbass.errors import DataError, ParamsError
 from cwbass.methods.base import Retraining
 
@@ -51,6 +51,18 @@ def test_steps_that_a_budget_pays_for_with_the_warm_up_counted(text: str, share:
 )
 def test_a_second_stage_is_paid_from_the_same_budget(text: str, retrain_steps: int | None, expected: int) -> None:
     assert run(text, TWO_STAGES, retraining=second_stage(retrain_steps)).steps == expected
+
+
+def test_a_budget_that_is_used_up_to_the_last_is_not_lost_to_rounding() -> None:
+    assert 3 * (6.0 / 60) > 0.3
+    assert run("minutes=0.3", MethodCost(Cost(6.0, 1, 0))) == Length(3, 0)
+
+
+@pytest.mark.parametrize(
+    ("steps", "share", "expected"), [(1, 0.9, 0), (2, 0.9, 1), (10, 0.25, 2), (10, 0.35, 4), (300, 1 / 3, 100)]
+)
+def test_a_warm_up_keeps_its_share_and_leaves_the_method_a_step(steps: int, share: float, expected: int) -> None:
+    assert warmup_steps(steps, share) == expected
 
 
 @pytest.mark.parametrize("kind", ["steps", "minutes", "passes"])

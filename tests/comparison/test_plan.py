@@ -68,6 +68,13 @@ def test_other_labels_are_refused(text: str) -> None:
         label_sets([text])
 
 
+@pytest.mark.parametrize("texts", [["1-4=ids.txt", "1/4"], ["1/4", "1-4=ids.txt"]])
+def test_a_list_and_a_share_of_one_name_are_refused(texts: list[str]) -> None:
+    with pytest.raises(ParamsError, match="--labels names 1-4 twice"):
+        label_sets(texts)
+    assert list(label_sets(["1/4", "1/4"])) == ["1-4"]
+
+
 def test_a_share_out_of_range_is_refused_by_the_parameters(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"split\.labeled"):
         plan(tmp_path, labels=label_sets(["5/4"])).cell_params(Cell("5-4", 0, "cw_bass"))

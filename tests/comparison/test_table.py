@@ -202,6 +202,44 @@ def test_a_curve_begins_with_the_warm_up_that_is_shared(table: dict[str, Any]) -
     assert rows["cw_bass"]["curve"] == [(100, pytest.approx(0.3)), (200, pytest.approx(0.675)), (300, 0.5)]
 
 
+def test_a_curve_has_the_steps_of_every_seed(plan: Plan) -> None:
+    cells = [result("cw_bass", 0, "right", {200: 0.7, 300: 0.5}), result("cw_bass", 1, "right", {250: 0.1, 300: 0.6})]
+    warm = result("supervised", 0, "half", {100: 0.2, 300: 0.5})
+    assert tabulate(plan, [warm, *cells])["labels"]["1-4"]["rows"]["cw_bass"]["curve"] == [(300, pytest.approx(0.55))]
+
+
+def test_a_curve_of_another_length_begins_with_its_own_steps(plan: Plan) -> None:
+    for name, passes in (("supervised", 2), ("cw_bass", 5)):  # 100 x 2 + 200 x 5 is 1,200; and supervised has 600 steps
+        plan.cost_file(name).parent.mkdir(exist_ok=True)
+        plan.cost_file(name).write_text(json.dumps(MethodCost(Cost(None, passes, 0)).to_dict()))
+    cells = [result("supervised", 0, "half", {100: 0.2, 600: 0.5}), result("cw_bass", 0, "right", {200: 0.7, 300: 0.5})]
+    rows = tabulate(replace(plan, budget=Budget("passes", 1200)), cells)["labels"]["1-4"]["rows"]
+    assert [(row["steps"], row["warmup_steps"]) for row in rows.values()] == [(600, 200), (300, 100)]
+    assert rows["cw_bass"]["curve"] == [(200, 0.7), (300, 0.5)]
+
+
+def test_gains_are_of_the_seeds_that_both_have(plan: Plan) -> None:
+    cells = [
+        *(result("supervised", seed, kind, {}) for seed, kind in ((0, "half"), (1, "wrong"))),
+        *(result("cw_bass", seed, kind, {}) for seed, kind in ((1, "right"), (2, "right"))),
+    ]
+    found = tabulate(plan, cells)
+    row = found["labels"]["1-4"]["rows"]["cw_bass"]
+    assert row["gain"] == {1: pytest.approx(2 / 3)}
+    assert row["against_supervised"]["each"] == row["gain"]
+    text = markdown(json.loads(json.dumps(found)))
+    assert "| cw\\_bass | - | +66.7 | - | +66.7 | (0.0 to +100.0) |" in text
+    assert "\nRows have different seeds; a difference is taken over those that both have.\n" in text
+
+
+def test_seconds_are_means_over_seeds_and_memory_is_the_most(plan: Plan) -> None:
+    cells = [
+        replace(result("cw_bass", seed, "right", {}), step_seconds=step, train_seconds=train, peak_mb=peak)
+        for seed, (step, train, peak) in enumerate([(0.1, 60.0, 100.0), (0.2, 70.0, 300.0), (0.6, 110.0, None)])
+    ]
+    assert "| cw\\_bass | 300 | 100 | 300 | 80 | 300 |" in markdown(tabulate(plan, [result("supervised", 0, "half", {}), *cells]))
+
+
 def test_a_curve_joins_no_two_kinds_of_network(plan: Plan) -> None:
     warm = result("supervised", 0, "half", {100: 0.2, 300: 0.5})
     raw = result("fixmatch", 0, "right", {200: 0.7, 300: 0.5}, weights="student")
@@ -247,7 +285,9 @@ def test_a_second_stage_shows_all_that_it_takes(tmp_path: Path) -> None:
     for name, cost in (("supervised", MethodCost(Cost(1, 4, 0, 700))), ("st_plus_plus", MethodCost(step, retraining, labelling))):
         plan.cost_file(name).parent.mkdir(exist_ok=True)
         plan.cost_file(name).write_text(json.dumps(cost.to_dict()))
-    text = markdown(tabulate(plan, [result("supervised", 0, "half", {}), result("st_plus_plus", 0, "right", {})]))
+    results = [result("supervised", 0, "half", {}), result("st_plus_plus", 0, "right", {})]
+    assert [row["steps"] for row in csv.DictReader(io.StringIO(runs_csv(plan, results)))] == ["1500", "1500"]
+    text = markdown(tabulate(plan, results))
     assert "No states are kept of a method with a second stage: no oracle, and no curve, of st\\_plus\\_plus." in text
     # 1,500 steps pay for a schedule of 500, a third of it warm-up, and for two retrainings of as many.
     assert (
@@ -331,6 +371,8 @@ def test_a_score_that_older_cells_lack_is_a_dash(plan: Plan, unequal: list[Resul
     newer, older = unequal[0], unequal[2]  # supervised and cw_bass
     older = replace(older, metrics={key: value for key, value in older.metrics.items() if key != "ece"})
     assert "| cw\\_bass | 25.0 | - | 50.0 | - |" in markdown(tabulate(plan, [newer, older]))
+    # nor is a mean of the seeds that have it set beside means of all
+    assert "| cw\\_bass | 25.0 ± 0.0 | - | 50.0 ± 0.0 | - |" in markdown(tabulate(plan, [newer, older, unequal[3]]))
     assert [row["ece"] for row in csv.DictReader(io.StringIO(runs_csv(plan, [older, newer])))] == ["", "0.1"]
 
 
@@ -380,6 +422,9 @@ def test_means_over_different_classes_are_told_with_the_seed(plan: Plan, unequal
     assert "\nLabels 1-4: the means of seed 0 are over different classes." in text
     assert "does not: supervised leaves out \\<b\\>\\|sky; cw\\_bass leaves out none.\n" in text
     assert "seed 1 are over" not in text
+    assert "\nLabels 1-4: the means of cw\\_bass are over different classes." in text
+    assert "does not: seed 0 leaves out none; seed 1 leaves out \\<b\\>\\|sky.\n" in text
+    assert "the means of supervised" not in text
 
 
 def test_the_page_shows_each_number_and_takes_no_name_for_markup(table: dict[str, Any]) -> None:
@@ -388,6 +433,8 @@ def test_the_page_shows_each_number_and_takes_no_name_for_markup(table: dict[str
         assert f"<td>{cell}</td>" in page
     assert '<th scope="col">&lt;b&gt;|sky</th>' in page
     assert "<b>" not in page
+    assert "cw_bass: 33.3, over seeds -51.4 to 118.0, over test images 0.0 to 50.0<" in page
+    assert page.count("95 % over seeds") == 3 and page.count("95 % over test images") == 2  # the latter of differences alone
     assert page.count('<svg class="chart"') == 4  # mIoU, against cw_bass, against supervised, steps: one set of labels
     for forbidden in ("<script", "http://", "https://", "url("):
         assert forbidden not in page
@@ -396,4 +443,6 @@ def test_the_page_shows_each_number_and_takes_no_name_for_markup(table: dict[str
 @pytest.mark.parametrize(("labeled", "drawn"), [(12, False), (24, True)])
 def test_scores_are_drawn_against_labels_where_their_numbers_differ(table: dict[str, Any], labeled: int, drawn: bool) -> None:
     table["labels"]["other"] = {**table["labels"]["1-4"], "labeled": labeled}
-    assert ("<h3>mIoU against labels</h3>" in draw_page(table)) is drawn
+    page = draw_page(table)
+    assert ("<h3>mIoU against labels</h3>" in page) is drawn
+    assert [f"supervised, {images}: 46.7%" in page for images in (12, 24)] == [drawn, drawn]

@@ -15,6 +15,7 @@ from cwbass.evaluation.statistics import (
     mean_over_classes,
     overlaps,
     paired_difference,
+    percentiles,
     resampled_iou,
     t_interval,
 )
@@ -31,6 +32,11 @@ def test_an_interval_over_three_seeds_is_that_of_student() -> None:
     found = t_interval([0.4, 0.5, 0.6])  # deviation 0.1, 2 degrees of freedom
     half = 4.3027 * 0.1 / math.sqrt(3)
     assert found == Interval(pytest.approx(0.5), pytest.approx(0.5 - half), pytest.approx(0.5 + half))
+
+
+def test_two_seeds_have_an_interval_that_says_little() -> None:
+    found = t_interval([0.6, 0.4])  # deviation 0.2 / 2 ** 0.5, so an error of 0.1, and 1 degree of freedom
+    assert found == Interval(0.5, pytest.approx(0.5 - 1.27062), pytest.approx(0.5 + 1.27062))
 
 
 def test_one_seed_has_no_interval() -> None:
@@ -58,6 +64,19 @@ def test_a_class_that_no_image_of_a_resample_shows_does_not_count_in_it() -> Non
     iou = resampled_iou(overlaps(matrices), np.array([[3, 0, 0], [1, 1, 1], [0, 0, 3]]))
     assert iou == pytest.approx(np.array([[1, math.nan], [6 / 7, 1 / 2], [math.nan, math.nan]]), nan_ok=True)
     assert mean_over_classes(iou) == pytest.approx([1.0, (6 / 7 + 1 / 2) / 2, 0.0])
+
+
+def test_a_class_that_is_shown_and_never_found_counts_as_0() -> None:
+    iou = resampled_iou(overlaps(np.array([[[3, 0], [1, 0]]])), np.array([[1]]))
+    assert iou.tolist() == [[0.75, 0.0]]
+    assert mean_over_classes(iou).tolist() == [0.375]
+
+
+def test_bounds_leave_one_resample_in_forty_on_each_side() -> None:
+    scores = np.arange(41) / 40
+    assert percentiles(np.random.default_rng(0).permutation(scores)) == pytest.approx((1 / 40, 39 / 40))
+    assert percentiles(np.concatenate([scores, np.full(99, math.nan)])) == pytest.approx((1 / 40, 39 / 40))
+    assert percentiles(np.full(3, math.nan)) is None
 
 
 def test_many_resamples_are_those_of_a_plain_loop() -> None:
@@ -100,6 +119,16 @@ def test_a_score_that_some_resamples_lack_is_compared_in_the_others() -> None:
     some = np.array([math.nan, 0.5, math.nan])
     found = paired_difference({0: some, 1: some}, {0: np.zeros(3), 1: np.zeros(3)}, {0: 0.4, 1: None}, {0: 0.1, 1: 0.3}, images=3)
     assert found == Difference(pytest.approx(0.3), 0.5, 0.5, {0: pytest.approx(0.3)}, Interval(pytest.approx(0.3), None, None))
+
+
+def test_a_resample_counts_where_every_seed_has_both_scores() -> None:
+    ours = {0: np.array([0.5, 0.9, 0.7]), 1: np.array([0.7, math.nan, 0.5])}
+    theirs = {seed: np.zeros(3) for seed in ours}
+    found = paired_difference(ours, theirs, {0: 0.6, 1: 0.6}, {0: 0.1, 1: 0.3}, images=3)
+    assert found is not None and (found.low, found.high) == pytest.approx((0.6, 0.6))  # not 0.9, which one seed alone has
+    lacking = paired_difference(ours, theirs, {0: 0.6, 1: 0.6}, {0: 0.1, 1: None}, images=3)
+    assert lacking is not None and lacking.each == {0: pytest.approx(0.5)}
+    assert (lacking.low, lacking.high) == pytest.approx((0.51, 0.89))  # of 0.5, 0.7 and 0.9
 
 
 def test_without_a_resample_that_has_both_scores_there_is_no_difference() -> None:

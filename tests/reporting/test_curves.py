@@ -47,6 +47,32 @@ def test_both_branches_start_where_the_warm_up_ends() -> None:
     assert "warm-up ends" in figure.body
 
 
+def test_branches_go_on_from_the_last_epoch_of_the_warm_up_whose_losses_are_drawn_too() -> None:
+    history = [
+        {"stage": "warmup", "step": 0, "selection_miou": 0.5, "loss": 4.0},
+        {"stage": "warmup", "step": 100, "selection_miou": 0.0, "loss": 2.0},
+        {"stage": "baseline", "step": 200, "selection_miou": 0.5, "loss": 1.0},
+        {"stage": "train", "step": 200, "selection_miou": 1.0, "loss": 0.0},
+    ]
+    losses, selection = draw_curves(history, NAMES).figures
+    for line in ("46,114 242,212", "242,212 438,114", "242,212 438,16"):
+        assert f'points="{line}"' in selection.body
+    assert 'points="46,16 242,114 438,212"' in losses.body  # of one run: the baseline is a branch of it
+    assert all('class="marker" x1="242" x2="242"' in figure.body for figure in (losses, selection))
+
+
+def test_a_class_has_its_own_line_though_some_rows_lack_it() -> None:
+    (figure,) = draw_curves(train(threshold=[[0.25, 0.75], [0.5]]), NAMES).figures
+    for point in ("road, 100: 25.0%", "road, 200: 50.0%", "sky, 100: 75.0%"):
+        assert f"<title>{point}</title>" in figure.body
+    assert "sky, 200" not in figure.body
+
+
+def test_waiting_for_data_is_seen_against_thirty_per_cent() -> None:
+    (figure,) = draw_curves(train(data_wait=[0.01, 0.02]), NAMES).figures
+    assert ">30%</text>" in figure.body
+
+
 def test_both_trainings_of_a_second_stage_have_curves_of_their_own() -> None:
     history = [
         {"stage": "train", "step": 900, "loss": 1.0, "selection_miou": 0.5},

@@ -121,12 +121,16 @@ def test_a_torn_result_is_made_again(grid: Grid, shapes: Path, tmp_path: Path) -
     path = tmp_path / "out/as-given/seed0/cw_bass/reports/confusions.npz"
     whole = PerImage.read(path)
     path.write_bytes(path.read_bytes()[:-100])
-    done = subprocess.run(
-        command(shapes, tmp_path / "out", "--cell", "as-given/seed0/cw_bass"), capture_output=True, text=True, check=False
-    )
+    shutil.rmtree(tmp_path / "out/as-given/seed0/supervised/reports")
+    done = subprocess.run(command(shapes, tmp_path / "out"), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "cwbass eval took" in done.stderr and "cwbass train took" not in done.stderr
+    assert done.stderr.count("cwbass eval took") == 2
+    assert "cwbass train took" not in done.stderr and "cwbass warmup took" not in done.stderr
     assert PerImage.read(path).matrices.tolist() == whole.matrices.tolist()
+    assert done.stdout == grid.text  # oracles of states that are deleted, too
+    tables = [json.loads((out / "table.json").read_text())["labels"]["as-given"]["rows"] for out in (grid.out, tmp_path / "out")]
+    assert {name: row["curve"] for name, row in tables[0].items()} == {name: row["curve"] for name, row in tables[1].items()}
+    assert tables[1]["cw_bass"]["curve"]
 
 
 def test_snapshots_are_scored_and_then_deleted(grid: Grid) -> None:
