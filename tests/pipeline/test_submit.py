@@ -137,6 +137,21 @@ def test_a_credentials_file_gives_what_options_do_not(api: KfpApi, tmp_path: Pat
     assert "can be read by others" in submit("--credentials", path).err
 
 
+@pytest.mark.parametrize("of_file", ["token: old", "token_file: {folder}/old"])
+@pytest.mark.parametrize("option", ["--token", "--token-file"])
+def test_a_token_that_is_given_goes_before_that_of_the_environment_and_of_the_credentials_file(
+    api: KfpApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, of_file: str
+) -> None:
+    for name, text in {"old": "old", "new": TOKEN, "kfp.yaml": of_file.format(folder=tmp_path)}.items():
+        (tmp_path / name).write_text(text)
+    given = (option, TOKEN if option == "--token" else tmp_path / "new")
+    assert submit("--host", api.url, *given, "--credentials", tmp_path / "kfp.yaml").code == 0
+    monkeypatch.setenv("CWBASS_KFP_TOKEN", "old")
+    monkeypatch.setenv("CWBASS_KFP_TOKEN_FILE", str(tmp_path / "old"))
+    assert submit("--host", api.url, *given).code == 0
+    assert set(api.authorizations) == {f"Bearer {TOKEN}"}
+
+
 @pytest.mark.parametrize("content", [f"token: [{TOKEN}", f"- {TOKEN}", f"token: {{a: {TOKEN}}}", f"tokn: {TOKEN}"])
 def test_a_wrong_credentials_file_is_exit_code_3_and_is_not_repeated(api: KfpApi, tmp_path: Path, content: str) -> None:
     path = tmp_path / "kfp.yaml"
@@ -323,6 +338,29 @@ def test_waiting_gives_up_in_the_end_and_says_that_the_run_goes_on(api: KfpApi) 
     with pytest.raises(ServiceError, match="The run goes on: u"):
         wait(RUN_ID, Service(api.url, token=TOKEN), url="u", seconds=5, poll=0.01)
     assert len(api.requests) == 10
+
+
+def test_waiting_for_a_run_that_was_deleted_is_exit_code_3_and_names_it(api: KfpApi) -> None:
+    gone = {"code": 5, "message": f"Run {RUN_ID} not found", "details": []}
+    page = f"{api.url}/#/runs/details/{RUN_ID}"
+    api.states = ["RUNNING"]
+    from cwbass.errors import ParamsError
+    from pipeline.service import Service
+    from pipeline.submit import wait
+
+    api.answers = [(404, {"Content-Type": "application/json"}, json.dumps(gone).encode())]
+    with pytest.raises(ParamsError, match=rf"\(404\): Run {RUN_ID} not found\. The run may go on: {page}"):
+        wait(RUN_ID, Service(api.url, token=TOKEN), url=page, seconds=5, poll=0.01)
+
+
+def test_waiting_with_a_token_that_expires_names_the_run(api: KfpApi) -> None:
+    from cwbass.errors import ParamsError
+    from pipeline.service import Service
+    from pipeline.submit import wait
+
+    api.tokens = set()
+    with pytest.raises(ParamsError, match=r"does not accept the token \(401\)\. .* The run may go on: u$"):
+        wait(RUN_ID, Service(api.url, token=TOKEN), url="u", seconds=5, poll=0.01)
 
 
 @pytest.mark.parametrize(
