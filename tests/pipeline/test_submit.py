@@ -87,6 +87,13 @@ def test_a_dry_run_prints_the_request_and_sends_nothing(api: KfpApi) -> None:
     assert api.requests == []
 
 
+def test_the_seconds_of_a_toleration_are_a_number(api: KfpApi) -> None:
+    toleration = {"key": "gpu", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 60}
+    done = submit("--dry-run", "--argument", f"tolerations={json.dumps([toleration])}")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["runtime_config"]["parameters"]["tolerations"] == [toleration]
+
+
 def test_a_compiled_package_is_sent_as_it_is(api: KfpApi, tmp_path: Path) -> None:
     package = tmp_path / "p.yaml"
     text = (TOP / "tests/pipeline/pipeline.golden.yaml").read_text()
@@ -133,7 +140,7 @@ def test_a_credentials_file_gives_what_options_do_not(api: KfpApi, tmp_path: Pat
     assert done.code == 0, done.err
     assert api.cookies[0] == "session=1"
     assert "can be read by others" not in done.err
-    path.chmod(0o644)
+    path.chmod(0o640)
     assert "can be read by others" in submit("--credentials", path).err
 
 
@@ -290,11 +297,12 @@ def test_a_run_that_was_posted_without_an_answer_may_have_started(api: KfpApi) -
     assert api.requests == ["POST /pipeline/apis/v2beta1/runs"]  # and not sent a second time
 
 
-def test_a_failing_service_is_exit_code_6(api: KfpApi) -> None:
-    api.answers = [(503, {"Content-Type": "application/json"}, b'{"message": "database is down"}')]
+@pytest.mark.parametrize("status", [408, 429, 503])
+def test_a_failing_service_is_exit_code_6(api: KfpApi, status: int) -> None:
+    api.answers = [(status, {"Content-Type": "application/json"}, b'{"message": "database is down"}')]
     done = submit("--host", api.url, "--token", TOKEN)
     assert done.code == 6
-    assert "failed (503): database is down." in done.line
+    assert f"failed ({status}): database is down." in done.line
 
 
 def test_a_refused_request_is_exit_code_3_with_the_service_s_reason(api: KfpApi) -> None:
@@ -327,6 +335,16 @@ def test_waiting_outlives_a_restart_of_the_service(api: KfpApi) -> None:
     api.answers = [(503, {}, b"")] * 3
     assert wait(RUN_ID, Service(api.url, token=TOKEN), url="u", seconds=5, poll=0.01) == "SUCCEEDED"
     assert len(api.requests) == 5
+
+
+def test_an_answer_between_failures_is_patience_anew(api: KfpApi) -> None:
+    from pipeline.service import Service
+    from pipeline.submit import wait
+
+    failures: list[tuple[int, dict[str, str], bytes]] = [(503, {}, b"")] * 9
+    running = json.dumps({"run_id": RUN_ID, "state": "RUNNING"}).encode()
+    api.answers = [*failures, (200, {"Content-Type": "application/json"}, running), *failures]
+    assert wait(RUN_ID, Service(api.url, token=TOKEN), url="u", seconds=5, poll=0.01) == "SUCCEEDED"
 
 
 def test_waiting_gives_up_in_the_end_and_says_that_the_run_goes_on(api: KfpApi) -> None:

@@ -77,6 +77,19 @@ def test_a_request_to_stop_ends_the_lingering_of_a_step_that_is_done() -> None:
         assert (process.communicate(timeout=30)[0], process.returncode) == ("reported\n", 0)
 
 
+def test_a_step_that_was_stopped_is_not_held_up_by_lingering() -> None:
+    started = time.monotonic()
+    with pytest.raises(Interrupted), observe("train", TelemetrySettings(port=0, linger=60)):
+        raise Interrupted("asked to")
+    assert time.monotonic() - started < 30
+
+
+def test_the_revision_of_the_environment_goes_before_that_of_the_checkout(tmp_path: Path) -> None:
+    with observe("train", TelemetrySettings(revision="4711abcd"), out_dir=tmp_path):
+        pass
+    assert 'revision="4711abcd"' in (tmp_path / "metrics.prom").read_text()
+
+
 def test_of_several_processes_the_first_one_exports(tmp_path: Path) -> None:
     with observe("train", TelemetrySettings(rank=1, port=0, pushgateway="127.0.0.1:1"), out_dir=tmp_path) as telemetry:
         assert telemetry is SILENT
@@ -137,6 +150,7 @@ def test_the_last_success_survives_a_failure_in_a_real_pushgateway(tmp_path: Pat
             try:
                 with observe("register", settings) as telemetry:
                     telemetry.describe_run(data_version="a", params="b", model="c")
+                    telemetry.step_done()  # true only while training runs: not pushed
                     if error is not None:
                         raise error
             except GateError:
@@ -147,6 +161,7 @@ def test_the_last_success_survives_a_failure_in_a_real_pushgateway(tmp_path: Pat
         success = "cwbass_stage_last_success_timestamp_seconds", group
         first = run("one")
         assert outcomes(first) == {"success"}
+        assert "cwbass_train_" not in first
         second = run("two", GateError("too bad"))
         assert outcomes(second) == {"refused"}  # and not success beside it
         assert read(second)[success] == read(first)[success]
