@@ -47,16 +47,16 @@ def train(
     from cwbass.steps.launch import Cluster, TrainTask, train_where_asked
     from cwbass.steps.runs import run_folder
     from cwbass.steps.train import TrainParams
-    from cwbass.telemetry import observe_here
+    from cwbass.telemetry import observe_failure, observe_here
 
     with disk_failures():
         loaded = load_text(params, "train_params", TrainParams, data=data)
         out_dir = run_folder(Path(runs), run_id, "train")
         files = {"manifest": Path(split.path) / "manifest.json", "warmup": Path(warmup.path) / "warmup.pt"}
-        root = local_dataset(data, DATASETS)
+        with observe_failure(telemetry := functools.partial(observe_here, "train", out_dir=out_dir, run_id=run_id)):
+            root = local_dataset(data, DATASETS)
         task = TrainTask(params=loaded, **files, data_root=root, out_dir=out_dir, run_id=run_id)
         cluster = Cluster(image, cpu=cpu, memory=memory, accelerator=accelerator or None)
-        telemetry = functools.partial(observe_here, "train", out_dir=out_dir, run_id=run_id)
         report = train_where_asked(task, cluster=cluster, telemetry=telemetry)
         shutil.copytree(out_dir, train.path, dirs_exist_ok=True)
         listing = {"data_listing": root.name} if "://" in data else {}  # a copy is named by the digest of what was there

@@ -105,6 +105,8 @@ def measure_parity(net: nn.Module, path: Path, sizes: Sequence[tuple[int, int]] 
 
 def _run(path: Path, image: Tensor) -> NDArray[np.float32]:
     """Logits of a file on the CPU."""
+    # From 1.32 on it tells its maker of each session, and keeps a device id in the home folder; disable_telemetry_events() is too late.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -96,10 +96,19 @@ def _arguments(
 
 
 def _service(
-    host: str | None, namespace: str | None, token: str | None, token_file: Path | None, credentials: Path | None
+    context: typer.Context,
+    host: str | None,
+    namespace: str | None,
+    token: str | None,
+    token_file: Path | None,
+    credentials: Path | None,
 ) -> Service:
     from pipeline.service import Service, read_service
 
+    if token and token_file:  # an option goes before the environment; else the file, which is renewed
+        sources = {name: context.get_parameter_source(name) for name in ("token", "token_file")}
+        optional = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+        token, token_file = (token, None) if optional == {"token"} else (None, token_file)
     return read_service(Service(host, namespace, token, None if token_file is None else str(token_file)), credentials)
 
 
@@ -182,6 +191,7 @@ def run_local_compare(
 
 @app.command()
 def submit(
+    context: typer.Context,
     params: Annotated[
         Path | None, typer.Option("--params", help=f"File of parameters; default: {PARAMS}.", dir_okay=False)
     ] = None,
@@ -225,7 +235,7 @@ def submit(
     if dry_run:
         _print({"experiment": experiment, **spec.to_dict()})
         return
-    service = _service(host, namespace, token, token_file, credentials)
+    service = _service(context, host, namespace, token, token_file, credentials)
     run_id, url = sender.submit(spec, service, experiment=experiment, create_experiment=create_experiment, seconds=timeout)
     logging.info("run %s: %s", run_id, url)
     state = sender.wait(run_id, service, url=url, seconds=timeout, poll=poll) if wait else "SUBMITTED"
@@ -234,6 +244,7 @@ def submit(
 
 @app.command()
 def doctor(
+    context: typer.Context,
     host: Host = None,
     namespace: Namespace = None,
     token: Token = None,
@@ -245,7 +256,7 @@ def doctor(
     _needs_kfp()
     from pipeline.service import connect, list_experiments
 
-    service = _service(host, namespace, token, token_file, credentials)
+    service = _service(context, host, namespace, token, token_file, credentials)
     found = list_experiments(connect(service), service.namespace, seconds=timeout)
     _print({"host": service.host, "namespace": service.namespace, "experiments": found})
 

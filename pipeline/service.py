@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 API = "/apis/v2beta1"
 CONNECT_SECONDS = 5.0
 _EQUALS = 1
+_NOT_FOUND = 5  # of gRPC: the API knows the request, and not what it names
 _PASSING = (408, 429)
 
 
@@ -59,6 +60,8 @@ def read_service(given: Service, credentials: Path | None) -> Service:
     service = given
     if credentials is not None:
         values = _read_credentials(credentials)
+        if given.token or given.token_file:  # either is the token, and goes before both of the file's
+            values = {key: value for key, value in values.items() if key not in ("token", "token_file")}
         service = replace(given, **{key: value for key, value in values.items() if getattr(given, key) is None})
     if service.host is None:
         raise ParamsError("no host is given. Use --host, CWBASS_KFP_HOST, or host: in a credentials file.")
@@ -203,7 +206,7 @@ def _of_status(error: kfp_server_api.ApiException, client: kfp_server_api.ApiCli
         return ParamsError(
             f"{host} sends to another page ({status}), a login perhaps. Give a token or cookies, or the API's own address."
         )
-    if status == 404:
+    if status == 404 and _body(error).get("code") != _NOT_FOUND:
         return ParamsError(
             f"{host} has no {API} (404). Give the address of Kubeflow Pipelines, e.g. https://kubeflow.example.com/pipeline."
         )
@@ -243,12 +246,17 @@ def _check_json(client: kfp_server_api.ApiClient) -> None:
 
 
 def _message(error: kfp_server_api.ApiException) -> str:
+    body = _body(error)
+    return f"{_short(body.get('message') or body.get('error') or error.reason).rstrip('.')}."
+
+
+def _body(error: kfp_server_api.ApiException) -> dict[str, Any]:
+    """What the service says of an error; empty where that is no JSON object."""
     try:
         body = json.loads(error.body)
-        text = str(body.get("message") or body.get("error") or error.reason)
-    except (TypeError, ValueError, AttributeError):
-        text = str(error.reason)
-    return f"{_short(text).rstrip('.')}."
+    except (TypeError, ValueError):
+        return {}
+    return body if isinstance(body, dict) else {}
 
 
 def _short(value: object) -> str:

@@ -112,6 +112,7 @@ def wait(run_id: str, service: Service, *, url: str, seconds: float, poll: float
     Raises:
         GateError: Registration was refused, as far as Kubeflow tells.
         CwbassError: The run failed or was cancelled.
+        ParamsError: The token is no longer good, or the run is gone.
         ServiceError: The service was out of reach for long; the run goes on without us.
     """
     client, failed, state = connect(service), 0, ""
@@ -126,6 +127,8 @@ def wait(run_id: str, service: Service, *, url: str, seconds: float, poll: float
             logger.warning("%s", error)
             time.sleep(poll)
             continue
+        except ParamsError as error:
+            raise ParamsError(f"{error} The run may go on: {url}") from error
         if run.state != state:
             state = run.state or ""
             logger.info("%s: %s", run_id, state)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +44,19 @@ def network(seed: int = 0) -> SegmentationNet:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Parity]:
     path = tmp_path_factory.mktemp("onnx") / "deep" / "model.onnx"
     return path, export_onnx(network(), path, class_names=["sky", "road", "car", "tree"], protocol="whole scale:0.4")
+
+
+@needs_onnx
+def test_the_check_of_a_file_leaves_no_trace_of_onnx_runtimes_usage_data(exported: tuple[Path, Parity], tmp_path: Path) -> None:
+    """It keeps what it will send, and a device id, below HOME from the first session on."""
+    code = "import sys, numpy, torch; from pathlib import Path; from cwbass.export import _run\n"
+    code += "print(_run(Path(sys.argv[1]), torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape)"
+    environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    home = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", code, str(exported[0])]
+    done = subprocess.run(command, env=environment | home, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "(1, 4, 32, 32)\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 @needs_onnx

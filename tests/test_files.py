@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
+import stat
 from pathlib import Path
 
 import pytest
 
-from cwbass.errors import ParamsError
+from cwbass.errors import ParamsError, ServiceError
 from cwbass.files import partial_file, place_link, spare_params, unlink_with_digest, write_digest, write_whole
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # SHA-256 of "abc", of FIPS 180-2
@@ -33,6 +35,23 @@ def test_what_fails_half_way_leaves_the_old_file_alone(tmp_path: Path) -> None:
         partial.write_bytes(b"half")
         raise KeyboardInterrupt
     assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == {"file": b"old"}
+
+
+def test_a_disk_that_cannot_flush_a_folder_takes_files_and_one_that_fails_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, number = os.fsync, errno.EINVAL
+
+    def only_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    assert write_whole(tmp_path / "file", b"abc") == ABC
+    number = errno.EIO
+    with pytest.raises(ServiceError, match=r"file cannot be written: Input/output error"):
+        write_whole(tmp_path / "file", b"abc")
 
 
 def test_a_place_that_cannot_be_written_to_is_not_mended_by_making_room(tmp_path: Path) -> None:

@@ -171,9 +171,11 @@ def _run(
     report_file: Path | None,
 ) -> None:
     """Take a step of training in as many processes as there shall be, tell metrics of it, and print its report."""
+    from cwbass.telemetry import observe_failure
     from cwbass.training.distributed import joined
 
-    root = dataset_folder(data or params.data.root)  # before there are several processes, which would all copy it
+    with observe_failure(partial(observe, out_dir=out)):
+        root = dataset_folder(data or params.data.root)  # before there are several processes, which would all copy it
     _spread(params.train.processes, nodes)
     with observe(out_dir=out) as telemetry, joined(params.train.device, os.environ) as world:
         report = step(data_root=root, out_dir=out, telemetry=telemetry, world=world)

@@ -118,22 +118,19 @@ def register(
         registry.name,
         "refused",
         champion=None if champion is None else champion.version,
-        reasons=reasons(checks),
         page="" if dry_run else str(out_dir / PAGE),
     )
-    if outcome.reasons:
-        see = ""
-        if not dry_run:
-            _write(outcome, checks, champion, out_dir)
-            see = f"; see {outcome.page}"
-        raise GateError(
-            f"{registry.name} is not registered: {'; '.join(outcome.reasons)}. Train a better model, or change the limit{see}."
-        )
+    if reasons(checks):
+        raise _refused(outcome, checks, champion, out_dir, mend="Train a better model, or change the limit")
     if dry_run:
         return replace(outcome, decision="passed", version=None if same is None else str(same.number))
     version = same
     if version is None:
-        files = scored | _description(registry, model, net, scores, checkpoint_sha256, origin or {})
+        try:
+            files = scored | _description(registry, model, net, scores, checkpoint_sha256, origin or {})
+        except GateError as error:
+            checks = (*checks, Check(ONNX, "the network's answers", "others", str(error).rstrip(".")))
+            raise _refused(outcome, checks, champion, out_dir, mend="Nothing was written") from error
         files |= _pages(report)
         version = register_version(store, name=registry.name, files=files)
         telemetry.uploaded(sum(len(file) if isinstance(file, bytes) else file.stat().st_size for file in files.values()))
@@ -142,7 +139,8 @@ def register(
         logger.info("%s %s is this very model: %s", version.name, version.number, version.uri)
     if registry.promote is not None:
         before = seen if registry.promote == CHAMPION else current(store, registry.name, registry.promote)
-        promote(store, registry.name, registry.promote, version.number, seen=before, reason="passed the gate")
+        with telemetry.registry_operation("promote"):
+            promote(store, registry.name, registry.promote, version.number, seen=before, reason="passed the gate")
         logger.info("%s@%s is %s", version.name, registry.promote, version.number)
     outcome = replace(
         outcome,
@@ -154,6 +152,18 @@ def register(
     )
     _write(outcome, checks, champion, out_dir)
     return outcome
+
+
+def _refused(
+    outcome: RegisterReport, checks: tuple[Check, ...], champion: Champion | None, out_dir: Path, *, mend: str
+) -> GateError:
+    """The error of a refusal, which is written down first where there is a page for it."""
+    refused = replace(outcome, reasons=reasons(checks))
+    see = ""
+    if refused.page:
+        _write(refused, checks, champion, out_dir)
+        see = f"; see {refused.page}"
+    return GateError(f"{refused.name} is not registered: {'; '.join(refused.reasons)}. {mend}{see}.")
 
 
 def _champion(store: ObjectStore, name: str, seen: Entry | None, same: Version | None) -> Champion | None:

@@ -6,6 +6,7 @@ through: that is all a registry needs of its store. A new kind is a class and a 
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -15,12 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol, runtime_checkable
 
-from cwbass.errors import DataError, ParamsError, ServiceError
+from cwbass.errors import NOT_WRITABLE, DataError, ParamsError, ServiceError
 from cwbass.files import partial_file, sync_folder
 from cwbass.plugins import Registry, load_plugins
 
 # Safe in every file system, in URLs and in S3. A part starts with no dot: no "..", and no name of a partial file.
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # what file systems without hard links say to one
 
 Content = bytes | Path | IO[bytes]  # of an object; an open file may have lost its name
 
@@ -150,7 +153,7 @@ class FolderStore:
                 shutil.copyfileobj(source, file)
                 file.flush()
                 os.fsync(file.fileno())
-            written = _place(partial, path, if_absent=if_absent)
+            written = self._place(partial, path, if_absent=if_absent)
             sync_folder(path.parent)
         return written
 
@@ -200,20 +203,27 @@ class FolderStore:
 
     @contextmanager
     def _service(self, verb: str, path: Path) -> Iterator[None]:
-        """What the file system refuses is a failure of the store."""
+        """What the file system refuses is a failure of the store; where it would again, of its setting."""
         try:
             yield
         except OSError as error:
             reason = error.strerror or error
-            raise ServiceError(f"cannot {verb} {path}: {reason}. Check {self._setting}, its permissions and its disk.") from error
+            kind = ParamsError if error.errno in NOT_WRITABLE else ServiceError
+            raise kind(f"cannot {verb} {path}: {reason}. Check {self._setting}, its permissions and its disk.") from error
 
-
-def _place(partial: Path, path: Path, *, if_absent: bool) -> bool:
-    if not if_absent:
-        os.replace(partial, path)
+    def _place(self, partial: Path, path: Path, *, if_absent: bool) -> bool:
+        if not if_absent:
+            os.replace(partial, path)
+            return True
+        try:
+            os.link(partial, path)  # unlike a rename, fails where there is a file
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            raise ParamsError(
+                f"{path.parent} is on a file system without hard links ({error.strerror}), where one of several writers could write over "
+                f"another. Set {self._setting} to a folder on another file system, or to s3://bucket/prefix."
+            ) from error
         return True
-    try:
-        os.link(partial, path)  # unlike a rename, fails where there is a file
-    except FileExistsError:
-        return False
-    return True

@@ -5,6 +5,6 @@ with observe("train", TelemetrySettings.from_environment(os.environ), out_dir=ou
 """
 
 from cwbass.telemetry.base import SILENT, Telemetry
-from cwbass.telemetry.session import TelemetrySettings, observe, observe_here
+from cwbass.telemetry.session import TelemetrySettings, observe, observe_failure, observe_here
 
-__all__ = ["SILENT", "Telemetry", "TelemetrySettings", "observe", "observe_here"]
+__all__ = ["SILENT", "Telemetry", "TelemetrySettings", "observe", "observe_failure", "observe_here"]

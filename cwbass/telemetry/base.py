@@ -76,6 +76,10 @@ class Telemetry:
         """Around the writing of a checkpoint; what it raises passes through."""
         return nullcontext()
 
+    def saving_state(self) -> AbstractContextManager[None]:
+        """Around the writing of a state, from which a run that was killed goes on; likewise, and maybe in another thread."""
+        return nullcontext()
+
     def checkpoint_damaged(self) -> None:
         """A checkpoint could not be read, and an older one is used."""
 
@@ -100,7 +104,7 @@ class Telemetry:
         """Around what is asked of the registry; what it raises passes through.
 
         Args:
-            operation: ``register``, ``promote`` or ``rollback``.
+            operation: ``register`` or ``promote``.
         """
         return nullcontext()
 

@@ -112,12 +112,12 @@ class Metrics:
 
         self.checkpoints = self._counter(
             "cwbass_checkpoints_total",
-            "Checkpoints written, not written for an error, or found damaged when read.",
+            "Checkpoints written; checkpoints and states not written for an error, or found damaged when read.",
             {"outcome": ("written", "failed", "damaged")},
         )
         self.checkpoint_time = self._gauge(
             "cwbass_checkpoint_last_timestamp_seconds",
-            "When the last checkpoint was written; until there is one, when training began.",
+            "When the last checkpoint or state was written; until there is one, when training began.",
         )
         self.checkpoint_bytes = self._gauge("cwbass_checkpoint_bytes", "Size of the last checkpoint.")
         self.resumes = self._counter("cwbass_train_resumes_total", "Continuations of an earlier process's training.")
@@ -169,8 +169,8 @@ class Metrics:
 
         self.registry_operations = self._counter(
             "cwbass_registry_operations_total",
-            "What was asked of the model registry, and what it answered.",
-            {"operation": ("register", "promote", "rollback"), "outcome": ("success", "refused", "failed")},
+            "What the step register asked of the model registry, and what it answered.",
+            {"operation": ("register", "promote"), "outcome": ("success", "refused", "failed")},
             outcome=True,
         )
         self.registry_bytes = self._counter(

@@ -194,6 +194,19 @@ class Recorder(Telemetry):
             raise
         self._checkpoint("written", path)
 
+    @contextmanager
+    def saving_state(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            self._checkpoint("failed")
+            raise
+        self._state_saved()
+
+    @softly
+    def _state_saved(self) -> None:
+        self.metrics.checkpoint_time.set_to_current_time()
+
     @softly
     def _checkpoint(self, outcome: str, path: Path | None = None) -> None:
         self.metrics.checkpoints.labels(outcome).inc()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ from cwbass.telemetry.recorder import Recorder
 logger = logging.getLogger(__name__)
 
 TEXTFILE = "metrics.prom"
+_STOPPED = tuple(
+    128 + number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+)  # codes of a handler that ends a command
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,10 @@ def observe(stage: str, settings: TelemetrySettings, *, out_dir: Path | None = N
         if isinstance(stop, KeyboardInterrupt):
             recorder.interrupted("SIGINT")
         raise
+    except SystemExit as stop:
+        if stop.code in _STOPPED:
+            outcome = "interrupted"
+        raise
     finally:
         recorder.finished(outcome, time.monotonic() - started)
         if (path := _textfile(settings, stage, out_dir)) is not None:
@@ -121,7 +129,7 @@ def observe(stage: str, settings: TelemetrySettings, *, out_dir: Path | None = N
         if server is not None:
             if settings.linger and outcome != "interrupted":
                 logger.info("metrics: served for %g seconds more", settings.linger)
-                with suppress(KeyboardInterrupt):
+                with suppress(KeyboardInterrupt, SystemExit):  # a request to stop ends this, and not a step that is done
                     time.sleep(settings.linger)
             server.shutdown()
             server.server_close()
@@ -136,6 +144,20 @@ def observe_here(stage: str, *, out_dir: Path | None = None, **given: Any) -> Ab
         given: Settings that win over the environment, unless None.
     """
     return observe(stage, TelemetrySettings.from_environment(os.environ, **given), out_dir=out_dir)
+
+
+@contextmanager
+def observe_failure(observe: Callable[[], AbstractContextManager[Telemetry]]) -> Iterator[None]:
+    """Around what comes before a step that observes itself: tells of an end in an error, and else nothing.
+
+    Args:
+        observe: Opens the telemetry of the step.
+    """
+    try:
+        yield
+    except BaseException:
+        with observe():
+            raise
 
 
 def _recorder(stage: str, settings: TelemetrySettings) -> Recorder | None:

@@ -90,7 +90,7 @@ class Keeper:
         resume: What the caller wants of an earlier run's files.
         results: Names, or patterns of them, of what a run leaves in ``out_dir``; see :meth:`begin`.
         mirror: A second place for the states; None has none.
-        telemetry: Told of damaged states, and that training goes on or is stopped.
+        telemetry: Told of saved and of damaged states, and that training goes on or is stopped.
         world: The processes that train together: the main one reads and writes, the others follow it.
 
     Raises:
@@ -406,8 +406,9 @@ class Keeper:
             writing.result()
 
     def _write(self, name: str, data: memoryview, commit: Mapping[str, Any]) -> None:
-        digest = write_whole(self.folder / f"{name}.pt", data)
-        write_whole(self.folder / f"{name}.json", json.dumps({**commit, "sha256": digest}).encode())
+        with self.telemetry.saving_state():
+            digest = write_whole(self.folder / f"{name}.pt", data)
+            write_whole(self.folder / f"{name}.json", json.dumps({**commit, "sha256": digest}).encode())
         self._prune()
         if self.mirror is not None:
             self.mirror.sync(self.folder)

@@ -26,7 +26,7 @@ from kfp import dsl
 
 import components
 from cwbass.data.remote import STORES
-from cwbass.errors import CwbassError, DataError, GateError, ServiceError
+from cwbass.errors import CwbassError, DataError, GateError, ParamsError, ServiceError
 from cwbass.params import dump_params, read_params
 from cwbass.steps.launch import TrainTask
 from cwbass.steps.training import TrainReport
@@ -307,6 +307,17 @@ def component(
     known = {**inputs, **texts, **pod}
     getattr(components, task).python_func(**{name: known[name] for name in spec.inputs or {}}, **outputs)
     return outputs
+
+
+@pytest.mark.parametrize("task", ["split", "warmup", "train", "evaluate"])
+def test_data_that_cannot_be_had_are_a_failure_of_the_step_in_its_metrics(
+    task: str, tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CWBASS_METRICS_TEXTFILE", str(tmp_path / "step.prom"))
+    with pytest.raises(ParamsError, match=r"data\.root is shelf://gone"):
+        component(task, tiny_run, out=tmp_path / "out", runs=tmp_path / "runs", data="shelf://gone")
+    outcome = f'cwbass_stage_last_completion_timestamp_seconds{{outcome="failed",stage="{task}"}}'
+    assert outcome in (tmp_path / "step.prom").read_text()
 
 
 @pytest.mark.parametrize("task", ["warmup", "train"])

@@ -87,6 +87,13 @@ def test_a_dry_run_prints_the_request_and_sends_nothing(api: KfpApi) -> None:
     assert api.requests == []
 
 
+def test_the_seconds_of_a_toleration_are_a_number(api: KfpApi) -> None:
+    toleration = {"key": "gpu", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 60}
+    done = submit("--dry-run", "--argument", f"tolerations={json.dumps([toleration])}")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["runtime_config"]["parameters"]["tolerations"] == [toleration]
+
+
 def test_a_compiled_package_is_sent_as_it_is(api: KfpApi, tmp_path: Path) -> None:
     package = tmp_path / "p.yaml"
     text = (TOP / "tests/pipeline/pipeline.golden.yaml").read_text()
@@ -133,8 +140,23 @@ def test_a_credentials_file_gives_what_options_do_not(api: KfpApi, tmp_path: Pat
     assert done.code == 0, done.err
     assert api.cookies[0] == "session=1"
     assert "can be read by others" not in done.err
-    path.chmod(0o644)
+    path.chmod(0o640)
     assert "can be read by others" in submit("--credentials", path).err
+
+
+@pytest.mark.parametrize("of_file", ["token: old", "token_file: {folder}/old"])
+@pytest.mark.parametrize("option", ["--token", "--token-file"])
+def test_a_token_that_is_given_goes_before_that_of_the_environment_and_of_the_credentials_file(
+    api: KfpApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, of_file: str
+) -> None:
+    for name, text in {"old": "old", "new": TOKEN, "kfp.yaml": of_file.format(folder=tmp_path)}.items():
+        (tmp_path / name).write_text(text)
+    given = (option, TOKEN if option == "--token" else tmp_path / "new")
+    assert submit("--host", api.url, *given, "--credentials", tmp_path / "kfp.yaml").code == 0
+    monkeypatch.setenv("CWBASS_KFP_TOKEN", "old")
+    monkeypatch.setenv("CWBASS_KFP_TOKEN_FILE", str(tmp_path / "old"))
+    assert submit("--host", api.url, *given).code == 0
+    assert set(api.authorizations) == {f"Bearer {TOKEN}"}
 
 
 @pytest.mark.parametrize("content", [f"token: [{TOKEN}", f"- {TOKEN}", f"token: {{a: {TOKEN}}}", f"tokn: {TOKEN}"])
@@ -275,11 +297,12 @@ def test_a_run_that_was_posted_without_an_answer_may_have_started(api: KfpApi) -
     assert api.requests == ["POST /pipeline/apis/v2beta1/runs"]  # and not sent a second time
 
 
-def test_a_failing_service_is_exit_code_6(api: KfpApi) -> None:
-    api.answers = [(503, {"Content-Type": "application/json"}, b'{"message": "database is down"}')]
+@pytest.mark.parametrize("status", [408, 429, 503])
+def test_a_failing_service_is_exit_code_6(api: KfpApi, status: int) -> None:
+    api.answers = [(status, {"Content-Type": "application/json"}, b'{"message": "database is down"}')]
     done = submit("--host", api.url, "--token", TOKEN)
     assert done.code == 6
-    assert "failed (503): database is down." in done.line
+    assert f"failed ({status}): database is down." in done.line
 
 
 def test_a_refused_request_is_exit_code_3_with_the_service_s_reason(api: KfpApi) -> None:
@@ -314,6 +337,16 @@ def test_waiting_outlives_a_restart_of_the_service(api: KfpApi) -> None:
     assert len(api.requests) == 5
 
 
+def test_an_answer_between_failures_is_patience_anew(api: KfpApi) -> None:
+    from pipeline.service import Service
+    from pipeline.submit import wait
+
+    failures: list[tuple[int, dict[str, str], bytes]] = [(503, {}, b"")] * 9
+    running = json.dumps({"run_id": RUN_ID, "state": "RUNNING"}).encode()
+    api.answers = [*failures, (200, {"Content-Type": "application/json"}, running), *failures]
+    assert wait(RUN_ID, Service(api.url, token=TOKEN), url="u", seconds=5, poll=0.01) == "SUCCEEDED"
+
+
 def test_waiting_gives_up_in_the_end_and_says_that_the_run_goes_on(api: KfpApi) -> None:
     from cwbass.errors import ServiceError
     from pipeline.service import Service
@@ -323,6 +356,29 @@ def test_waiting_gives_up_in_the_end_and_says_that_the_run_goes_on(api: KfpApi) 
     with pytest.raises(ServiceError, match="The run goes on: u"):
         wait(RUN_ID, Service(api.url, token=TOKEN), url="u", seconds=5, poll=0.01)
     assert len(api.requests) == 10
+
+
+def test_waiting_for_a_run_that_was_deleted_is_exit_code_3_and_names_it(api: KfpApi) -> None:
+    gone = {"code": 5, "message": f"Run {RUN_ID} not found", "details": []}
+    page = f"{api.url}/#/runs/details/{RUN_ID}"
+    api.states = ["RUNNING"]
+    from cwbass.errors import ParamsError
+    from pipeline.service import Service
+    from pipeline.submit import wait
+
+    api.answers = [(404, {"Content-Type": "application/json"}, json.dumps(gone).encode())]
+    with pytest.raises(ParamsError, match=rf"\(404\): Run {RUN_ID} not found\. The run may go on: {page}"):
+        wait(RUN_ID, Service(api.url, token=TOKEN), url=page, seconds=5, poll=0.01)
+
+
+def test_waiting_with_a_token_that_expires_names_the_run(api: KfpApi) -> None:
+    from cwbass.errors import ParamsError
+    from pipeline.service import Service
+    from pipeline.submit import wait
+
+    api.tokens = set()
+    with pytest.raises(ParamsError, match=r"does not accept the token \(401\)\. .* The run may go on: u$"):
+        wait(RUN_ID, Service(api.url, token=TOKEN), url="u", seconds=5, poll=0.01)
 
 
 @pytest.mark.parametrize(

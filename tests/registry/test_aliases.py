@@ -11,7 +11,7 @@ import pytest
 
 from cwbass.errors import DataError, ParamsError, ServiceError
 from cwbass.registry import Number, register_version
-from cwbass.registry.aliases import Entry, aliased_version, current, history, list_aliases, promote, rollback
+from cwbass.registry.aliases import Entry, aliased_version, current, history, list_aliases, named_version, promote, rollback
 from cwbass.storage import FolderStore, ObjectStore
 
 NAME = "shapes"
@@ -59,6 +59,14 @@ def test_rollback_goes_back_one_version_each_time_and_never_in_a_circle(any_stor
         ("promote", "1.0.0"), ("promote", "1.1.0"), ("promote", "1.2.0"),
         ("rollback", "1.1.0"), ("rollback", "1.0.0"), ("promote", "1.2.0"), ("rollback", "1.0.0"),
     ]  # fmt: skip
+
+
+def test_a_file_beside_the_entries_is_none_of_them(any_store: ObjectStore) -> None:
+    number = add_version(any_store, b"1")
+    entry = move(any_store, number)
+    for name in ("9.json", "00000009.json.bak", "000000009.json"):
+        any_store.put(f"models/shapes/aliases/champion/{name}", b"{}")
+    assert history(any_store, NAME, "champion") == [entry]
 
 
 def test_promoting_what_is_promoted_writes_nothing(any_store: ObjectStore) -> None:
@@ -126,6 +134,14 @@ def test_an_alias_of_another_form_is_refused(tmp_path: Path, alias: str) -> None
     number = add_version(store, b"1")
     with pytest.raises(ParamsError, match="is no alias"):
         promote(store, NAME, alias, number, seen=None, reason="")
+
+
+def test_an_alias_that_ends_in_a_digit_is_no_version(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    move(store, add_version(store, b"1"), "release-2")
+    assert str(named_version(store, NAME, "release-2").number) == "1.0.0"
+    with pytest.raises(DataError, match="'2' is no version; write it as"):
+        named_version(store, NAME, "2")
 
 
 def test_an_alias_that_is_not_set_is_answered_with_those_that_are(tmp_path: Path) -> None:

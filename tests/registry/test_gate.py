@@ -129,7 +129,7 @@ def test_a_champion_without_scores_refuses() -> None:
         ({"protocol": None}, "protocol is None, that of champion 1.3.0 is whole scale:1"),
     ],
 )
-@pytest.mark.parametrize("limits", [{"min_champion_gain": -1.0}, {"max_class_drop": 1.0}])
+@pytest.mark.parametrize("limits", [{"min_champion_gain": 0.5}, {"max_class_drop": 0.0}])  # neither would be kept
 def test_scores_of_another_split_or_protocol_are_not_compared(
     changes: dict[str, Any], expected: str, limits: dict[str, Any]
 ) -> None:

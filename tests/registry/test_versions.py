@@ -98,6 +98,7 @@ def test_numbers_rise_by_what_changed(any_store: ObjectStore) -> None:
 
 def test_numbers_are_ordered_as_numbers(store: FolderStore) -> None:
     assert Number.parse("1.10.0") > Number.parse("1.9.3") > Number.parse("1.9.0") > Number.parse("0.99.99")
+    assert [str(Number(1, 2, 3).after(same_contract=same)) for same in (True, False)] == ["1.3.0", "2.0.0"]
     for _ in range(12):
         last = register(store)
     newest = latest(store, NAME)
@@ -158,6 +159,9 @@ def test_the_same_bytes_are_found_again(any_store: ObjectStore) -> None:
     assert find_same(any_store, NAME, {"model.safetensors": b"first", "README.md": b"# shapes\n"}) == first
     assert find_same(any_store, NAME, {"model.safetensors": b"first", "README.md": b"# other\n"}) is None
     assert find_same(any_store, NAME, {"model.safetensors": b"first", "metrics.json": b""}) is None
+    register(any_store, weights=b"first")
+    highest = find_same(any_store, NAME, {"model.safetensors": b"first"})
+    assert highest is not None and str(highest.number) == "1.2.0"
 
 
 def test_reading_gives_what_was_written(any_store: ObjectStore) -> None:
@@ -192,6 +196,8 @@ def test_a_missing_file_is_noticed(store: FolderStore) -> None:
         ("{", "is no manifest"),
         ("[]", "is no manifest"),
         ('{"schema": 9, "files": {}}', "has schema 9"),
+        ('{"schema": 0, "files": {}}', "has schema 0"),
+        ('{"schema": 1, "name": "lines", "version": "1.0.0", "files": {}}', r"is the manifest of lines 1\.0\.0, not of shapes"),
         ('{"schema": 1, "name": "shapes", "version": "1.1.0", "files": {}}', r"is the manifest of shapes 1\.1\.0"),
     ],
 )

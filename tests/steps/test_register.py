@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import safetensors
 import torch
+from prometheus_client import CollectorRegistry
 from tiny_model import SPLIT, TINY, tiny_checkpoint
 
 from cwbass.config import RegistryConfig
@@ -22,6 +23,8 @@ from cwbass.registry import Number, find_version, list_versions, load_network, r
 from cwbass.registry.aliases import current, history, promote
 from cwbass.steps.register import RegisterParams, RegisterReport, register
 from cwbass.storage import FolderStore
+from cwbass.telemetry.metrics import Metrics
+from cwbass.telemetry.recorder import Recorder
 from cwbass.training.checkpoint import Checkpoint, save_checkpoint
 
 
@@ -454,10 +457,25 @@ def test_a_network_that_cannot_be_exported_is_registered_without_unless_onnx_was
 
 def test_a_file_that_answers_otherwise_stops_the_registration(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
-        raise GateError("model.onnx does not answer as the network does")
+        raise GateError("model.onnx does not answer as the network does: by 3. Set registry.onnx: false to ship without.")
 
     monkeypatch.setattr("cwbass.steps.register.missing_packages", lambda: ())
     monkeypatch.setattr("cwbass.steps.register.export_onnx", fail)
-    with pytest.raises(GateError, match="does not answer"):
+    with pytest.raises(
+        GateError, match=r"^tiny is not registered: model\.onnx does not answer .* without\. Nothing was written; see "
+    ):
         run.register(onnx="auto")
     assert run.store.list("") == []
+    written = run.written()  # the pipeline's register goes by this, and so its verdict
+    assert (written["decision"], written["version"], len(written["reasons"])) == ("refused", None, 1)
+    assert "model.onnx does not answer" in written["reasons"][0]
+    assert (run.folder / "out" / "gate.md").read_text().startswith("# tiny: refused\n")
+
+
+def test_the_move_of_the_alias_is_counted(run: Run) -> None:
+    metrics = Metrics(CollectorRegistry())
+    params = RegisterParams(registry=RegistryConfig(name="tiny", onnx=False, promote="champion"))
+    files = {"checkpoint": run.checkpoint, "metrics": run.metrics, "report": None, "out_dir": run.folder / "out"}
+    register(params, **files, store=run.store, telemetry=Recorder(metrics, stage="register"))
+    labels = {"operation": "promote", "outcome": "success"}
+    assert metrics.registry.get_sample_value("cwbass_registry_operations_total", labels) == 1

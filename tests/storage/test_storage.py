@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -135,11 +136,24 @@ def test_a_put_that_fails_changes_nothing(store: FolderStore, tmp_path: Path, mo
     assert files_below(store.root) == ["key"]
 
 
-def test_a_store_that_is_a_file_is_a_service_failure(tmp_path: Path) -> None:
+def test_a_store_that_no_retry_lets_write_is_exit_code_3(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("")
-    with pytest.raises(ServiceError, match=r"Check registry\.store") as caught:
+    with pytest.raises(ParamsError, match=r"Check registry\.store") as caught:
         FolderStore(tmp_path / "store").put("a/b", b"")
-    assert caught.value.exit_code == 6
+    assert caught.value.exit_code == 3
+
+
+def test_a_disk_without_hard_links_is_named_as_such_and_keeps_what_is_there(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(ParamsError, match=r"store/a is on a file system without hard links .*Set registry\.store"):
+        store.put("a/b", b"", if_absent=True)
+    assert files_below(store.root) == []
+    assert store.put("a/b", b"x") and store.get("a/b") == b"x"  # a mirror needs no links
 
 
 def test_of_many_writers_at_once_one_gets_each_key(any_store: ObjectStore) -> None:

@@ -68,11 +68,12 @@ ROW: dict[str, Any] = {
 }
 
 
-def test_a_training_that_never_takes_a_step_stands_still_from_its_beginning_on() -> None:
+@pytest.mark.parametrize("name", ["cwbass_train_last_step_timestamp_seconds", "cwbass_checkpoint_last_timestamp_seconds"])
+def test_a_training_that_never_takes_a_step_or_saves_stands_still_from_its_beginning_on(name: str) -> None:
     heard, before = Heard(), time.time()
-    assert heard.value("cwbass_train_last_step_timestamp_seconds") is None
+    assert heard.value(name) is None
     heard.start()
-    begun = heard.value("cwbass_train_last_step_timestamp_seconds")
+    begun = heard.value(name)
     assert begun is not None and before <= begun <= time.time()
 
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_servers import clean_environment, pushgateway
 
 from cwbass.errors import CwbassError, GateError, Interrupted, ParamsError
-from cwbass.telemetry import SILENT, TelemetrySettings, observe
+from cwbass.telemetry import SILENT, TelemetrySettings, observe, observe_failure
 
 
 def read(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -32,6 +34,8 @@ def outcomes(text: str) -> set[str]:
         (CwbassError("no"), "failed"),
         (RuntimeError("bug"), "failed"),
         (SystemExit(1), "failed"),
+        (SystemExit(143), "interrupted"),  # of the command line's handler of SIGTERM
+        (SystemExit(130), "interrupted"),
     ],
 )
 def test_the_outcome_is_written_however_a_step_ends(error: BaseException | None, outcome: str, tmp_path: Path) -> None:
@@ -46,6 +50,44 @@ def test_the_outcome_is_written_however_a_step_ends(error: BaseException | None,
     assert ("cwbass_stage_last_success_timestamp_seconds" in text) == (error is None)
     stops = read(text)["cwbass_train_interruptions_total", frozenset({("reason", "SIGINT")})]
     assert stops == isinstance(error, KeyboardInterrupt)
+
+
+def test_what_fails_before_a_step_is_told_as_its_failure_and_what_does_not_is_not_told(tmp_path: Path) -> None:
+    observe_here = partial(observe, "train", TelemetrySettings(), out_dir=tmp_path)
+    with observe_failure(observe_here):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ParamsError, match="no such bucket"), observe_failure(observe_here):
+        raise ParamsError("no such bucket")
+    assert outcomes((tmp_path / "metrics.prom").read_text()) == {"failed"}
+
+
+def test_a_request_to_stop_ends_the_lingering_of_a_step_that_is_done() -> None:
+    code = (
+        "import signal, sys\n"
+        "from cwbass.telemetry import TelemetrySettings, observe\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+        "with observe('train', TelemetrySettings(port=0, linger=60)): print('trained', flush=True)\n"
+        "print('reported')"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "trained\n"
+        time.sleep(0.5)
+        process.terminate()
+        assert (process.communicate(timeout=30)[0], process.returncode) == ("reported\n", 0)
+
+
+def test_a_step_that_was_stopped_is_not_held_up_by_lingering() -> None:
+    started = time.monotonic()
+    with pytest.raises(Interrupted), observe("train", TelemetrySettings(port=0, linger=60)):
+        raise Interrupted("asked to")
+    assert time.monotonic() - started < 30
+
+
+def test_the_revision_of_the_environment_goes_before_that_of_the_checkout(tmp_path: Path) -> None:
+    with observe("train", TelemetrySettings(revision="4711abcd"), out_dir=tmp_path):
+        pass
+    assert 'revision="4711abcd"' in (tmp_path / "metrics.prom").read_text()
 
 
 def test_of_several_processes_the_first_one_exports(tmp_path: Path) -> None:
@@ -108,6 +150,7 @@ def test_the_last_success_survives_a_failure_in_a_real_pushgateway(tmp_path: Pat
             try:
                 with observe("register", settings) as telemetry:
                     telemetry.describe_run(data_version="a", params="b", model="c")
+                    telemetry.step_done()  # true only while training runs: not pushed
                     if error is not None:
                         raise error
             except GateError:
@@ -118,6 +161,7 @@ def test_the_last_success_survives_a_failure_in_a_real_pushgateway(tmp_path: Pat
         success = "cwbass_stage_last_success_timestamp_seconds", group
         first = run("one")
         assert outcomes(first) == {"success"}
+        assert "cwbass_train_" not in first
         second = run("two", GateError("too bad"))
         assert outcomes(second) == {"refused"}  # and not success beside it
         assert read(second)[success] == read(first)[success]

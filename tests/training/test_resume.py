@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +18,12 @@ from typing import Any
 import pytest
 import torch
 from full_disk import files_of_at_most
+from prometheus_client import CollectorRegistry
 
 from cwbass.errors import Interrupted, ParamsError, ServiceError
 from cwbass.files import file_sha256
+from cwbass.telemetry.metrics import Metrics
+from cwbass.telemetry.recorder import Recorder
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cwbass.training.lock import LOCK
 from cwbass.training.resume import RUN, Keeper, Resume, State, _delete_state
@@ -70,6 +74,27 @@ def saved(tmp_path: Path) -> Path:
     """A run that was stopped after step 4, and has the states of steps 2 (an epoch's end), 3 and 4."""
     save(keeper(tmp_path), 1, 2, 3, 4, epochs=(2,))
     return tmp_path
+
+
+def test_a_saved_state_is_told_by_its_time_and_one_that_cannot_be_written_as_a_failure(tmp_path: Path) -> None:
+    """What a kill would cost is counted from the last state, which an epoch of hours has many of."""
+    metrics = Metrics(CollectorRegistry())
+    kept = keeper(tmp_path, telemetry=Recorder(metrics, stage="train"))
+
+    def value(name: str, **labels: str) -> float:
+        found = metrics.registry.get_sample_value(name, labels)
+        assert found is not None
+        return found
+
+    metrics.checkpoint_time.set(0)  # long ago
+    save(kept, 1)
+    assert time.time() - value("cwbass_checkpoint_last_timestamp_seconds") < 60
+    assert value("cwbass_checkpoints_total", outcome="failed") == 0
+    metrics.checkpoint_time.set(0)
+    with files_of_at_most(4096), pytest.raises(ServiceError):
+        save(kept, 2)
+    assert value("cwbass_checkpoint_last_timestamp_seconds") == 0
+    assert value("cwbass_checkpoints_total", outcome="failed") == 1
 
 
 def test_the_newest_two_are_kept_and_the_newest_of_an_epochs_end(saved: Path) -> None:
