@@ -15,8 +15,8 @@ from urllib.request import urlopen
 
 import pytest
 import torch
+from commands import call
 from prometheus_servers import clean_environment, free_port, need, prometheus, promtool, pushgateway, wait_for
-from test_cli import call
 from tiny import TinyRun
 
 from cwbass.files import file_sha256
