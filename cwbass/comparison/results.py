@@ -123,6 +123,8 @@ def _read(plan: Plan, cell: Cell) -> Result:
 def _metrics(path: Path, snapshots: Path) -> dict[str, Any]:
     """Scores of a cell; those of its states as they were before the states were deleted, where it was scored again since."""
     found = _object(path, *_SCORES)
+    if found["miou"] is None:
+        raise DataError(f"{path} has no mIoU: no pixel of the test images is labelled. Mend their masks. {CHANGED_MASK}")
     if not found["snapshots"] and snapshots.is_file():
         found["snapshots"] = _rows(snapshots, "step", "miou")
     return found

@@ -127,6 +127,14 @@ def test_a_test_mask_that_was_changed_between_two_cells_is_refused(plan: Plan) -
         read_results(plan)
 
 
+def test_a_cell_without_a_labelled_test_pixel_is_refused(plan: Plan) -> None:
+    write_reports(plan, METHOD, np.zeros((2, 2, 2), dtype=np.int64), split_hash="0" * 64, miou=None)
+    with pytest.raises(
+        DataError, match=r"seed0/cw_bass/reports/metrics\.json has no mIoU: no pixel of the test images is labelled"
+    ):
+        read_results(plan)
+
+
 def test_cells_of_one_seed_share_a_split_and_other_seeds_need_not(plan: Plan) -> None:
     assert len({result.metrics["split_hash"] for result in read_results(plan)}) == 2
     write_reports(plan, METHOD, split_hash="1" * 64)
