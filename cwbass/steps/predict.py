@@ -15,8 +15,8 @@ from PIL import Image
 from cwbass.config import EvalConfig
 from cwbass.data.base import IMAGE_SUFFIXES, UNREAD_SUFFIXES, read_image
 from cwbass.data.label_maps import save_whole, with_palette
-from cwbass.data.listing import scan
-from cwbass.errors import DataError, counted
+from cwbass.data.listing import guess_layout, scan
+from cwbass.errors import DataError, ParamsError, counted
 from cwbass.evaluation.inference import Predictor
 from cwbass.pixels import highest
 from cwbass.progress import counting
@@ -77,7 +77,10 @@ def predict(
     Raises:
         CheckpointError: The checkpoint cannot be used.
         DataError: There is no image, or a link leads back to a folder that it lies in.
+        ParamsError: A dataset lies where results would go.
     """
+    if guess_layout(out_dir) is not None:  # results have the names of its masks
+        raise ParamsError(f"{out_dir} holds a dataset, whose {MASKS}/ would be written over. Give another folder with --out.")
     loaded = open_checkpoint(chosen_file(checkpoint))
     params = loaded.run_params
     config = params.eval if config is None else config

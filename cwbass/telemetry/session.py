@@ -25,9 +25,7 @@ from cwbass.telemetry.recorder import Recorder
 logger = logging.getLogger(__name__)
 
 TEXTFILE = "metrics.prom"
-_STOPPED = tuple(
-    128 + number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-)  # codes of a handler that ends a command
+_STOPPED = tuple(128 + each for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))  # codes of a handler that ends a command
 
 
 @dataclass(frozen=True, slots=True)

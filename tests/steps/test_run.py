@@ -17,7 +17,7 @@ from PIL import Image
 from tiny import TinyRun, rows, run_training, sections, smoke_params
 
 from cwbass.config import RegistryConfig
-from cwbass.data.base import read_image
+from cwbass.data.base import read_image, read_mask
 from cwbass.data.manifest import Manifest
 from cwbass.errors import CheckpointError, DataError, ParamsError, ServiceError
 from cwbass.evaluation.metrics import Scores
@@ -459,6 +459,22 @@ def test_predict_passes_over_what_it_wrote_into_the_folder_of_the_images(tiny_ru
         found = predict(checkpoint=tiny_run.train / "last.pt", images=tmp_path, out_dir=tmp_path / out, confidence=True)
         assert (found.images, found.failed) == (1, {})
     assert (tmp_path / out / "masks" / "b.jpg" / "a.png").is_file()
+
+
+def test_predict_writes_over_no_mask_of_a_dataset(tiny_run: TinyRun, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(tiny_run.data, tmp_path / "data"))
+    held = {path: file_sha256(path) for path in data.rglob("*.*")}
+    with pytest.raises(ParamsError, match=r"data holds a dataset, whose masks/ would be written over\. Give another folder"):
+        predict(checkpoint=tiny_run.train / "last.pt", images=data / "images", out_dir=data)
+    assert {path: file_sha256(path) for path in data.rglob("*.*")} == held
+
+
+def test_what_predict_writes_is_a_mask_of_the_dataset(tiny_run: TinyRun, tmp_path: Path) -> None:
+    image = next((tiny_run.data / "images").iterdir())
+    predict(checkpoint=tiny_run.train / "last.pt", images=image, out_dir=tmp_path)
+    path = tmp_path / "masks" / f"{image.stem}.png"
+    with Image.open(path) as said:
+        assert np.array_equal(read_mask(path, Manifest.read(tiny_run.manifest).spec), np.asarray(said))
 
 
 def test_predict_finds_images_as_a_dataset_does(tiny_run: TinyRun, tmp_path: Path) -> None:
