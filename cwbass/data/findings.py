@@ -76,18 +76,15 @@ def rgb_masks(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding]:
             colors.update({color: foreign.pixels for color, foreign in mask.foreign.items()})
         proposal = _propose_colors([color for color, _ in colors.most_common(EXAMPLES)], spec)
         lines, said = _color_lines(proposal, spec)
-        yield Finding(
+        yield _about(
             "error",
             "rgb_mask",
-            found[0][0],
+            _names(found),
             f"{counted(len(found), 'mask is', 'masks are')} RGB and there is no colour map; the first is {found[0][0]}. "
             f"{counted(len(colors), 'colour is', 'colours are')} seen. Write a labelmap.txt, or "
             f"the lines below under data: in the parameters.{said}",
-            {
-                **_examples(found),
-                "colors": [[*_triple(color), pixels] for color, pixels in colors.most_common(EXAMPLES)],
-                "yaml": lines,
-            },
+            colors=[[*_triple(color), pixels] for color, pixels in colors.most_common(EXAMPLES)],
+            yaml=lines,
         )
 
 
@@ -100,13 +97,12 @@ def index_masks(files: Sequence[File]) -> Iterator[Finding]:
     elif found and others:
         yield _mixed("index_mask", others, len(found), then=" Then remove the colour map.")
     elif found:
-        yield Finding(
+        yield _about(
             "error",
             "index_mask",
-            found[0][0],
+            _names(found),
             f"{counted(len(found), 'mask holds', 'masks hold')} indices, but data.colors or labelmap.txt says RGB; the first is "
             f"{found[0][0]}. Remove the colour map or export the masks as RGB.",
-            _examples(found),
         )
 
 
@@ -118,7 +114,7 @@ def _mixed(kind: str, few: Sequence[tuple[str, MaskFacts]], others: int, *, then
         if few[0][1].is_rgb
         else f"{counted(len(few), 'mask holds', 'masks hold')} indices, while {others} are RGB. Export as RGB: {names}."
     )
-    return Finding("error", kind, few[0][0], said + then, _examples(few))
+    return _about("error", kind, _names(few), said + then)
 
 
 def _propose_colors(colors: Iterable[Value], spec: DatasetSpec) -> dict[str, tuple[int, int, int]]:
@@ -167,32 +163,30 @@ def _is_binary(files: Sequence[File], spec: DatasetSpec) -> bool:
 def binary(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding]:
     """Masks of 0 and 255, whose 255 would be ignored."""
     if _is_binary(files, spec):
-        found = _masks(files, lambda mask: mask.has_255)
-        yield Finding(
+        names = _names(_masks(files, lambda mask: mask.has_255))
+        yield _about(
             "error",
             "binary_mask",
-            found[0][0],
+            names,
             f"all masks hold only 0 and 255, and 255 is no class, so nothing but class 0 would be learnt; the first is "
-            f"{found[0][0]}. Write 1 in place of 255: Image.fromarray(np.array(mask) // 255).",
-            _examples(found),
+            f"{names[0]}. Write 1 in place of 255: Image.fromarray(np.array(mask) // 255).",
         )
 
 
 def mixed_binary(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding]:
     """Masks of 0 and 255 beside others of 0 and 1: in the former all objects are ignored. Where 255 is ignored, it borders objects."""
     masks = _masks(files, lambda mask: mask.mappable and not mask.is_rgb)
-    odd = [(name, mask) for name, mask in masks if mask.has_zero and mask.has_255]
+    odd = [name for name, mask in masks if mask.has_zero and mask.has_255]
     others = [mask for _, mask in masks if not mask.has_255 and not mask.only_0_and_255]
     ignored = spec.num_classes == 2 and spec.ids.get(255, spec.ignore_index) == spec.ignore_index
     if ignored and odd and others and all(mask.only_0_and_255 for _, mask in masks if mask.has_255):
-        yield Finding(
+        yield _about(
             "warning",
             "mixed_binary",
-            odd[0][0],
+            odd,
             f"{counted(len(odd), 'mask holds', 'masks hold')} only 0 and 255, and {counted(len(others), 'other shows', 'others show')} "
-            f"both classes and no 255, as where masks of two sources are put together; the first is {odd[0][0]}. 255 is ignored: if "
+            f"both classes and no 255, as where masks of two sources are put together; the first is {odd[0]}. 255 is ignored: if "
             "it is the object there, nothing of it would be learnt. Write 1 in place of it: Image.fromarray(np.array(mask) // 255).",
-            _examples(odd),
         )
 
 
@@ -211,19 +205,16 @@ def foreign_values(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding
         name, first = places[0]
         total = sum(foreign.pixels for _, foreign in places)
         plain = list(value) if isinstance(value, tuple) else value
-        yield Finding(
+        yield _about(
             "error",
             "unknown_value",
-            name,
+            _names(places),
             f"value {plain} belongs to no class: {counted(total, 'pixel')} in {counted(len(places), 'mask')}; the first is "
             f"{name} ({counted(first.pixels, 'pixel')}, first at x={first.x}, y={first.y}). "
             f"{claim(spec, is_rgb=isinstance(value, tuple))}",
-            {
-                "value": plain,
-                "pixels": total,
-                "first": {"pixels": first.pixels, "x": first.x, "y": first.y},
-                **_examples(places),
-            },
+            value=plain,
+            pixels=total,
+            first={"pixels": first.pixels, "x": first.x, "y": first.y},
         )
 
 
@@ -232,19 +223,15 @@ def _many_values(seen: Mapping[Value, Sequence[tuple[str, Foreign]]], spec: Data
     pixels = Counter({value: sum(foreign.pixels for _, foreign in places) for value, places in seen.items()})
     names = list(dict.fromkeys(name for places in seen.values() for name, _ in places))
     common = [(list(value) if isinstance(value, tuple) else value, count) for value, count in pixels.most_common(EXAMPLES)]
-    return Finding(
+    return _about(
         "error",
         "unknown_value",
-        names[0],
+        names,
         f"{len(seen)} values or more belong to no class, in {counted(len(names), 'mask')}, the first {names[0]}; "
         f"most often {', '.join(str(value) for value, _ in common[:3])}. Masks that were resized, smoothed or saved as "
         "JPEG hold such values along every border: export them anew, and resize by nearest neighbour. If they are labels: "
         f"{claim(spec, is_rgb=any(isinstance(value, tuple) for value in seen))}",
-        {
-            "values": [[value, count] for value, count in common],
-            "count": len(names),
-            "files": names[:EXAMPLES],
-        },
+        values=[[value, count] for value, count in common],
     )
 
 
@@ -253,15 +240,14 @@ def soft_borders(files: Sequence[File]) -> Iterator[Finding]:
     bordered = _masks(files, lambda mask: mask.borders > 0)
     between, borders = sum(mask.between for _, mask in bordered), sum(mask.borders for _, mask in bordered)
     if between >= SOFT_PIXELS and between >= SOFT * borders:
-        found = sorted(bordered, key=lambda item: -item[1].between)
-        yield Finding(
+        names = _names(sorted(bordered, key=lambda item: -item[1].between))
+        yield _about(
             "warning",
             "soft_borders",
-            found[0][0],
+            names,
             f"at {between / borders:.0%} of the borders in masks lies a single pixel whose value is between those beside it, most often "
-            f"in {found[0][0]}. So masks look that were resized or smoothed like pictures: between classes 0 and 2 they have class 1. "
+            f"in {names[0]}. So masks look that were resized or smoothed like pictures: between classes 0 and 2 they have class 1. "
             "Export them anew, and resize by nearest neighbour.",
-            _examples(found),
         )
 
 
@@ -281,43 +267,40 @@ def palettes(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding]:
                 odd.append((name, f"{said}, {list(color)}"))
     if odd:
         names = list(dict.fromkeys(name for name, _ in odd))
-        yield Finding(
+        yield _about(
             "warning",
             "palette",
-            names[0],
+            names,
             f"{counted(len(names), 'mask has', 'masks have')} a palette that does not agree with the others or the class list: "
             f"{odd[0][1]}. The value counts and the colour does not: if a program chose the values of each file anew, the "
             "classes are wrong. Export indices, or RGB masks and a colour map.",
-            {"count": len(names), "files": names[:EXAMPLES]},
         )
 
 
 def dim(files: Sequence[File]) -> Iterator[Finding]:
     """Images of 16 bits that use the lowest values alone."""
-    found = [(file.sample.image, file) for file in files if file.image.dim]
-    if found:
-        yield Finding(
+    names = [file.sample.image for file in files if file.image.dim]
+    if names:
+        yield _about(
             "warning",
             "dim",
-            found[0][0],
-            f"{counted(len(found), 'image')} of more than 8 bits with only the lowest quarter of the values, or less, read as nearly "
-            f"black; the first is {found[0][0]}. Such files often hold 10 to 14 bits: scale all by the same factor and save them "
+            names,
+            f"{counted(len(names), 'image')} of more than 8 bits with only the lowest quarter of the values, or less, read as nearly "
+            f"black; the first is {names[0]}. Such files often hold 10 to 14 bits: scale all by the same factor and save them "
             "as 8 bits.",
-            _examples(found),
         )
 
 
 def frames(files: Sequence[File]) -> Iterator[Finding]:
     """Images of several pages or frames."""
-    found = [(file.sample.image, file) for file in files if file.image.several]
-    if found:
-        yield Finding(
+    names = [file.sample.image for file in files if file.image.several]
+    if names:
+        yield _about(
             "warning",
             "frames",
-            found[0][0],
-            f"{counted(len(found), 'image holds', 'images hold')} several pages or frames, and only the first of each is read; the "
-            f"first is {found[0][0]}. Save those that shall count as files of their own.",
-            _examples(found),
+            names,
+            f"{counted(len(names), 'image holds', 'images hold')} several pages or frames, and only the first of each is read; the "
+            f"first is {names[0]}. Save those that shall count as files of their own.",
         )
 
 
@@ -356,29 +339,27 @@ def _by(size: tuple[int, int]) -> str:
 
 def rotated(files: Sequence[File]) -> Iterator[Finding]:
     """Images that reading turns, while their masks stay."""
-    found = [(file.sample.image, file) for file in files if file.image.rotated and file.mask is not None]
-    if found:
-        yield Finding(
+    names = [file.sample.image for file in files if file.image.rotated and file.mask is not None]
+    if names:
+        yield _about(
             "warning",
             "exif_rotated",
-            found[0][0],
-            f"{counted(len(found), 'image with a mask is', 'images with masks are')} turned by EXIF, and masks never are; the first "
-            f"is {found[0][0]}. See whether masks were drawn on turned images; if not, save the images turned and without EXIF.",
-            _examples(found),
+            names,
+            f"{counted(len(names), 'image with a mask is', 'images with masks are')} turned by EXIF, and masks never are; the first "
+            f"is {names[0]}. See whether masks were drawn on turned images; if not, save the images turned and without EXIF.",
         )
 
 
 def all_ignored(files: Sequence[File]) -> Iterator[Finding]:
     """Masks without a pixel of any class."""
-    found = _masks(files, lambda mask: mask.mappable and not any(mask.pixels) and not mask.foreign)
-    if found:
-        yield Finding(
+    names = _names(_masks(files, lambda mask: mask.mappable and not any(mask.pixels) and not mask.foreign))
+    if names:
+        yield _about(
             "warning",
             "all_ignored",
-            found[0][0],
-            f"{counted(len(found), 'mask shows', 'masks show')} no class at all, only pixels to ignore; the first is {found[0][0]}. "
+            names,
+            f"{counted(len(names), 'mask shows', 'masks show')} no class at all, only pixels to ignore; the first is {names[0]}. "
             "Nothing can be learnt from such a mask or measured by it: label or remove it.",
-            _examples(found),
         )
 
 
@@ -439,13 +420,12 @@ def lost_masks(listing: Listing) -> Iterator[Finding]:
     for folder, samples in folders.items():
         bare = [sample.image for sample in samples if sample.mask is None]
         if bare and len(bare) <= (1 - MOSTLY) * len(samples):
-            yield Finding(
+            yield _about(
                 "warning",
                 "no_mask",
-                bare[0],
+                bare,
                 f"{len(bare)} of {len(samples)} images in {folder or '.'} without a mask, counted as unlabelled; the first is "
                 f"{bare[0]}. If it was not meant so, name the masks as the images.",
-                {"count": len(bare), "files": bare[:EXAMPLES]},
             )
 
 
@@ -454,14 +434,13 @@ def unread(names: Iterable[str]) -> Iterator[Finding]:
     found = sorted(name for name in names if posixpath.splitext(name)[1].lower() in UNREAD_SUFFIXES)
     if found:
         kinds = Counter(posixpath.splitext(name)[1].lower() for name in found)
-        yield Finding(
+        yield _about(
             "warning",
             "unread_kind",
-            found[0],
+            found,
             f"{counted(len(found), 'file is a photograph or video', 'files are photographs or videos')} of kinds that are not read: "
             f"{', '.join(f'{kind} ({count})' for kind, count in kinds.most_common())}; the first is {found[0]}. "
             "Save photographs as JPEG or PNG, and videos as frames.",
-            {"count": len(found), "files": found[:EXAMPLES]},
         )
 
 
@@ -474,5 +453,10 @@ def _masks(files: Iterable[File], keep: Callable[[MaskFacts], bool]) -> list[tup
     ]
 
 
-def _examples(found: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    return {"count": len(found), "files": [name for name, _ in found[:EXAMPLES]]}
+def _names(found: Iterable[tuple[str, Any]]) -> list[str]:
+    return [name for name, _ in found]
+
+
+def _about(severity: Literal["error", "warning"], kind: str, names: Sequence[str], message: str, **details: Any) -> Finding:
+    """A finding about many files, which counts them and names some."""
+    return Finding(severity, kind, names[0], message, {**details, "count": len(names), "files": names[:EXAMPLES]})
