@@ -40,8 +40,7 @@ def check(params: Params, *, data_root: Path) -> CheckReport:
         ParamsError: The parameters do not fit the dataset or the processes, or a network cannot be built, or not be trained; the
             message names the keys.
     """
-    check_scored(params.eval.weights, params.method.name)
-    check_batches(params.train, params.train.processes * params.train.nodes)
+    _check_sections(params)
     listing = list_dataset(params.data, params.split, data_root)
     weights = check_model(params, listing.spec.class_names)
     report = check_data(params, listing, data_root=data_root, views=params.augment, method=params.method)
@@ -54,12 +53,17 @@ def check_params(params: Params) -> None:
     Raises:
         ParamsError: As :func:`check`.
     """
-    check_scored(params.eval.weights, params.method.name)
-    check_batches(params.train, params.train.processes * params.train.nodes)
+    _check_sections(params)
     if params.model.arch in MODELS:  # what the dataset's classes are called may matter to it
         return
     for keys in ({}, *own_networks(params.method).values()):
         build_model(params.model.model_copy(update=keys), params.data.classes or ("one", "other"))
+
+
+def _check_sections(params: Params) -> None:
+    """Raise a ParamsError unless the method has the network that is scored, and the batches suit the processes."""
+    check_scored(params.eval.weights, params.method.name)
+    check_batches(params.train, params.train.processes * params.train.nodes)
 
 
 def warn_of_missing_sections(params: Params, file: Path, *, pipeline: Path) -> None:
