@@ -26,6 +26,9 @@ def in_order(numbers: tuple[float, float]) -> tuple[float, float]:
     return numbers
 
 
+PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(in_order)]
+
+
 def _readable(name: str) -> str:
     if not name.strip():
         raise ValueError(f"is {name!r}, which nobody can read in a table; write the name of the class")
@@ -146,7 +149,7 @@ class AugmentConfig(Section):
     """Views: one geometry for all, weak photometry for the teacher, strong for the student."""
 
     crop_size: Annotated[int, Field(ge=8)] = Field(default=96, description="Side of the square training crop, pixels.")
-    scale: tuple[Positive, Positive] = Field(default=(0.5, 2.0), description="Range of the random resize factor.")
+    scale: PositiveRange = Field(default=(0.5, 2.0), description="Range of the random resize factor.")
     hflip: Fraction = Field(default=0.5, description="Probability of a horizontal flip.")
     jitter: Fraction = Field(default=0.8, description="Strong view: probability of colour jitter.")
     brightness: Fraction = Field(default=0.5, description="Strong view: brightness factor in 1 +- this.")
@@ -155,15 +158,7 @@ class AugmentConfig(Section):
     hue: Annotated[float, Field(ge=0, le=0.5)] = Field(default=0.25, description="Strong view: hue shift, turns.")
     grayscale: Fraction = Field(default=0.2, description="Strong view: probability of grey.")
     blur: Fraction = Field(default=0.5, description="Strong view: probability of Gaussian blur.")
-    blur_sigma: tuple[Positive, Positive] = Field(default=(0.1, 2.0), description="Strong view: blur sigma, pixels.")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        for name in ("scale", "blur_sigma"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ValueError(f"{name} is [{low}, {high}]; the first number must not exceed the second")
-        return self
+    blur_sigma: PositiveRange = Field(default=(0.1, 2.0), description="Strong view: blur sigma, pixels.")
 
 
 class OptimizerConfig(Section):

@@ -136,6 +136,8 @@ def test_every_wrong_key_has_its_line() -> None:
             CW_BASS + "cwbass: {threshold: {low: 0.96}}}",
             "method.cwbass.threshold: low is 0.96 and high is 0.95; the first must not exceed the second",
         ),
+        ("augment: {scale: [2, 0.5]}", "augment.scale: is [2, 0.5]; the first number must not exceed the second"),
+        ("augment: {blur_sigma: [2, 1]}", "augment.blur_sigma: is [2, 1]; the first number must not exceed the second"),
         ("method: {name: cps, area: [0.5, 0.25]}", "method.area: is [0.5, 0.25]; the first number must not exceed the second"),
         ("method: {name: mgd, area: [0.5, 0.25]}", "method.area: is [0.5, 0.25]; the first number must not exceed the second"),
         ("warmup: {name: cw_bass}", "warmup.name is 'cw_bass'; choose one of 'supervised'"),
