@@ -15,11 +15,10 @@ import yaml
 from commands import Done, call
 from killing import Killed
 from servers import BUCKET, S3Server
-from tiny import SMOKE, TinyRun, sections
+from tiny import SMOKE, TinyRun, changed, training
 
 from cwbass.errors import ParamsError, ServiceError
 from cwbass.params import Params, load_params, read_params
-from cwbass.steps.train import TrainParams, train
 
 CANARY = "canary7Qz"
 ENVIRONMENT = {
@@ -129,14 +128,9 @@ def test_no_secret_is_in_the_states_that_a_run_copies_to_s3(
 ) -> None:
     """The canaries are the keys that the run signs its requests with."""
     caplog.set_level("DEBUG", logger="cwbass")
-    values = tiny_run.params.model_dump(mode="json")
-    values["train"] |= {"checkpoint_uri": s3_location, "save_minutes": 1e-9}
-    start = tiny_run.warmup / "warmup.pt"
-    places = {"manifest": tiny_run.manifest, "warmup": start, "data_root": tiny_run.data}
-    params: Any = sections(load_params(values, Params), TrainParams)
     killed_at(6)
     with pytest.raises(Killed):
-        train(params, out_dir=tmp_path / "train", **places)
+        training(tiny_run, tmp_path / "train", changed(tiny_run.params, checkpoint_uri=s3_location, save_minutes=1e-9))
     client, prefix = s3_env.client(), s3_location.removeprefix(f"s3://{BUCKET}/")
     end, before, keys = time.monotonic() + 20, [""], keys_below(client, prefix)
     while keys != before or ".json" not in " ".join(keys):  # the thread that copies outlives what is said to be killed

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import smoke_params
+from tiny import changed, smoke_params
 
 from cwbass.comparison.plan import Plan
 from cwbass.comparison.run import _split_job
@@ -23,8 +23,7 @@ from cwbass.steps.split import SplitParams, split
 
 
 def params(data: Path) -> Params:
-    base = smoke_params()
-    return base.model_copy(update={"data": base.data.model_copy(update={"root": str(data)})})
+    return changed(smoke_params(), "data", root=str(data))
 
 
 def ask(

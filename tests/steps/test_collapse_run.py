@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 import torch
 from killing import Killed
-from tiny import TinyRun, rows, sections
+from tiny import TinyRun, changed, make_split, rows, training, warm
 
 from cwbass.files import file_sha256
 from cwbass.params import Params, load_params
 from cwbass.reporting.findings import find_concerns
-from cwbass.steps.train import TrainParams, train
 from cwbass.steps.training import TrainReport
 from cwbass.telemetry.base import Telemetry
 from cwbass.training.checkpoint import Checkpoint, load_checkpoint
@@ -31,11 +30,6 @@ def wrong(params: Params, **train: Any) -> Params:
     values["method"] = {"name": "cw_bass", "recipe": "paper", "paper": WRONG}
     values["train"] |= {"steps": 36, "save_minutes": 1e-9, "guard": GUARD, **train}
     return load_params(values, Params)
-
-
-def training(run: TinyRun, out: Path, params: Params | None = None, **settings: Any) -> TrainReport:
-    chosen: Any = sections(params or wrong(run.params), TrainParams)
-    return train(chosen, **run.inputs, out_dir=out, **settings)
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
@@ -68,7 +62,7 @@ def collapsed(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Stage, "_save", save)
-        report = training(tiny_run, out, telemetry=heard)
+        report = training(tiny_run, out, wrong(tiny_run.params), telemetry=heard)
     return out, report, heard, left
 
 
@@ -125,9 +119,9 @@ def test_a_collapsing_run_that_is_killed_anywhere_ends_in_the_same_bytes(
     for taken in (first - 1, first + 1):  # before the epoch's end at which the guard acts, and in the epoch after
         killed_at(taken)
         with pytest.raises(Killed):
-            training(tiny_run, tmp_path / str(taken))
+            training(tiny_run, tmp_path / str(taken), wrong(tiny_run.params))
         (tmp_path / str(taken) / "healthy.pt").unlink()  # as DVC does with what a stage writes
-        again = training(tiny_run, tmp_path / str(taken))
+        again = training(tiny_run, tmp_path / str(taken), wrong(tiny_run.params))
         assert again.incidents == report.incidents
         for name in RESULTS:
             assert file_sha256(tmp_path / str(taken) / name) == file_sha256(out / name), (taken, name)
@@ -145,18 +139,11 @@ def test_a_guard_that_stays_silent_changes_no_number(tiny_run: TinyRun, tmp_path
 
 
 def test_without_a_selection_slice_the_teacher_alone_is_watched(tiny_run: TinyRun, tmp_path: Path) -> None:
-    from cwbass.steps.split import SplitParams, split
-    from cwbass.steps.training import WarmupParams
-    from cwbass.steps.warmup import warmup
-
-    params = wrong(tiny_run.params, baseline=False)
-    params = params.model_copy(update={"split": params.split.model_copy(update={"selection": 0.0})})
-    manifest, places = tmp_path / "split" / "manifest.json", {"data_root": tiny_run.data}
-    chosen: Any = [sections(params, kind) for kind in (SplitParams, WarmupParams, TrainParams)]
-    split(chosen[0], out_dir=manifest.parent, **places)
-    warmup(chosen[1], manifest=manifest, out_dir=tmp_path / "warmup", **places)
-    report = train(chosen[2], manifest=manifest, warmup=tmp_path / "warmup" / "warmup.pt", out_dir=tmp_path / "train", **places)
-    rows = rows_of(tmp_path / "train")
+    run = TinyRun(tmp_path, tiny_run.data, changed(wrong(tiny_run.params, baseline=False), "split", selection=0.0))
+    make_split(run)
+    warm(run)
+    report = training(run)
+    rows = rows_of(run.train)
     assert not any("selection_miou" in row for row in rows)
     assert report.incidents > 0
     assert {sign for row in rows for sign in row.get("incident", {"signs": ()})["signs"]} <= {"classes", "starved"}

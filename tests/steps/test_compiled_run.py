@@ -10,16 +10,12 @@ from typing import Any
 import pytest
 import torch
 from killing import Killed
-from tiny import TinyRun, rows, sections, smoke_params
+from tiny import TinyRun, make_split, rows, smoke_params, training, warm
 from torch import Tensor, nn
 
 from cwbass.config import ModelConfig
 from cwbass.models import MODELS
 from cwbass.models.base import SegmentationNet
-from cwbass.steps.split import SplitParams, split
-from cwbass.steps.train import TrainParams, train
-from cwbass.steps.training import WarmupParams
-from cwbass.steps.warmup import warmup
 from cwbass.training.checkpoint import load_checkpoint
 
 
@@ -55,26 +51,26 @@ def test_a_compiled_run_has_the_losses_of_a_plain_one_and_goes_on_where_it_was_s
     def run(name: str, **values: Any) -> TinyRun:
         params = smoke_params(save_minutes=1e-9, baseline=False, **values).model_copy(update={"model": ModelConfig(arch="small")})
         done = TinyRun(tmp_path / name, shapes, params)
-        split(sections(params, SplitParams), data_root=shapes, out_dir=done.root / "split")  # type: ignore[arg-type]
-        warmup(sections(params, WarmupParams), manifest=done.manifest, data_root=shapes, out_dir=done.warmup)  # type: ignore[arg-type]
+        make_split(done)
+        warm(done)
         return done
 
-    def training(run: TinyRun, out: Path) -> list[dict[str, Any]]:
-        train(sections(run.params, TrainParams), **run.inputs, out_dir=out)  # type: ignore[arg-type]
+    def history(run: TinyRun, out: Path) -> list[dict[str, Any]]:
+        training(run, out)
         return rows(out / "history.jsonl")
 
     plain = run("plain")
-    losses = [row["loss"] for row in training(plain, plain.train)]
+    losses = [row["loss"] for row in history(plain, plain.train)]
     assert not made
     fast = run("fast", compile=True)
-    compiled = training(fast, fast.train)
+    compiled = history(fast, fast.train)
     assert len(made) == 4  # the student and its average, of warm-up and training
     assert [row["loss"] for row in compiled] == pytest.approx(losses, rel=1e-3)
 
     killed_at(3)
     with pytest.raises(Killed):
         training(fast, fast.root / "stopped")
-    assert training(fast, fast.root / "stopped") == compiled
+    assert history(fast, fast.root / "stopped") == compiled
     whole, stopped = (load_checkpoint(folder / "last.pt") for folder in (fast.train, fast.root / "stopped"))
     assert whole.step == stopped.step == 16
     assert all(torch.equal(value, stopped.method_state[key]) for key, value in whole.method_state.items())

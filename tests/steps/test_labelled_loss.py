@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import sections, smoke_params
+from tiny import TinyRun, make_split, sections, smoke_params, training, warm
 from torch import Tensor
 
 from cwbass.config import LossConfig
@@ -17,10 +17,7 @@ from cwbass.errors import ParamsError
 from cwbass.losses import LABELED_LOSSES, labeled_loss
 from cwbass.losses.supervised import HardPixels, balanced_class_weights, supervised_cross_entropy
 from cwbass.params import Params, load_params, parse_yaml
-from cwbass.steps.split import SplitParams, split
-from cwbass.steps.train import TrainParams, train
 from cwbass.steps.training import WarmupParams, start_run
-from cwbass.steps.warmup import warmup
 from cwbass.training.resume import Resume
 
 STEPS = {"steps": 4, "warmup_steps": 2, "epoch_steps": 2}
@@ -44,22 +41,15 @@ def test_it_changes_the_labelled_loss_of_every_stage(
 ) -> None:
     monkeypatch.setitem(LABELED_LOSSES, "raised", raised)
     plain, changed = smoke_params(**STEPS), smoke_params(**STEPS, **changes)
-    split(sections(plain, SplitParams), data_root=shapes, out_dir=tmp_path / "split")
-    manifest = tmp_path / "split" / "manifest.json"
+    make_split(TinyRun(tmp_path, shapes, plain))
     found = {}
     for name, params in (("plain", plain), ("changed", changed)):
-        out = tmp_path / name
-        warmup(sections(params, WarmupParams), manifest=manifest, data_root=shapes, out_dir=out / "warmup")
+        run = TinyRun(tmp_path, shapes, params)
+        warm(run, tmp_path / name / "warmup")
         start = tmp_path / "plain" / "warmup" / "warmup.pt"  # the same weights for both
-        train(
-            sections(params, TrainParams),
-            manifest=manifest,
-            warmup=start,
-            data_root=shapes,
-            out_dir=out / "train",
-            resume=Resume(force=("train.class_balance", "train.ohem", "train.loss")),
-        )
-        found[name] = losses(out / "warmup") | losses(out / "train")
+        resume = Resume(force=("train.class_balance", "train.ohem", "train.loss"))
+        training(run, tmp_path / name / "train", warmup=start, resume=resume)
+        found[name] = losses(tmp_path / name / "warmup") | losses(tmp_path / name / "train")
     assert found["plain"].keys() == found["changed"].keys() == {"warmup", "baseline", "train"}
     for stage, loss in found["plain"].items():
         assert loss != pytest.approx(found["changed"][stage], rel=1e-3), stage
@@ -69,8 +59,7 @@ def test_it_changes_the_labelled_loss_of_every_stage(
 
 def test_a_run_says_what_a_labelled_pixel_counts(shapes: Path, tmp_path: Path) -> None:
     params = smoke_params(**STEPS, class_balance=1.0, ohem={"threshold": 0.7, "min_share": 0.25})
-    manifest = tmp_path / "split" / "manifest.json"
-    split(sections(params, SplitParams), data_root=shapes, out_dir=manifest.parent)
+    manifest = make_split(TinyRun(tmp_path, shapes, params))
     nowhere = {"manifest": manifest, "data_root": shapes, "out_dir": tmp_path / "none", "work_dir": None, "resume": Resume()}
     run = start_run("warmup", sections(params, WarmupParams), **nowhere)
     assert run.hard_pixels == HardPixels(threshold=0.7, min_share=0.25)

@@ -17,7 +17,7 @@ import jsonschema
 import pytest
 import yaml
 from fake_kubernetes import FakeKubernetes, active, check, ended, failed_pod
-from tiny import smoke_params
+from tiny import changed, sections, smoke_params
 
 from cwbass.errors import CheckpointError, CwbassError, DataError, Interrupted, ParamsError, ServiceError
 from cwbass.params import dump_params, load_params, parse_yaml
@@ -40,12 +40,7 @@ REPORT = {
 
 
 def train_params(**train: Any) -> TrainParams:
-    dumped = smoke_params(**train).model_dump(mode="json")
-    return load_params({name: dumped[name] for name in TrainParams.model_fields}, TrainParams)
-
-
-def of_data(params: TrainParams, root: str) -> TrainParams:
-    return params.model_copy(update={"data": params.data.model_copy(update={"root": root})})
+    return sections(smoke_params(**train), TrainParams)
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +77,7 @@ def write_report(job: dict[str, Any]) -> None:
 
 def test_a_job_is_created_followed_and_its_report_read(work: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    params = of_data(train_params(nodes=2, processes=1), "s3://datasets/streets")
+    params = changed(train_params(nodes=2, processes=1), "data", root="s3://datasets/streets")
     with FakeKubernetes({}, ended("Suspended"), active(2), ended("Complete"), created=write_report) as server:
         report = start(server, work, params, cluster={"timeout": 3600})
     assert report.to_dict() == REPORT
@@ -129,7 +124,7 @@ def test_a_job_goes_to_the_namespace_of_the_pod_that_starts_it(work: Path, tmp_p
 
 
 def test_a_dry_run_prints_the_job_that_a_launch_starts_and_writes_nothing(work: Path) -> None:
-    params = of_data(train_params(nodes=2, processes=1), "work/data")
+    params = changed(train_params(nodes=2, processes=1), "data", root="work/data")
     (work.parent / "params.yaml").write_text(dump_params(params))
     words = ["--image", "registry/cwbass:1", "--params", "params.yaml", "--data", "work/data", "--manifest", "manifest.json"]
     words += ["--warmup", "warmup.pt", "--out", "work/train", "--work", "work", "--namespace", "cwbass", "--dry-run"]

@@ -6,22 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import sections, smoke_params
+from tiny import TinyRun, make_split, sections, smoke_params
 
 from cwbass.data.synthetic import write_shapes
 from cwbass.methods import METHODS
 from cwbass.methods.st_plus_plus import OfflineStPlusPlus
 from cwbass.steps.measure import measure
-from cwbass.steps.split import SplitParams, split
 from cwbass.steps.train import TrainParams
 from cwbass.types import PLACE, LabeledBatch, Progress, StepOutput, UnlabeledBatch
 
 
 @pytest.fixture(scope="session")
 def manifest(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("measure")
-    split(sections(smoke_params(), SplitParams), data_root=shapes, out_dir=folder)  # type: ignore[arg-type]
-    return folder / "manifest.json"
+    return make_split(TinyRun(tmp_path_factory.mktemp("measure"), shapes, smoke_params()))
 
 
 @pytest.mark.parametrize(
@@ -72,8 +69,8 @@ def test_a_second_stage_is_measured_with_tags_and_places(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(OfflineStPlusPlus, "wants_places", True)
     monkeypatch.setattr(OfflineStPlusPlus, "training_step", noting)
-    split(sections(smoke_params(), SplitParams), data_root=tmp_path, out_dir=tmp_path / "split")  # type: ignore[arg-type]
-    measure(training_of("st_plus_plus"), manifest=tmp_path / "split" / "manifest.json", data_root=tmp_path, timed=False)
+    manifest = make_split(TinyRun(tmp_path, tmp_path, smoke_params()))
+    measure(training_of("st_plus_plus"), manifest=manifest, data_root=tmp_path, timed=False)
     (batch,) = seen
     assert batch.place is not None and batch.tags is not None
     for image, tags in zip(batch.place[:, PLACE.index("index")].tolist(), batch.tags.tolist(), strict=True):
@@ -82,6 +79,4 @@ def test_a_second_stage_is_measured_with_tags_and_places(tmp_path: Path, monkeyp
 
 def training_of(method: str) -> TrainParams:
     params = smoke_params().model_copy(update={"method": METHODS[method].config_cls(name=method)})
-    found = sections(params, TrainParams)
-    assert isinstance(found, TrainParams)
-    return found
+    return sections(params, TrainParams)

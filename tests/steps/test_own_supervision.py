@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
 from killing import Killed
-from tiny import TinyRun, rows, run_training, sections, smoke_params
+from tiny import TinyRun, rows, run_training, smoke_params, warm
 from torch import Tensor
 
 from cwbass.data.manifest import Manifest
@@ -19,8 +20,6 @@ from cwbass.methods import METHODS
 from cwbass.methods.base import MethodConfig
 from cwbass.methods.supervised import Supervised, SupervisedConfig
 from cwbass.params import Params
-from cwbass.steps.training import WarmupParams
-from cwbass.steps.warmup import warmup
 from cwbass.training.checkpoint import load_checkpoint
 from cwbass.types import PLACE, LabeledBatch, Progress, StepOutput, UnlabeledBatch
 
@@ -67,12 +66,11 @@ def test_it_trains_warm_up_and_baseline_and_is_told_as_the_baseline(params: Para
 
 
 def test_what_it_remembers_goes_on_where_it_was_killed(params: Params, tiny_run: TinyRun, tmp_path: Path, killed_at: Any) -> None:
-    own: Any = sections(params, WarmupParams)
-    files: dict[str, Any] = {"manifest": tiny_run.manifest, "data_root": tiny_run.data}
-    warmup(own, out_dir=tmp_path / "whole", **files)
+    own = replace(tiny_run, params=params)
+    warm(own, tmp_path / "whole")
     killed_at(5)
     with pytest.raises(Killed):
-        warmup(own, out_dir=tmp_path / "stopped", **files)
-    warmup(own, out_dir=tmp_path / "stopped", **files)
+        warm(own, tmp_path / "stopped")
+    warm(own, tmp_path / "stopped")
     for name in ("warmup.pt", "baseline_last.pt"):
         assert file_sha256(tmp_path / "stopped" / name) == file_sha256(tmp_path / "whole" / name)

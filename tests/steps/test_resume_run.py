@@ -16,7 +16,7 @@ import torch
 from commands import run
 from killing import Killed
 from safetensors.torch import save_file
-from tiny import TinyRun, rows, sections
+from tiny import TinyRun, changed, make_split, rows, training, warm
 
 from cwbass.cli import main
 from cwbass.data.manifest import Manifest
@@ -30,24 +30,12 @@ from cwbass.models import build_model
 from cwbass.models.smp_net import SmpNet
 from cwbass.params import Params, dump_params, load_params
 from cwbass.steps.split import SplitParams, split
-from cwbass.steps.train import TrainParams, train
-from cwbass.steps.training import TrainReport, WarmupParams
-from cwbass.steps.warmup import warmup
 from cwbass.training import stage as stage_module
 from cwbass.training.checkpoint import load_checkpoint
 from cwbass.training.resume import Resume
 
 TOP = Path(__file__).parents[2]
 RESULTS = ("last.pt", "best.pt", "history.jsonl", "probes.zip", "run.json")
-
-
-def changed(params: Params, **values: Any) -> Params:
-    """Some keys of the train section replaced."""
-    return params.model_copy(update={"train": params.train.model_copy(update=values)})
-
-
-def training(run: TinyRun, out: Path, params: Params | None = None, **settings: Any) -> TrainReport:
-    return train(sections(params or run.params, TrainParams), **run.inputs, out_dir=out, **settings)  # type: ignore[arg-type]
 
 
 def assert_equal(run: TinyRun, out: Path, names: tuple[str, ...] = RESULTS) -> None:
@@ -131,17 +119,14 @@ def test_float16_goes_on_with_its_loss_scale_from_the_warm_up_to_the_end_and_ove
 ) -> None:
     """On a CPU float32 stands in for it, whose bits a scale does not change: those of a run without one."""
     caught = changed(tiny_run.params, precision="float16", device="cpu", save_minutes=1e-9, baseline=False)
-    settings = {"manifest": tiny_run.manifest, "data_root": tiny_run.data}
-    start = tmp_path / "warmup"
-    warmup(sections(caught, WarmupParams), out_dir=start, **settings)  # type: ignore[arg-type]
-    assert load_checkpoint(start / "warmup.pt").loss_scale == {"value": 2.0**16, "clean": 8}
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    arguments = {"warmup": start / "warmup.pt", **settings}
-    train(sections(caught, TrainParams), out_dir=whole, **arguments)  # type: ignore[arg-type]
+    warm(replace(tiny_run, params=caught), tmp_path)
+    start, whole, stopped = tmp_path / "warmup.pt", tmp_path / "whole", tmp_path / "stopped"
+    assert load_checkpoint(start).loss_scale == {"value": 2.0**16, "clean": 8}
+    training(tiny_run, whole, caught, warmup=start)
     killed_at(6)
     with pytest.raises(Killed):
-        train(sections(caught, TrainParams), out_dir=stopped, **arguments)  # type: ignore[arg-type]
-    train(sections(caught, TrainParams), out_dir=stopped, **arguments)  # type: ignore[arg-type]
+        training(tiny_run, stopped, caught, warmup=start)
+    training(tiny_run, stopped, caught, warmup=start)
     for name in RESULTS:
         assert file_sha256(stopped / name) == file_sha256(whole / name), name
     last, plain = load_checkpoint(stopped / "last.pt"), load_checkpoint(tiny_run.train / "last.pt")
@@ -169,20 +154,18 @@ def test_a_finished_run_is_reported_at_once_and_another_one_is_refused(
 
 def test_a_run_from_other_weights_in_the_same_file_is_another_run(tiny_run: TinyRun, tmp_path: Path) -> None:
     file, names = tmp_path / "encoder.safetensors", Manifest.read(tiny_run.manifest).spec.class_names
-    model = tiny_run.params.model.model_copy(update={"weights": str(file)})
     net = build_model(tiny_run.params.model, names)
     assert isinstance(net, SmpNet)
     state = net.net.encoder.state_dict()
     save_file(state, file)
-    params = sections(tiny_run.params.model_copy(update={"model": model}), WarmupParams)
-    places: dict[str, Any] = {"manifest": tiny_run.manifest, "data_root": tiny_run.data, "out_dir": tmp_path / "out"}
-    first = warmup(params, **places)
-    assert warmup(params, **places) == first  # done
+    run = replace(tiny_run, params=changed(tiny_run.params, "model", weights=str(file)))
+    first = warm(run, tmp_path / "out")
+    assert warm(run, tmp_path / "out") == first  # done
     before, key = file_sha256(file), next(key for key in state if key.endswith("weight"))
     save_file({**state, key: state[key] * 2}, file)
     line = rf"model\.weights_sha256: \"{before[:40]}.* there, \"{file_sha256(file)[:40]}.* now"
     with pytest.raises(ParamsError, match=line):
-        warmup(params, **places)
+        warm(run, tmp_path / "out")
 
 
 def test_the_command_line_refuses_a_run_of_other_parameters_and_takes_a_forced_one(
@@ -267,10 +250,6 @@ def ids_at(manifest: Manifest, stream: Any, step: int, batch: int) -> list[str]:
     return [samples[index_at(position, len(samples), seed=0, stream=stream)].id for position in positions]
 
 
-def warm(params: Params, manifest: Path, data: Path, out: Path, **settings: Any) -> TrainReport:
-    return warmup(sections(params, WarmupParams), manifest=manifest, data_root=data, out_dir=out, **settings)  # type: ignore[arg-type]
-
-
 def test_labels_of_one_class_are_refused_before_anything_is_trained(tiny_run: TinyRun, tmp_path: Path) -> None:
     data = tmp_path / "data"
     write_shapes(data, seed=0, labeled=6, unlabeled=2, test=2, size=(64, 64))
@@ -278,12 +257,12 @@ def test_labels_of_one_class_are_refused_before_anything_is_trained(tiny_run: Ti
     names = (data / "classes.txt").read_text().split("\n")
     first, *others = [line.split()[0] for line in names if line.strip()]
     values["data"] = {"root": str(data), "ignore_classes": others}
-    params = load_params(values, Params)
-    split(sections(params, SplitParams), data_root=data, out_dir=tmp_path / "split")  # type: ignore[arg-type]
+    run = TinyRun(tmp_path, data, load_params(values, Params))
+    make_split(run)
     with pytest.raises(DataError, match=f"show one class only, {first}: there is nothing to tell apart") as caught:
-        warm(params, tmp_path / "split" / "manifest.json", data, tmp_path / "out")
+        warm(run)
     assert caught.value.exit_code == 4
-    assert not (tmp_path / "out").exists()
+    assert not run.warmup.exists()
 
 
 def test_fewer_labels_than_a_batch_and_images_smaller_than_the_crop_are_trained_on(
@@ -292,16 +271,10 @@ def test_fewer_labels_than_a_batch_and_images_smaller_than_the_crop_are_trained_
     caplog.set_level(logging.INFO)
     labeled = len(Manifest.read(tiny_run.manifest).labeled)
     params = changed(tiny_run.params, batch_labeled=labeled + 3, steps=10)
-    params = params.model_copy(update={"augment": params.augment.model_copy(update={"crop_size": 96, "scale": (0.5, 0.75)})})
-    warm(changed(params, baseline=False), tiny_run.manifest, tiny_run.data, tmp_path / "warmup")
+    params = changed(params, "augment", crop_size=96, scale=(0.5, 0.75))
+    warm(replace(tiny_run, params=changed(params, baseline=False)), tmp_path / "warmup")
     assert f"{labeled} labelled images are fewer than train.batch_labeled ({labeled + 3})" in caplog.text
-    train(
-        sections(params, TrainParams),  # type: ignore[arg-type]
-        manifest=tiny_run.manifest,
-        warmup=tmp_path / "warmup" / "warmup.pt",
-        data_root=tiny_run.data,
-        out_dir=tmp_path / "train",
-    )
+    training(tiny_run, tmp_path / "train", params, warmup=tmp_path / "warmup" / "warmup.pt")
     (row,) = rows(tmp_path / "train" / "history.jsonl")
     assert (row["nonfinite"], row["step"]) == (0, 10)
     assert 0 < row["loss_sup"] < 10
@@ -313,8 +286,8 @@ def test_restart_leaves_no_result_of_the_earlier_run_that_the_new_one_does_not_w
     shutil.copytree(tiny_run.warmup, run.warmup)
     chosen = SplitParams(data=run.params.data, split=run.params.split.model_copy(update={"selection": 0.0}))
     split(chosen, data_root=run.data, out_dir=run.manifest.parent)
-    warm(run.params, run.manifest, run.data, run.warmup, resume=Resume(restart=True))
-    training(run, run.train, resume=Resume(restart=True))
+    warm(run, resume=Resume(restart=True))
+    training(run, resume=Resume(restart=True))
     left = {path.name for folder in (run.train, run.warmup) for path in folder.iterdir() if path.suffix in (".pt", ".zip")}
     assert left == {"last.pt", "warmup.pt"}
     assert not (run.warmup / "sweep.json").exists()
@@ -334,20 +307,13 @@ def test_a_restart_that_is_refused_deletes_nothing(tiny_run: TinyRun, tmp_path: 
 def test_a_method_that_needs_unlabelled_images_says_so_where_there_are_none(tiny_run: TinyRun, tmp_path: Path) -> None:
     data = tmp_path / "data"
     write_shapes(data, seed=0, labeled=8, unlabeled=0, test=2, size=(64, 64))
-    params = changed(tiny_run.params, steps=2, warmup_steps=1, baseline=False)
-    split(sections(params, SplitParams), data_root=data, out_dir=tmp_path / "split")  # type: ignore[arg-type]
-    manifest = tmp_path / "split" / "manifest.json"
-    warm(params, manifest, data, tmp_path / "warmup")
+    run = TinyRun(tmp_path, data, changed(tiny_run.params, steps=2, warmup_steps=1, baseline=False))
+    make_split(run)
+    warm(run)
     with pytest.raises(
         DataError, match=r"learns from unlabelled images and the split has none.*method\.name: supervised"
     ) as caught:
-        train(
-            sections(params, TrainParams),  # type: ignore[arg-type]
-            manifest=manifest,
-            warmup=tmp_path / "warmup" / "warmup.pt",
-            data_root=data,
-            out_dir=tmp_path / "train",
-        )
+        training(run)
     assert caught.value.exit_code == 4
 
 

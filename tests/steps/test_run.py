@@ -14,7 +14,7 @@ import pytest
 import torch
 from full_disk import files_of_at_most
 from PIL import Image
-from tiny import TinyRun, rows, run_training, sections, smoke_params
+from tiny import TinyRun, changed, make_split, rows, run_training, sections, smoke_params, training, warm
 
 from cwbass.config import RegistryConfig
 from cwbass.data.base import read_image, read_mask
@@ -35,10 +35,7 @@ from cwbass.steps.predict import predict
 from cwbass.steps.register import RegisterParams, register
 from cwbass.steps.report import report
 from cwbass.steps.scoring import Scorer
-from cwbass.steps.split import SplitParams, split
-from cwbass.steps.train import TrainParams, train
 from cwbass.steps.training import WarmupParams, start_run
-from cwbass.steps.warmup import warmup
 from cwbass.training.checkpoint import load_checkpoint, save_checkpoint
 from cwbass.training.resume import Resume
 
@@ -68,18 +65,15 @@ def test_a_training_that_does_not_fit_the_gpu_ends_with_what_to_lower(
 
     monkeypatch.setattr(CwBass, "training_step", full)
     with pytest.raises(ParamsError, match=r"the GPU's memory is full \(CUDA out of memory\.\)\. Lower train\.batch_labeled"):
-        train(sections(tiny_run.params, TrainParams), **tiny_run.inputs, out_dir=tmp_path)
+        training(tiny_run, tmp_path)
 
 
 def test_after_a_warmup_that_stopped_early_baseline_and_method_begin_at_the_same_step(shapes: Path, tmp_path: Path) -> None:
     # At such a rate the network says one class and no other from the first step on: no epoch is better than the one before.
     params = smoke_params(steps=6, warmup_steps=4, epoch_steps=1, early_stop=1, optimizer={"name": "sgd", "lr": 3.0})
-    split(sections(params, SplitParams), data_root=shapes, out_dir=tmp_path)
-    places = {"manifest": tmp_path / "manifest.json", "data_root": shapes}
-    reports = [
-        warmup(sections(params, WarmupParams), out_dir=tmp_path / "warmup", **places),
-        train(sections(params, TrainParams), warmup=tmp_path / "warmup" / "warmup.pt", out_dir=tmp_path / "train", **places),
-    ]
+    run = TinyRun(tmp_path, shapes, params)
+    make_split(run)
+    reports = [warm(run), training(run)]
     taken = [(row["stage"], row["step"]) for step in ("warmup", "train") for row in rows(tmp_path / step / "history.jsonl")]
     assert taken == [("warmup", 1), ("warmup", 2), ("baseline", 3), ("baseline", 4), ("train", 3), ("train", 4)]
     assert [report.steps for report in reports] == [4, 4]
@@ -89,10 +83,9 @@ def test_a_limit_of_patience_that_nothing_can_reach_is_told(
     shapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     params = smoke_params(steps=3, warmup_steps=2, epoch_steps=1, early_stop=1, optimizer={"name": "sgd", "lr": 3.0})
-    params = params.model_copy(update={"split": params.split.model_copy(update={"selection": 0.0})})
-    split(sections(params, SplitParams), data_root=shapes, out_dir=tmp_path)
-    places = {"manifest": tmp_path / "manifest.json", "data_root": shapes}
-    assert warmup(sections(params, WarmupParams), out_dir=tmp_path / "warmup", **places).steps == 3
+    run = TinyRun(tmp_path, shapes, changed(params, "split", selection=0.0))
+    make_split(run)
+    assert warm(run).steps == 3
     said = "no selection slice says when train.early_stop should stop it; all steps are taken"
     assert [message for message in caplog.messages if "early_stop" in message] == [
         f"{stage}: {said}" for stage in ("warmup", "baseline")
@@ -198,12 +191,11 @@ def test_the_same_seed_gives_the_same_bytes(tiny_run: TinyRun, tmp_path: Path) -
 
 
 def test_another_seed_gives_other_weights(tiny_run: TinyRun, tmp_path: Path) -> None:
-    few = tiny_run.params.train.model_copy(update={"steps": 10})  # two after the warm-up
-    params = tiny_run.params.model_copy(update={"seed": 1, "train": few})
+    params = changed(tiny_run.params, steps=10).model_copy(update={"seed": 1})  # two steps after the warm-up
     run_dir = tmp_path / "train"
     with pytest.raises(CheckpointError, match="no such checkpoint"):
-        train(sections(params, TrainParams), **{**tiny_run.inputs, "warmup": tmp_path / "none.pt"}, out_dir=run_dir)
-    train(sections(params, TrainParams), **tiny_run.inputs, out_dir=run_dir)
+        training(tiny_run, run_dir, params, warmup=tmp_path / "none.pt")
+    training(tiny_run, run_dir, params)
     one, other = load_checkpoint(run_dir / "last.pt"), load_checkpoint(tiny_run.train / "last.pt")
     assert any(not torch.equal(value, other.method_state[name]) for name, value in one.method_state.items())
 
@@ -260,9 +252,7 @@ def test_a_baseline_of_another_length_is_noted(tiny_run: TinyRun, tmp_path: Path
 def test_another_length_or_batch_than_the_warmup_had_is_told(
     tiny_run: TinyRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    other = tiny_run.params.train.model_copy(update={"steps": 9, "batch_labeled": 4})
-    params = sections(tiny_run.params.model_copy(update={"train": other}), TrainParams)
-    train(params, **tiny_run.inputs, out_dir=tmp_path)
+    training(tiny_run, tmp_path, changed(tiny_run.params, steps=9, batch_labeled=4))
     assert (
         f"{tiny_run.inputs['warmup']} and the baseline beside it have another length or batch than this run:\n"
         "  train.batch_labeled: 2 there, 4 now\n  train.steps: 16 there, 9 now"
@@ -272,36 +262,32 @@ def test_another_length_or_batch_than_the_warmup_had_is_told(
 def test_crops_that_show_little_are_told_before_training(
     tiny_run: TinyRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    views = tiny_run.params.augment.model_copy(update={"scale": (8.0, 8.0)})
-    small = tiny_run.params.model_copy(update={"augment": views, "train": tiny_run.params.train.model_copy(update={"steps": 9})})
+    small = changed(changed(tiny_run.params, steps=9), "augment", scale=(8.0, 8.0))
     for params, told in ((tiny_run.params, False), (small, True)):
         caplog.clear()
         places = {"manifest": tiny_run.manifest, "data_root": tiny_run.data, "out_dir": tmp_path / str(told)}
-        start_run("warmup", sections(params, WarmupParams), **places, work_dir=None, resume=Resume())  # type: ignore[arg-type]
+        start_run("warmup", sections(params, WarmupParams), **places, work_dir=None, resume=Resume())
         assert any(message.startswith("augment.crop_size: at scale 8 to 8, crops") for message in caplog.messages) is told
 
 
 def test_epochs_that_the_warmup_would_fill_are_refused_before_it_begins(tiny_run: TinyRun, tmp_path: Path) -> None:
-    params = sections(smoke_params(steps=None, epochs=1, warmup_steps=8), WarmupParams)  # 16 unlabelled images by two
+    params = smoke_params(steps=None, epochs=1, warmup_steps=8)  # 16 unlabelled images by two
     said = "train.warmup_steps is 8, but train.epochs counts the warm-up too and is 1: 8 steps of 2 images. Lower the one"
     with pytest.raises(ParamsError, match=said):
-        warmup(params, manifest=tiny_run.manifest, data_root=tiny_run.data, out_dir=tmp_path / "warmup")
+        warm(replace(tiny_run, params=params), tmp_path / "warmup")
     assert not (tmp_path / "warmup").exists()
 
 
 def test_training_refuses_a_warmup_that_was_stopped(tiny_run: TinyRun, tmp_path: Path) -> None:
     save_checkpoint(replace(load_checkpoint(tiny_run.warmup / "warmup.pt"), step=4), tmp_path / "warmup.pt")
-    params = sections(tiny_run.params, TrainParams)
-    places = {**tiny_run.inputs, "warmup": tmp_path / "warmup.pt"}
     with pytest.raises(CheckpointError, match=r"was stopped after 4 of its 8 steps\. Run `cwbass warmup` again"):
-        train(params, out_dir=tmp_path / "train", **places)
+        training(tiny_run, tmp_path / "train", warmup=tmp_path / "warmup.pt")
 
 
 def test_a_checkpoint_of_another_split_is_refused(tiny_run: TinyRun, tmp_path: Path) -> None:
-    params = tiny_run.params.model_copy(update={"seed": 5})
-    split(sections(params, SplitParams), data_root=tiny_run.data, out_dir=tmp_path)
+    other = make_split(TinyRun(tmp_path, tiny_run.data, tiny_run.params.model_copy(update={"seed": 5})))
     with pytest.raises(CheckpointError, match="was trained on split"):
-        evaluate(None, checkpoint=tiny_run.train, manifest=tmp_path / "manifest.json")
+        evaluate(None, checkpoint=tiny_run.train, manifest=other)
 
 
 def test_data_of_other_classes_is_refused(tiny_run: TinyRun, tmp_path: Path) -> None:
@@ -315,9 +301,7 @@ def test_data_of_other_classes_is_refused(tiny_run: TinyRun, tmp_path: Path) -> 
 
 
 def test_the_network_that_will_be_scored_chooses_the_checkpoint(tiny_run: TinyRun, tmp_path: Path) -> None:
-    scored = tiny_run.params.eval.model_copy(update={"weights": "student"})
-    params = sections(tiny_run.params.model_copy(update={"eval": scored}), TrainParams)
-    report = train(params, out_dir=tmp_path, **tiny_run.inputs)
+    report = training(tiny_run, tmp_path, changed(tiny_run.params, "eval", weights="student"))
     history = rows(tmp_path / "history.jsonl")
     assert [row["selection_miou"] for row in history] == [row["selection_miou_student"] for row in history]
     assert all(row["selection_miou_student"] != row["selection_miou_teacher"] for row in history)
@@ -326,18 +310,14 @@ def test_the_network_that_will_be_scored_chooses_the_checkpoint(tiny_run: TinyRu
 
 
 def test_training_refuses_to_be_scored_by_a_network_that_its_method_has_not(tiny_run: TinyRun, tmp_path: Path) -> None:
-    changed = tiny_run.params.model_copy(
-        update={"method": FixMatchConfig(), "eval": tiny_run.params.eval.model_copy(update={"weights": "teacher"})}
-    )
+    params = changed(tiny_run.params, "eval", weights="teacher").model_copy(update={"method": FixMatchConfig()})
     with pytest.raises(ParamsError, match=r"eval\.weights is teacher, but fixmatch has no teacher: set student, or auto\."):
-        train(sections(changed, TrainParams), out_dir=tmp_path, **tiny_run.inputs)
+        training(tiny_run, tmp_path, params)
 
 
 def test_training_refuses_a_warmup_of_another_network(tiny_run: TinyRun, tmp_path: Path) -> None:
-    model = tiny_run.params.model.model_copy(update={"arch": "fpn"})
-    params = sections(tiny_run.params.model_copy(update={"model": model}), TrainParams)
     with pytest.raises(CheckpointError, match=r"model\.arch"):
-        train(params, **tiny_run.inputs, out_dir=tmp_path)
+        training(tiny_run, tmp_path, changed(tiny_run.params, "model", arch="fpn"))
 
 
 def test_training_refuses_a_warmup_of_another_recipe_and_names_each_key_with_both_values(
@@ -345,13 +325,9 @@ def test_training_refuses_a_warmup_of_another_recipe_and_names_each_key_with_bot
 ) -> None:
     train_section, augment = tiny_run.params.train, tiny_run.params.augment
     optimizer = train_section.optimizer.model_copy(update={"lr": 0.5})
-    changed = {
-        "train": train_section.model_copy(update={"optimizer": optimizer, "class_balance": 0.25}),
-        "augment": augment.model_copy(update={"hflip": 0.125}),
-    }
-    params = sections(tiny_run.params.model_copy(update=changed), TrainParams)
+    params = changed(changed(tiny_run.params, optimizer=optimizer, class_balance=0.25), "augment", hflip=0.125)
     with pytest.raises(ParamsError) as caught:
-        train(params, out_dir=tmp_path / "one", **tiny_run.inputs)
+        training(tiny_run, tmp_path / "one", params)
     said = str(caught.value).splitlines()
     assert said[0] == f"{tiny_run.warmup / 'warmup.pt'} was trained otherwise than this run trains:"
     assert said[1:4] == [
@@ -361,7 +337,7 @@ def test_training_refuses_a_warmup_of_another_recipe_and_names_each_key_with_bot
     ]
     assert said[4].startswith("Run `cwbass warmup` again")
     with pytest.raises(ParamsError, match=r"trains:\n  train\.class_balance: [^\n]*\nRun"):  # the others are let through
-        train(params, out_dir=tmp_path / "two", resume=Resume(force=("augment", "train.optimizer.lr")), **tiny_run.inputs)
+        training(tiny_run, tmp_path / "two", params, resume=Resume(force=("augment", "train.optimizer.lr")))
 
 
 def test_masks_of_unlabelled_images_are_never_opened(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from tiny import rows
+from tiny import TinyRun, make_split, rows, training, warm
 
 from cwbass.data.base import Sample, read_image
 from cwbass.data.manifest import Manifest
@@ -26,10 +26,7 @@ from cwbass.models import build_model
 from cwbass.models.smp_net import SmpNet
 from cwbass.params import Params, load_params
 from cwbass.steps.evaluate import evaluate
-from cwbass.steps.split import SplitParams, split
-from cwbass.steps.train import TrainParams, train
-from cwbass.steps.training import TrainReport, WarmupParams
-from cwbass.steps.warmup import warmup
+from cwbass.steps.training import TrainReport
 from cwbass.training.checkpoint import load_checkpoint
 from cwbass.training.loop import Schedule
 from cwbass.training.resume import Resume
@@ -83,23 +80,17 @@ def changed(**sections: dict[str, Any]) -> dict[str, Any]:
     return {**VALUES, **{name: {**VALUES[name], **values} for name, values in sections.items()}}
 
 
-def params(values: dict[str, Any], kind: Any) -> Any:
-    """What one step takes of VALUES."""
-    dumped = load_params(values, Params).model_dump(mode="json")
-    return load_params({name: dumped[name] for name in kind.model_fields}, kind)
-
-
 def prepare(root: Path, data: Path, values: dict[str, Any]) -> Path:
     """Split and warm up below ``root``."""
-    split(params(values, SplitParams), data_root=data, out_dir=root / "split")
-    warmup(params(values, WarmupParams), manifest=root / "split" / "manifest.json", data_root=data, out_dir=root / "warmup")
+    run = TinyRun(root, data, load_params(values, Params))
+    make_split(run)
+    warm(run)
     return root
 
 
 def run(root: Path, data: Path, values: dict[str, Any], out: Path, **settings: Any) -> Stages:
     """Train from what :func:`prepare` left below ``root``."""
-    manifest, start = root / "split" / "manifest.json", root / "warmup" / "warmup.pt"
-    report = train(params(values, TrainParams), manifest=manifest, warmup=start, data_root=data, out_dir=out, **settings)
+    report = training(TinyRun(root, data, load_params(values, Params)), out, **settings)
     return Stages(root, data, out, report)
 
 

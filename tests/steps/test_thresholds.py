@@ -4,13 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import TinyRun, sections
+from tiny import TinyRun, make_split
 from typer.testing import CliRunner
 
 from cwbass.cli import app
 from cwbass.data.manifest import Manifest
 from cwbass.errors import CheckpointError, DataError
-from cwbass.steps.split import SplitParams, split
 from cwbass.steps.thresholds import thresholds
 
 
@@ -45,9 +44,9 @@ def test_a_sweep_of_another_checkpoint_is_refused(tiny_run: TinyRun) -> None:
 
 
 def test_another_split_is_refused_as_its_slice_may_have_been_trained_on(tiny_run: TinyRun, tmp_path: Path) -> None:
-    split(sections(tiny_run.params.model_copy(update={"seed": 5}), SplitParams), data_root=tiny_run.data, out_dir=tmp_path)  # type: ignore[arg-type]
+    other = make_split(TinyRun(tmp_path, tiny_run.data, tiny_run.params.model_copy(update={"seed": 5})))
     with pytest.raises(CheckpointError, match="was trained on split"):
-        thresholds(tiny_run.warmup / "warmup.pt", manifest=tmp_path / "manifest.json")
+        thresholds(tiny_run.warmup / "warmup.pt", manifest=other)
 
 
 def test_the_report_has_the_sweep_and_the_probes_beside_it(tiny_run: TinyRun) -> None:

@@ -11,11 +11,11 @@ import pytest
 
 from cwbass.comparison.plan import Plan
 from cwbass.data.synthetic import write_shapes
-from cwbass.params import Params, load_params, parse_yaml
+from cwbass.params import P, Params, load_params, parse_yaml
 from cwbass.steps.evaluate import EvaluateParams, evaluate
 from cwbass.steps.split import SplitParams, split
 from cwbass.steps.train import TrainParams, train
-from cwbass.steps.training import WarmupParams
+from cwbass.steps.training import TrainReport, WarmupParams
 from cwbass.steps.warmup import warmup
 
 SMOKE = Path(__file__).parents[2] / "configs" / "smoke.yaml"
@@ -51,18 +51,40 @@ class TinyRun:
         return {"manifest": self.manifest, "warmup": self.warmup / "warmup.pt", "data_root": self.data}
 
 
-def sections(params: Params, kind: type) -> object:
+def sections(params: Params, kind: type[P]) -> P:
     """The smaller parameters of one step."""
     dumped = params.model_dump(mode="json")
     return load_params({name: dumped[name] for name in kind.model_fields}, kind)
 
 
+def changed(params: P, section: str = "train", **values: Any) -> P:
+    """Some keys of a section replaced."""
+    return params.model_copy(update={section: getattr(params, section).model_copy(update=values)})
+
+
+def make_split(run: TinyRun) -> Path:
+    """Split below the run's root; returns the manifest."""
+    split(sections(run.params, SplitParams), data_root=run.data, out_dir=run.manifest.parent)
+    return run.manifest
+
+
+def warm(run: TinyRun, out: Path | None = None, **settings: Any) -> TrainReport:
+    """Warm up on the run's split, into its own folder or another."""
+    params = sections(run.params, WarmupParams)
+    return warmup(params, manifest=run.manifest, data_root=run.data, out_dir=out or run.warmup, **settings)
+
+
+def training(run: TinyRun, out: Path | None = None, params: Params | None = None, **settings: Any) -> TrainReport:
+    """Train from the run's warm-up, with its parameters or others; ``settings`` win over its files."""
+    return train(sections(params or run.params, TrainParams), **{**run.inputs, "out_dir": out or run.train, **settings})
+
+
 def run_training(root: Path, data: Path, params: Params) -> TinyRun:
     """Split, warm up, train and evaluate below ``root``."""
     run = TinyRun(root, data, params)
-    split(sections(params, SplitParams), data_root=data, out_dir=root / "split")
-    warmup(sections(params, WarmupParams), manifest=run.manifest, data_root=data, out_dir=run.warmup)
-    train(sections(params, TrainParams), **run.inputs, out_dir=run.train)
+    make_split(run)
+    warm(run)
+    training(run)
     evaluate(
         sections(params, EvaluateParams),
         checkpoint=run.train,
@@ -104,6 +126,4 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    params = smoke_params()
-    params = params.model_copy(update={"data": params.data.model_copy(update={"root": str(shapes)})})
-    return run_training(tmp_path_factory.mktemp("run"), shapes, params)
+    return run_training(tmp_path_factory.mktemp("run"), shapes, changed(smoke_params(), "data", root=str(shapes)))

@@ -16,12 +16,12 @@ import pytest
 import torch
 import two_processes
 from threads import in_threads
-from tiny import TinyRun, sections, smoke_params
+from tiny import TinyRun, changed, make_split, sections, smoke_params
 
+from cwbass.data.manifest import Manifest
 from cwbass.errors import ParamsError, ServiceError
-from cwbass.params import dump_params, load_params
+from cwbass.params import dump_params
 from cwbass.steps.launch import WarmupTask, warmup_where_asked
-from cwbass.steps.split import SplitParams, split
 from cwbass.steps.training import WarmupParams, check_batches
 from cwbass.training.checkpoint import load_checkpoint
 from cwbass.training.distributed import Place, _agree_on_device, check_same, joined, read_place
@@ -147,12 +147,10 @@ def test_the_exit_code_is_the_one_that_says_most(codes: list[int], expected: int
 @pytest.fixture(scope="session")
 def split_of_five(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A manifest whose selection slice, five images, cannot be divided among two processes."""
-    params = smoke_params()
-    params = params.model_copy(update={"split": params.split.model_copy(update={"selection": 0.42})})
-    out = tmp_path_factory.mktemp("five")
-    report = split(sections(params, SplitParams), data_root=shapes, out_dir=out)  # type: ignore[arg-type]
-    assert report.to_dict()["counts"]["selection"] == 5
-    return out / "manifest.json"
+    params = changed(smoke_params(), "split", selection=0.42)
+    manifest = make_split(TinyRun(tmp_path_factory.mktemp("five"), shapes, params))
+    assert Manifest.read(manifest).counts["selection"] == 5
+    return manifest
 
 
 @pytest.mark.slow
@@ -236,14 +234,12 @@ def test_the_command_line_starts_its_processes_stops_them_cleanly_and_goes_on_wi
 def test_where_processes_are_asked_for_a_component_warms_up_in_them(
     tiny_run: TinyRun, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    dumped = tiny_run.params.model_dump(mode="json")
-    dumped["train"] |= {"processes": 2, "steps": 4, "warmup_steps": 2}
-    params = load_params({name: dumped[name] for name in WarmupParams.model_fields}, WarmupParams)
+    params = sections(changed(tiny_run.params, processes=2, steps=4, warmup_steps=2), WarmupParams)
     places = {"manifest": tiny_run.manifest, "data_root": tiny_run.data}
     report = warmup_where_asked(WarmupTask(params=params, **places, out_dir=tmp_path / "two", run_id="run-7"))
     assert capfd.readouterr().err.count("2 processes;") == 1
     assert 'run_id="run-7"' in (tmp_path / "two" / "metrics.prom").read_text()  # those processes tell of themselves
-    one = params.model_copy(update={"train": params.train.model_copy(update={"processes": 1})})
+    one = changed(params, processes=1)
     alone = warmup_where_asked(WarmupTask(params=one, **places, out_dir=tmp_path / "one"))
     assert (report.stage, report.steps, report.split_hash) == (alone.stage, alone.steps, alone.split_hash)
     assert {name: Path(path).relative_to(tmp_path / "two") for name, path in report.checkpoints.items()} == {
@@ -252,7 +248,7 @@ def test_where_processes_are_asked_for_a_component_warms_up_in_them(
     states = [load_checkpoint(tmp_path / name / "baseline_last.pt").method_state for name in ("two", "one")]
     for key, expected in states[1].items():
         torch.testing.assert_close(states[0][key], expected, rtol=1e-2, atol=2e-3)  # float32, a few steps
-    three = params.model_copy(update={"train": params.train.model_copy(update={"processes": 3})})
+    three = changed(params, processes=3)
     with pytest.raises(ParamsError, match="warmup in 3 processes ended with exit code 3; see above"):
         warmup_where_asked(WarmupTask(params=three, **places, out_dir=tmp_path / "x"))
 
