@@ -9,6 +9,7 @@ from pathlib import Path
 from cwbass.config import AugmentConfig
 from cwbass.data.base import Sample, upright_size
 from cwbass.data.parallel import map_threads
+from cwbass.errors import DataError
 
 LOOKED_AT = 200  # images, evenly spaced
 LITTLE = 0.05  # share of an image below which a crop shows too little of it
@@ -22,10 +23,21 @@ def median_size(samples: Sequence[Sample], root: Path) -> tuple[int, int]:
         root: Folder that their paths are relative to.
 
     Raises:
-        DataError: One is missing or broken.
+        DataError: All are missing or broken; of the first.
     """
+
+    def size_of(sample: Sample) -> tuple[int, int] | DataError:
+        try:
+            return upright_size(root / sample.image)
+        except DataError as error:  # whoever reads the image says so; its size is no reason to stop
+            return error
+
     every = -(-len(samples) // LOOKED_AT)
-    return median_of(list(map_threads(lambda sample: upright_size(root / sample.image), samples[::every])))
+    found = list(map_threads(size_of, samples[::every]))
+    sizes = [size for size in found if not isinstance(size, DataError)]
+    if not sizes and isinstance(found[0], DataError):
+        raise found[0]
+    return median_of(sizes)
 
 
 def median_of(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:

@@ -170,6 +170,17 @@ def test_a_file_that_is_there_stays_as_it_is(shapes: Path) -> None:
     assert Path("params.yaml").read_text() == "seed: 7\n"
 
 
+def test_files_that_are_no_images_are_left_to_the_check_which_names_all(shapes: Path) -> None:
+    whole = look(shapes)
+    for image in sorted((shapes / "unlabeled").iterdir())[:2]:
+        image.write_bytes(b"")
+    assert look(shapes) == whole
+    for image in (path for folder in ("images", "unlabeled") for path in (shapes / folder).iterdir()):
+        image.write_bytes(b"")
+    with pytest.raises(DataError, match=r"images/.+ cannot be decoded as an image .+ Replace or remove the file"):
+        look(shapes)
+
+
 def test_a_folder_that_is_no_dataset_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"missing: no such folder"):
         init(tmp_path / "missing", out=tmp_path / "params.yaml")
