@@ -4,11 +4,31 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from cwbass.errors import DataError
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def _is_object_of_objects(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(each, dict) for each in value.values())
+
+
+_SCORES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "images": (_is_number, "a number"),
+    "miou_gain_interval": (
+        lambda value: isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)),
+        "two numbers",
+    ),
+    "per_class": (_is_object_of_objects, "an object of objects"),
+    "checkpoints": (_is_object_of_objects, "an object of objects"),
+    "split": (lambda value: isinstance(value, dict), "an object"),
+}
 
 
 def read_object(path: Path, *, writer: str, mend: str = "", keys: Collection[str] = ()) -> dict[str, Any]:
@@ -27,7 +47,11 @@ def read_object(path: Path, *, writer: str, mend: str = "", keys: Collection[str
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
-    """The scores in a metrics.json; otherwise as :func:`read_object`."""
+    """The scores in a metrics.json; otherwise as :func:`read_object`.
+
+    Raises:
+        DataError: As there; or a value that others are looked up in is of another kind.
+    """
     return read_metrics_and_bytes(path)[0]
 
 
@@ -35,7 +59,11 @@ def read_metrics_and_bytes(path: Path) -> tuple[dict[str, Any], bytes]:
     """As :func:`read_metrics`, with the bytes that these scores were read from."""
     writer = "cwbass eval"
     text, content = _read(path, writer, "")
-    return _object(text, str(path), _again(writer), ()), content
+    scores = _object(text, str(path), _again(writer), ())
+    for key, (is_sound, expected) in _SCORES.items():
+        if (value := scores.get(key)) is not None and not is_sound(value):
+            raise DataError(f"{path}: {key} is {str(value)[:80]}, not {expected}. {_again(writer)}")
+    return scores, content
 
 
 def read_rows(path: Path, *, writer: str, mend: str = "", keys: Collection[str] = ()) -> list[dict[str, Any]]:

@@ -338,6 +338,24 @@ def test_a_file_that_is_no_metrics_is_named(run: Run, content: str, message: str
         run.register()
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("images", "2", "images is 2, not a number"),
+        ("split", [1], r"split is \[1\], not an object"),
+        ("per_class", {"sky": 0.9}, r"per_class is \{'sky': 0\.9\}, not an object of objects"),
+        ("checkpoints", 3, "checkpoints is 3, not an object of objects"),
+        ("miou_gain_interval", [0.1], r"miou_gain_interval is \[0\.1\], not two numbers"),
+        ("miou_gain_interval", {"low": 0, "high": 1}, r"miou_gain_interval is .+, not two numbers"),
+    ],
+)
+def test_a_score_of_another_kind_is_named(run: Run, key: str, value: object, message: str) -> None:
+    run.score(**{key: value})
+    with pytest.raises(DataError, match=rf"metrics\.json: {message}\. Run `cwbass eval` again"):
+        run.register()
+    assert run.store.list("") == []
+
+
 PER_CLASS = {"sky": {"iou": 0.9}, "road": {"iou": 0.3}}
 
 
