@@ -177,7 +177,7 @@ def mixed_binary(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding]:
     """Masks of 0 and 255 beside others of 0 and 1: in the former all objects are ignored. Where 255 is ignored, it borders objects."""
     masks = _masks(files, lambda mask: mask.mappable and not mask.is_rgb)
     odd = [name for name, mask in masks if mask.has_zero and mask.has_255]
-    others = [mask for _, mask in masks if not mask.has_255 and not mask.only_0_and_255]
+    others = [mask for _, mask in masks if mask.has_zero and not mask.has_255 and not mask.only_0_and_255]
     ignored = spec.num_classes == 2 and spec.ids.get(255, spec.ignore_index) == spec.ignore_index
     if ignored and odd and others and all(mask.only_0_and_255 for _, mask in masks if mask.has_255):
         yield _about(

@@ -264,6 +264,7 @@ def test_masks_of_0_and_255_beside_masks_of_0_and_1_are_told(root: Path) -> None
         {"a": GOOD, "b": (GOOD == 1) * 255, "c": GOOD == 1},  # 255 beside objects is a border
         {"a": np.full(GOOD.shape, 255), "b": GOOD == 1},  # an image that nobody labelled
         {"a": (GOOD == 1) * 255, "b": np.zeros(GOOD.shape)},  # all binary, of which some show no object
+        {"a": (GOOD == 1) * 255, "b": np.ones(GOOD.shape)},  # nor does one that is object alone show both classes
     ],
 )
 def test_ignored_pixels_in_other_masks_are_no_mixture(root: Path, masks: dict[str, np.ndarray]) -> None:
