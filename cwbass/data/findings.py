@@ -118,12 +118,18 @@ def _mixed(kind: str, few: Sequence[tuple[str, MaskFacts]], others: int, *, then
 
 
 def _propose_colors(colors: Iterable[Value], spec: DatasetSpec) -> dict[str, tuple[int, int, int]]:
-    """A name for each colour: by the palette, by an index written as grey, else ``unknown_1``, ``unknown_2``, ..."""
+    """A name for each colour: by the palette, by an index written as grey, else ``unknown_1``, ``unknown_2``, ...
+
+    Where most colours get none so, it is another palette, which shares a colour with ours by chance: none is named then.
+    """
     by_color = dict(zip(spec.palette, spec.class_names, strict=True))
     by_color |= {(i, i, i): name for i, name in enumerate(spec.class_names) if (i, i, i) not in by_color}
+    triples = list(map(_triple, colors))
+    if 2 * len({by_color[color] for color in triples if color in by_color}) < len(triples):
+        by_color = {}
     named: dict[str, tuple[int, int, int]] = {}
     rest: list[tuple[int, int, int]] = []
-    for color in map(_triple, colors):
+    for color in triples:
         name = by_color.get(color)
         if name is None or name in named:
             rest.append(color)

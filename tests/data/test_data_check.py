@@ -295,6 +295,17 @@ def test_rgb_masks_without_map_get_a_proposal(root: Path) -> None:
     )
 
 
+def test_a_palette_that_shares_few_colours_with_ours_gives_no_class_a_name(root: Path) -> None:
+    """CamVid's: its black is no sky, though the first class of the list is, and black the first colour of our palette."""
+    (root / "classes.txt").write_text("sky\nbuilding\npole\n")
+    camvid = np.array([[0, 0, 0], [128, 128, 128], [128, 64, 128], [60, 40, 222]], dtype=np.uint8)
+    for id in "abcde":
+        save_mask(root, id, camvid[np.arange(GOOD.size).reshape(GOOD.shape) % 4])
+    finding = only(check(root))
+    assert set(pasted(finding)["classes"]) == {"unknown_1", "unknown_2", "unknown_3", "unknown_4"}
+    assert "Put their own names for unknown_1, unknown_2, unknown_3, unknown_4" in finding.message
+
+
 def pasted(finding: Finding) -> dict[str, Any]:
     params = load_params(parse_yaml(f"data:\n{finding.details['yaml']}", "params.yaml"), Params)
     return params.data.model_dump(exclude_unset=True)
