@@ -207,6 +207,12 @@ def foreign_values(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding
     if len(seen) > EXAMPLES:
         yield _many_values(seen, spec)
         return
+    from_one = ""
+    if list(seen) == [len(spec.ids.keys() - {spec.ignore_index})]:
+        from_one = (
+            " But if the masks count classes from 1, give 0 a name on the first line of the list, which data.ignore_classes can "
+            "ignore: added last, it leaves every class with the name of the next."
+        )
     for value, places in seen.items():
         name, first = places[0]
         total = sum(foreign.pixels for _, foreign in places)
@@ -217,7 +223,7 @@ def foreign_values(files: Sequence[File], spec: DatasetSpec) -> Iterator[Finding
             _names(places),
             f"value {plain} belongs to no class: {counted(total, 'pixel')} in {counted(len(places), 'mask')}; the first is "
             f"{name} ({counted(first.pixels, 'pixel')}, first at x={first.x}, y={first.y}). "
-            f"{claim(spec, is_rgb=isinstance(value, tuple))}",
+            f"{claim(spec, is_rgb=isinstance(value, tuple))}{from_one}",
             value=plain,
             pixels=total,
             first={"pixels": first.pixels, "x": first.x, "y": first.y},

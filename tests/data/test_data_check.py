@@ -181,6 +181,17 @@ def test_unknown_value_names_file_count_and_first_position(root: Path) -> None:
     assert "write 255 for pixels to ignore" in finding.message
 
 
+def test_masks_that_count_classes_from_one_are_told_where_the_missing_name_belongs(root: Path) -> None:
+    first = "give 0 a name on the first line"
+    mask = GOOD.copy()
+    mask[0, :2] = 1, 2  # of two classes, 0 and 1
+    save_mask(root, "b", mask)
+    assert first in only(check(root)).message
+    mask[0, 2] = 3
+    save_mask(root, "b", mask)
+    assert not any(first in finding.message for finding in check(root).findings)
+
+
 def test_many_unknown_values_are_one_finding_that_names_smoothing(root: Path) -> None:
     for id, values in (("b", [*range(3, 23), 12]), ("d", [12, 40])):
         mask = GOOD.copy()
