@@ -36,7 +36,7 @@ from cwbass.data import LAYOUTS
 from cwbass.errors import ParamsError
 from cwbass.evaluation import POSTPROCESS
 from cwbass.losses import GIVEN, LABELED_LOSSES
-from cwbass.methods import METHODS, supervised_methods
+from cwbass.methods import METHODS, OFFLINE, supervised_methods
 from cwbass.methods.base import Method, MethodConfig
 from cwbass.methods.cw_bass import CwBassConfig
 from cwbass.methods.supervised import SupervisedConfig
@@ -357,7 +357,7 @@ def _unregistered(values: Mapping[str, Any]) -> list[str]:
 
 
 def _misfits(params: Section) -> list[str]:
-    """What to say of options that do not fit the entries of registries that they are for."""
+    """What to say of options that do not fit the entries of registries that they are for, and of a second stage that has none."""
     found: dict[str, dict[str, str]] = {}
     if isinstance(params, TrainingSections):
         loss, optimizer = params.train.loss, params.train.optimizer
@@ -371,7 +371,14 @@ def _misfits(params: Section) -> list[str]:
             if own.postprocess is None
             else misfits(options, {own.postprocess: POSTPROCESS[own.postprocess]})
         )
-    return [f"{key}.{name}: {what}" for key, lines in found.items() for name, what in lines.items()]
+    lines = [f"{key}.{name}: {what}" for key, lines in found.items() for name, what in lines.items()]
+    method = getattr(params, "method", None)
+    if isinstance(method, MethodConfig) and (second := method.retraining) is not None and method.name not in OFFLINE:
+        lines.append(
+            f"{second.key}: asks for a second stage, and {method.name} has none in cwbass.methods.OFFLINE; "
+            f"register one there under that name, or {second.instead}"
+        )
+    return lines
 
 
 def _fields_at(kind: type[BaseModel], place: Sequence[Any], method: str | None) -> list[str]:

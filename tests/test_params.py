@@ -3,7 +3,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import example, given, settings
@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from cwbass.config import Section, TrainConfig
 from cwbass.errors import ParamsError
-from cwbass.methods import METHODS
+from cwbass.methods import METHODS, OFFLINE
+from cwbass.methods.cw_bass import CwBass, CwBassConfig
+from cwbass.methods.offline import OfflineCwBass
 from cwbass.params import (
     Params,
     apply_overrides,
@@ -45,6 +47,25 @@ def message(text: str) -> str:
 def test_shipped_file_is_valid(path: Path) -> None:
     params = load_params(read_params(path), Params)
     assert params.method.name == "cw_bass"
+
+
+def test_a_second_stage_that_is_registered_nowhere_is_refused_before_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OwnConfig(CwBassConfig):
+        name: Literal["own"] = "own"  # type: ignore[assignment]
+
+    class Own(CwBass):
+        config_cls = OwnConfig
+
+    monkeypatch.setitem(METHODS, "own", Own)
+    own = {"method": {"name": "own", "cwbass": {"second_stage": {"enabled": True}}}}
+    with pytest.raises(ParamsError) as caught:
+        load_params(own, Params)
+    assert str(caught.value) == (
+        "method.cwbass.second_stage: asks for a second stage, and own has none in cwbass.methods.OFFLINE; "
+        "register one there under that name, or set method.cwbass.second_stage.enabled: false"
+    )
+    monkeypatch.setitem(OFFLINE, "own", OfflineCwBass)
+    assert load_params(own, Params).method.retraining is not None
 
 
 def test_empty_file_is_the_defaults() -> None:
