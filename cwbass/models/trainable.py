@@ -37,9 +37,11 @@ def check_trainable(net: nn.Module, config: ModelConfig, class_names: Sequence[s
         batch: Crops of the smallest batch that a step normalises, over all processes.
 
     Raises:
-        ParamsError: It cannot; the message names the keys, and a change with which it can, where there is one.
+        ParamsError: It cannot; the message names the keys, and a change with which it can, where there is one. Or it gives
+            something else than a logit of each class for each pixel.
     """
     if (problem := _problem(net, crop_size, batch)) is None:
+        _check_logits(_forward(net, crop_size, batch), config, [len(class_names), crop_size, crop_size])
         return
     mends = _mends(config, class_names, crop_size, batch)
     mend = next(mends, "Choose another model.arch or model.encoder")
@@ -51,26 +53,36 @@ def check_trainable(net: nn.Module, config: ModelConfig, class_names: Sequence[s
 
 def _problem(net: nn.Module, size: int, batch: int) -> str | None:
     """What stops a forward pass in training, in a line; None where nothing does."""
+    try:
+        _forward(net, size, batch)
+    except _FAILURES as error:
+        return one_line(error, 200).rstrip(".")
+    return None
+
+
+@torch.no_grad()
+def _forward(net: nn.Module, size: int, batch: int) -> object:
+    """What the network gives in training: logits, if it is as it should be."""
     was_training = net.training
     net.train()
     try:
         state = {name: value.to("meta") for name, value in (*net.named_parameters(), *net.named_buffers())}
-        with torch.no_grad():
-            functional_call(net, state, torch.zeros(batch, 3, size, size, device="meta"))
-    except _FAILURES:
-        return _real_problem(net, size, batch)  # it may be that the network cannot run on shapes alone
+        return functional_call(net, state, torch.zeros(batch, 3, size, size, device="meta"))
+    except _FAILURES:  # it may be that the network cannot run on shapes alone; whether there is more than one image matters
+        return copy.deepcopy(net).train()(torch.zeros(min(batch, 2), 3, size, size))
     finally:
         net.train(was_training)
-    return None
 
 
-def _real_problem(net: nn.Module, size: int, batch: int) -> str | None:
-    try:
-        with torch.no_grad():  # of a batch, what matters is whether it is more than one image
-            copy.deepcopy(net).train()(torch.zeros(min(batch, 2), 3, size, size))
-    except _FAILURES as error:
-        return one_line(error, 200).rstrip(".")
-    return None
+def _check_logits(found: object, config: ModelConfig, asked: list[int]) -> None:
+    """Raise unless there is a logit of each class for each pixel. ``asked``: C, H, W."""
+    shape = list(found.shape[1:]) if isinstance(found, torch.Tensor) else None
+    if shape != asked:
+        seen = f"logits of {shape}" if shape is not None else f"a {type(found).__name__}"
+        raise ParamsError(
+            f"model.arch {config.arch} gives {seen} for an image; they must be [classes, height, width], here {asked}. "
+            "Mend what its decode returns, or choose another model.arch."
+        )
 
 
 def _mends(config: ModelConfig, class_names: Sequence[str], size: int, batch: int) -> Iterator[str]:

@@ -96,6 +96,33 @@ class Strict(SegmentationNet):
         return list(self.stem.parameters())
 
 
+class Coarse(Strict):
+    """Its logits are of another size, of one class too many, or not there."""
+
+    def _build(self, classes: int, *, extra: int = 0, stride: int = 1, tuples: bool = False) -> None:
+        self.stem, self.head, self.tuples = nn.Conv2d(3, 4, stride, stride), nn.Conv2d(4, classes + extra, 1), tuples
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits = super().forward(image)
+        return (logits, logits) if self.tuples else logits  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("options", "seen"),
+    [({"extra": 1}, "logits of [4, 64, 64]"), ({"stride": 4}, "logits of [3, 16, 16]"), ({"tuples": True}, "a tuple")],
+)
+def test_logits_that_are_not_one_of_each_class_for_each_pixel_are_refused(
+    options: dict[str, int], seen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MODELS, "coarse", Coarse)
+    with pytest.raises(ParamsError) as caught:
+        check("coarse", "resnet50", crop_size=64, batch=2, **options)
+    assert str(caught.value) == (
+        f"model.arch coarse gives {seen} for an image; they must be [classes, height, width], here [3, 64, 64]. "
+        "Mend what its decode returns, or choose another model.arch."
+    )
+
+
 @pytest.mark.parametrize("encoder", ["resnet50", VIT])
 def test_a_network_of_ones_own_is_given_its_own_options_alone(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MODELS, "strict", Strict)
