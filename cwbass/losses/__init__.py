@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cwbass.config import LossConfig, keyword_options
@@ -27,7 +28,7 @@ GIVEN = ("ignore_index", "class_weight", "hard", "world")  # by the method, to e
 def labeled_loss(config: LossConfig) -> LabeledLoss:
     """The loss that ``config.name`` names, with its options.
 
-    What is returned raises ParamsError where the entry gives something else than one number.
+    What is returned raises ParamsError where the entry gives something else than one number, or one without a gradient.
     """
     entry = LABELED_LOSSES[config.name]
     options = keyword_options(entry, config.options)
@@ -38,6 +39,11 @@ def labeled_loss(config: LossConfig) -> LabeledLoss:
             seen = f"shape {list(found.shape)}, {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
             raise ParamsError(
                 f"train.loss: {config.name} gives {seen}; a loss is one number, [] float. Mend it, or name another one."
+            )
+        if logits.requires_grad and torch.is_grad_enabled() and not found.requires_grad:
+            raise ParamsError(
+                f"train.loss: {config.name} gives a number that has no gradient, and nothing would be learnt from labels. "
+                "Make it of the logits, without argmax or detach, or name another one."
             )
         return found
 

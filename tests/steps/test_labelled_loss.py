@@ -99,3 +99,13 @@ def test_a_loss_that_is_not_one_number_is_refused_by_name(entry: Any, seen: str,
     with pytest.raises(ParamsError) as error:
         loss(torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64), ignore_index=255)
     assert str(error.value).startswith(f"train.loss: wide gives {seen}; a loss is one number, [] float.")
+
+
+def test_a_loss_without_a_gradient_is_refused_where_one_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LABELED_LOSSES, "counted", lambda logits, mask, **given: (logits.argmax(1) != mask).float().mean())
+    loss = labeled_loss(LossConfig(name="counted"))
+    logits, mask = torch.zeros(2, 3, 4, 4, requires_grad=True), torch.zeros(2, 4, 4, dtype=torch.int64)
+    with pytest.raises(ParamsError, match=r"^train\.loss: counted gives a number that has no gradient"):
+        loss(logits, mask, ignore_index=255)
+    with torch.no_grad():
+        assert loss(logits, mask, ignore_index=255).item() == 0  # all are of class 0
