@@ -80,7 +80,7 @@ def train(
 
     Raises:
         ParamsError: A parameter or the device is wrong, the folders hold another run, or the warm-up was trained with
-            another optimiser, class balance, choice of hard pixels or augmentation.
+            another optimiser, class balance, choice of hard pixels, labelled loss or augmentation.
         CheckpointError: The warm-up is not done, or of another split or another model.
         DataError: The manifest or a file of the dataset is wrong.
         ServiceError: There is no room on the disk, or a loader process died.
@@ -182,7 +182,7 @@ def _check_warmup(start: Checkpoint, params: TrainParams, split_hash: str, total
 
 
 def _check_same_recipe(start: Checkpoint, params: TrainParams, path: Path, force: Sequence[str]) -> None:
-    """Refuse a warm-up of another optimiser, balance or augmentation: the baseline would no longer be comparable."""
+    """Refuse a warm-up of another optimiser, balance, loss or augmentation: the baseline would no longer be comparable."""
     if start.step and (lines := differences(_recipe(start.run_params), _recipe(params), force)):
         raise ParamsError(
             "\n".join([f"{path} was trained otherwise than this run trains:", *lines])
@@ -201,4 +201,6 @@ def _length(params: TrainingSections) -> dict[str, Any]:
 
 def _recipe(params: TrainingSections) -> dict[str, Any]:
     """What the one schedule over warm-up and training, and a fair baseline, ask to be the same in both. Dotted keys."""
-    return flatten(params.model_dump(mode="json", include={"augment": True, "train": {"optimizer", "class_balance", "ohem"}}))
+    return flatten(
+        params.model_dump(mode="json", include={"augment": True, "train": {"optimizer", "class_balance", "ohem", "loss"}})
+    )

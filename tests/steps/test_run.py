@@ -16,7 +16,7 @@ from full_disk import files_of_at_most
 from PIL import Image
 from tiny import TinyRun, changed, make_split, rows, run_training, sections, smoke_params, training, warm
 
-from cwbass.config import RegistryConfig
+from cwbass.config import LossConfig, RegistryConfig
 from cwbass.data.base import read_image, read_mask
 from cwbass.data.manifest import Manifest
 from cwbass.errors import CheckpointError, DataError, ParamsError, ServiceError
@@ -26,6 +26,8 @@ from cwbass.evaluation.selection import mean_iou
 from cwbass.evaluation.statistics import draw_images
 from cwbass.files import file_sha256
 from cwbass.jsonfile import read_metrics
+from cwbass.losses import LABELED_LOSSES
+from cwbass.losses.supervised import supervised_cross_entropy
 from cwbass.methods.cw_bass import CwBass
 from cwbass.methods.fixmatch import FixMatchConfig
 from cwbass.reporting.summary import scores_page
@@ -321,23 +323,27 @@ def test_training_refuses_a_warmup_of_another_network(tiny_run: TinyRun, tmp_pat
 
 
 def test_training_refuses_a_warmup_of_another_recipe_and_names_each_key_with_both_values(
-    tiny_run: TinyRun, tmp_path: Path
+    tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(LABELED_LOSSES, "other", supervised_cross_entropy)
     train_section, augment = tiny_run.params.train, tiny_run.params.augment
     optimizer = train_section.optimizer.model_copy(update={"lr": 0.5})
-    params = changed(changed(tiny_run.params, optimizer=optimizer, class_balance=0.25), "augment", hflip=0.125)
+    values = {"optimizer": optimizer, "class_balance": 0.25, "loss": LossConfig(name="other")}
+    params = changed(changed(tiny_run.params, **values), "augment", hflip=0.125)
     with pytest.raises(ParamsError) as caught:
         training(tiny_run, tmp_path / "one", params)
     said = str(caught.value).splitlines()
     assert said[0] == f"{tiny_run.warmup / 'warmup.pt'} was trained otherwise than this run trains:"
-    assert said[1:4] == [
+    assert said[1:5] == [
         f"  augment.hflip: {augment.hflip} there, 0.125 now",
         f"  train.class_balance: {train_section.class_balance} there, 0.25 now",
+        '  train.loss.name: "cross_entropy" there, "other" now',
         f"  train.optimizer.lr: {train_section.optimizer.lr} there, 0.5 now",
     ]
-    assert said[4].startswith("Run `cwbass warmup` again")
+    assert said[5].startswith("Run `cwbass warmup` again")
     with pytest.raises(ParamsError, match=r"trains:\n  train\.class_balance: [^\n]*\nRun"):  # the others are let through
-        training(tiny_run, tmp_path / "two", params, resume=Resume(force=("augment", "train.optimizer.lr")))
+        force = ("augment", "train.optimizer.lr", "train.loss")
+        training(tiny_run, tmp_path / "two", params, resume=Resume(force=force))
 
 
 def test_masks_of_unlabelled_images_are_never_opened(tmp_path: Path) -> None:
