@@ -62,7 +62,7 @@ class UnlabeledBatch:
     confidence: Tensor | None = None  # [B, H, W] uint8, 255 * confidence of the offline labels
     strong2: Tensor | None = None  # [B, 3, H, W] uint8, a second strong view, only for a method with two strong_views
     # [B, C] int8: 1 where the whole image is said to show a class, 0 where not to, -1 where nothing is said of it; the crop may
-    # lack what the image shows. None where the dataset has no tags.
+    # lack what the image shows. None where no labelled (unlabelled) image of the split has tags.
     tags: Tensor | None = None
     place: Tensor | None = None  # [B, 8] int64: what each crop is of, as in PLACE; only for a method that asks for places
 

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from cwbass.methods import METHODS, build_method
+from cwbass.methods.base import BuildModel
+from cwbass.methods.consistency import Targets
+from cwbass.methods.fixmatch import FixMatch, FixMatchConfig
 from cwbass.methods.selection import Selection, SelectionConfig
 from cwbass.models.base import SegmentationNet
 from cwbass.pseudo_labels import class_aware_thresholds, self_adaptive_thresholds, soft_weight
-from cwbass.world import ALONE
+from cwbass.world import ALONE, World
 
 PROBS = torch.tensor([[0.8, 0.2], [0.6, 0.4], [0.3, 0.7], [0.01, 0.99]])  # the last pixel is padding
 LOGITS = PROBS.log().t().reshape(1, 2, 1, 4)
@@ -96,3 +101,38 @@ def test_whole_images_are_judged_by_the_rule_of_training(pixel_net: type[Segment
     assert kept("dssn", pixel_net, None, rule="class_aware", scale=0.99, floor=0.5) == [True, False, True, False]
     # Below the floor the surest pixel of each class speaks for it.
     assert kept("dssn", pixel_net, None, rule="class_aware", scale=0.5, floor=0.95) == [True, False, True, False]
+
+
+class OwnConfig(FixMatchConfig):
+    name: Literal["own"] = "own"  # type: ignore[assignment]
+
+
+class FirstColumn(Selection):
+    """A rule of one's own: what lies in the first column teaches."""
+
+    @torch.no_grad()
+    def forward(self, logits: Tensor, valid: Tensor, world: World) -> Targets:
+        targets = super().forward(logits, valid, world)
+        weight = torch.zeros_like(targets.weight)
+        weight[..., 0] = 1
+        return replace(targets, weight=weight * valid)
+
+
+class Own(FixMatch):
+    config_cls = OwnConfig
+
+    def __init__(self, config: OwnConfig, build_model: BuildModel, **data: Any) -> None:
+        super().__init__(config, build_model, **data)
+        self.selection = FirstColumn(config.threshold, self.num_classes)
+
+
+def test_a_method_that_is_derived_takes_a_rule_of_its_own(pixel_net: type[SegmentationNet], batches: Any, progress: Any) -> None:
+    method = Own(OwnConfig(cutmix=0.0), pixel_net, num_classes=4, ignore_index=255)
+    labeled, unlabeled = batches()
+    output = method(labeled, unlabeled, progress())
+    taught = unlabeled.valid[:, :, 0]
+    assert output.sums["kept"].sum() == taught.sum()
+    label = method.student(unlabeled.weak).argmax(1)[:, :, 0]
+    cost = F.cross_entropy(method.student(unlabeled.strong)[..., 0], label, reduction="none")  # [B, H]
+    expected = (cost * taught).sum() / unlabeled.valid.sum()
+    assert output.means["loss_unsup"].item() == pytest.approx(expected.item(), rel=1e-5)
