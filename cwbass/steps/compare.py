@@ -92,8 +92,13 @@ def asked_plan(
         out_dir: Folder of the comparison.
 
     Raises:
-        ParamsError: A parameter, a seed, a set of labels or the budget is wrong.
+        ParamsError: A parameter, a seed, a set of labels or the budget is wrong, or cells would train on several machines.
     """
+    if params.train.nodes > 1:
+        raise ParamsError(
+            f"train.nodes is {params.train.nodes}, and a comparison trains each of its cells on one machine. Set train.nodes: 1; "
+            "train.processes may be more."
+        )
     return Plan(
         out=out_dir,
         params=params,

@@ -16,7 +16,7 @@ from tiny import changed, smoke_params
 from cwbass.comparison.plan import Plan
 from cwbass.comparison.run import _split_job
 from cwbass.comparison.variants import method_variants
-from cwbass.errors import CwbassError, DataError
+from cwbass.errors import CwbassError, DataError, ParamsError
 from cwbass.params import Params
 from cwbass.steps.compare import Comparison, asked_plan, prepare
 from cwbass.steps.split import SplitParams, split
@@ -62,6 +62,13 @@ def test_what_is_refused_leaves_no_plan_and_the_next_call_goes(
         ask(shapes, tmp_path, **asked)
     assert not (tmp_path / "plan.json").exists()
     assert [cell.id for cell in ask(shapes, tmp_path).plan.cells()] == ["4/seed0/supervised", "4/seed0/fixmatch"]
+
+
+def test_cells_on_several_machines_are_refused_before_their_baselines_have_trained(tmp_path: Path) -> None:
+    base = params(tmp_path)
+    several = base.model_copy(update={"train": base.train.model_copy(update={"nodes": 2})})
+    with pytest.raises(ParamsError, match=r"train\.nodes is 2, .* Set train\.nodes: 1"):
+        asked_plan(several, method_variants(["fixmatch"], base), seeds=[], labels=[], budget=None, out_dir=tmp_path)
 
 
 def test_a_list_that_was_mended_after_it_was_refused_is_taken(shapes: Path, tmp_path: Path) -> None:
