@@ -224,7 +224,7 @@ def _train_job(
 ) -> dict[str, Any]:
     """The TrainJob of a training, for the options of ``cwbass train``, the digests of what it starts from, and whose run it is."""
     digest = hashlib.sha256(json.dumps([cluster.image, *inputs, *arguments]).encode()).hexdigest()
-    devices = {} if cluster.accelerator is None else {cluster.accelerator: str(train.processes)}
+    devices = {cluster.accelerator: str(train.processes)} if cluster.accelerator and train.device != "cpu" else {}
     trainer: dict[str, Any] = {
         "image": cluster.image,
         "command": list(COMMAND),

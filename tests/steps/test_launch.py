@@ -113,6 +113,15 @@ def test_a_job_says_whose_run_it_is_as_the_step_that_starts_it_does(work: Path, 
     assert (settings.pipeline, settings.run_id) == ("streets", "run-7")
 
 
+@pytest.mark.parametrize(("device", "gpus"), [("auto", {"nvidia.com/gpu": "2"}), ("cuda", {"nvidia.com/gpu": "2"}), ("cpu", {})])
+def test_the_pods_of_a_job_hold_a_gpu_for_each_process_and_none_on_the_cpu(work: Path, device: str, gpus: dict[str, str]) -> None:
+    with FakeKubernetes(ended("Complete"), created=write_report) as server:
+        start(server, work, train_params(nodes=2, processes=2, batch_labeled=4, batch_unlabeled=4, device=device))
+    (job,) = server.jobs.values()
+    resources = job["spec"]["trainer"]["resourcesPerNode"]
+    assert resources == {"requests": {"cpu": "4", "memory": "16Gi", **gpus}, "limits": {"memory": "16Gi", **gpus}}
+
+
 def test_a_job_goes_to_the_namespace_of_the_pod_that_starts_it(work: Path, tmp_path: Path) -> None:
     """A profile of Kubeflow has a name of its own, and KFP without users runs pods in `kubeflow`."""
     (tmp_path / "namespace").write_text("team-a\n")
