@@ -47,12 +47,6 @@ def model_name(text: str) -> str:
     return load_text(text, "params", RegisterParams).registry.name
 
 
-def accelerators(text: str, kind: type[TrainParams | Params]) -> str:
-    """How many accelerators a pod that trains has a use for, by its parameters as YAML: one for each process, none on the CPU."""
-    train = load_text(text, "params", kind).train
-    return "0" if train.device == "cpu" else str(train.processes)
-
-
 def compare_arguments(values: Mapping[str, Any], *, methods: str, seeds: str, labels: str, budget: str) -> dict[str, Any]:
     """The parameters of a comparison's pipeline: ``params``, ``data``, and the grid, of which ``methods`` is a list without the baseline.
 

@@ -7,9 +7,22 @@ from kfp import dsl
 
 from components import compare as components
 from cwbass.comparison.variants import SUPERVISED
-from cwbass.params import Params
-from pipeline.arguments import accelerators, model_name
-from pipeline.pods import HARDWARE, HOUR, LONGEST, RETRIES, RUNS, Hardware, connect, monitoring, secure, small, training
+from cwbass.params import Params, load_text
+from pipeline.arguments import model_name
+from pipeline.pods import (
+    HOUR,
+    LONGEST,
+    RETRIES,
+    RUNS,
+    Hardware,
+    connect,
+    default_hardware,
+    monitoring,
+    one_process,
+    secure,
+    small,
+    training,
+)
 
 NAME = "cwbass-compare"
 AT_ONCE = 8  # pods of each loop
@@ -35,6 +48,7 @@ def build(
         environment: Variables of every step's pod; None is what monitoring asks for.
     """
     variables = monitoring(f"compare-{model_name(arguments['params'])}") if environment is None else environment
+    usual = default_hardware(load_text(arguments["params"], "params", Params).train)
     run = {"runs": runs, "run_id": run_id}
 
     def dress(task: dsl.PipelineTask, seconds: int) -> None:
@@ -73,12 +87,12 @@ def build(
         labels: str = arguments["labels"],
         budget: str = arguments["budget"],
         data: str = arguments["data"],
-        cpu: str = HARDWARE.cpu,
-        memory: str = HARDWARE.memory,
-        accelerator_type: str = HARDWARE.accelerator_type,
-        accelerator_count: str = accelerators(arguments["params"], Params),
-        node_selector: dict = HARDWARE.node_selector,
-        tolerations: list = HARDWARE.tolerations,
+        cpu: str = usual.cpu,
+        memory: str = usual.memory,
+        accelerator_type: str = usual.accelerator_type,
+        accelerator_count: str = usual.accelerator_count,
+        node_selector: dict = usual.node_selector,
+        tolerations: list = usual.tolerations,
     ):
         """Methods x seeds x labels on one budget, side by side.
 
@@ -91,8 +105,8 @@ def build(
             data: The dataset: s3://bucket/prefix, or a folder of the work volume.
             cpu: CPUs that each pod that trains asks for.
             memory: Their memory, request and limit.
-            accelerator_type: Their accelerator, a resource of the nodes.
-            accelerator_count: How many of it: as many as processes; 0 trains on CPUs.
+            accelerator_type: Their accelerator, a resource of the nodes; empty trains on CPUs.
+            accelerator_count: How many of it a cell asks for: as many as processes.
             node_selector: Labels of the nodes they may run on.
             tolerations: Taints of those nodes that they bear.
         """
@@ -102,7 +116,7 @@ def build(
             cells = split_group(group=group, methods=methods, **hardware._asdict())
         table = components.table(cells=dsl.Collected(cells.output), **run)
         dress(plan, 2 * HOUR)
-        training(plan, hardware)
+        one_process(plan, hardware)
         dress(table, HOUR)
         small(table)
 

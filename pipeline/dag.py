@@ -7,9 +7,23 @@ from kfp import dsl
 
 import components
 from components.image import IMAGE
+from cwbass.params import load_text
 from cwbass.steps.train import TrainParams
-from pipeline.arguments import accelerators, model_name
-from pipeline.pods import HARDWARE, HOUR, LONGEST, RETRIES, RUNS, Hardware, connect, monitoring, secure, small, training
+from pipeline.arguments import model_name
+from pipeline.pods import (
+    HOUR,
+    LONGEST,
+    RETRIES,
+    RUNS,
+    Hardware,
+    connect,
+    default_hardware,
+    monitoring,
+    one_process,
+    secure,
+    small,
+    training,
+)
 
 NAME = "cwbass-train-eval-register"
 TIMEOUTS = {"split": 2 * HOUR, "warmup": LONGEST, "train": LONGEST, "evaluate": 24 * HOUR, "register": 2 * HOUR, "verdict": HOUR}
@@ -34,6 +48,8 @@ def build(
             known by itself when it was last trained.
     """
     variables = monitoring(model_name(arguments["register_params"])) if environment is None else environment
+    asked = load_text(arguments["train_params"], "train_params", TrainParams).train
+    usual = default_hardware(asked)
 
     @dsl.pipeline(name=NAME)
     def cwbass(
@@ -44,12 +60,12 @@ def build(
         register_params: str = arguments["register_params"],
         data: str = arguments["data"],
         data_version: str = "",
-        cpu: str = HARDWARE.cpu,
-        memory: str = HARDWARE.memory,
-        accelerator_type: str = HARDWARE.accelerator_type,
-        accelerator_count: str = accelerators(arguments["train_params"], TrainParams),
-        node_selector: dict = HARDWARE.node_selector,
-        tolerations: list = HARDWARE.tolerations,
+        cpu: str = usual.cpu,
+        memory: str = usual.memory,
+        accelerator_type: str = usual.accelerator_type,
+        accelerator_count: str = usual.accelerator_count,
+        node_selector: dict = usual.node_selector,
+        tolerations: list = usual.tolerations,
     ):
         """CW-BASS: split, warm up, train semi-supervised, evaluate, register.
 
@@ -63,8 +79,8 @@ def build(
             data_version: Any text that says which version of the data this is; it goes into the registry.
             cpu: CPUs that each pod of warm-up, training and evaluation asks for.
             memory: Their memory, request and limit.
-            accelerator_type: Their accelerator, a resource of the nodes.
-            accelerator_count: How many of it: as many as processes; 0 trains on CPUs.
+            accelerator_type: Their accelerator, a resource of the nodes; empty trains on CPUs.
+            accelerator_count: How many of it warm-up and training ask for: as many as processes. Evaluation asks for one.
             node_selector: Labels of the nodes they may run on.
             tolerations: Taints of those nodes that they bear.
         """
@@ -89,15 +105,21 @@ def build(
         )
         verdict = components.verdict(registration=register.outputs["registration"])
 
+        launcher = train if asked.nodes > 1 else None  # it starts a TrainJob, and waits
         for task in (split, warmup, train, evaluate, register, verdict):
-            secure(task, task.name, retries=0 if task is verdict else retries, seconds=TIMEOUTS[task.name])  # a refusal is final
+            label = "launch" if task is launcher else task.name  # it serves no metrics, and pods of `train` are scraped
+            secure(task, label, retries=0 if task is verdict else retries, seconds=TIMEOUTS[task.name])  # a refusal is final
         for task in (split, warmup, train, evaluate, register):
             connect(task, variables)
         for task in (split, register, verdict):
             small(task)
         hardware = Hardware(cpu, memory, accelerator_type, accelerator_count, node_selector, tolerations)
-        for task in (warmup, train, evaluate):
-            training(task, hardware)
+        training(warmup, hardware)
+        if launcher is None:
+            training(train, hardware)
+        else:
+            small(launcher)
+        one_process(evaluate, hardware)
         # The cache goes by texts. Data may change below the same name, training resumes by run id, and registration writes.
         for task in (split, warmup, train, evaluate, register, verdict):
             task.set_caching_options(False)

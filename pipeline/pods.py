@@ -8,6 +8,7 @@ from typing import NamedTuple
 from kfp import dsl, kubernetes
 
 from cwbass import __version__
+from cwbass.config import TrainConfig
 
 WORK_VOLUME, WORK_DIR = "cwbass-work", "/workspace"  # the image's working directory: relative paths of params mean the volume
 RUNS = "artifacts/runs"  # on it: checkpoints by run id
@@ -32,13 +33,16 @@ class Hardware(NamedTuple):
 
     cpu: str
     memory: str  # request and limit
-    accelerator_type: str  # a resource of the nodes
-    accelerator_count: str  # 0 trains on CPUs
+    accelerator_type: str  # a resource of the nodes; empty trains on CPUs
+    accelerator_count: str
     node_selector: dict[str, str]
     tolerations: list[dict[str, str]]
 
 
-HARDWARE = Hardware("4", "16Gi", "nvidia.com/gpu", "1", {}, [GPU_TAINT])  # defaults of every pipeline, for one process
+def default_hardware(train: TrainConfig) -> Hardware:
+    """What pods that train ask for unless a run says otherwise: an accelerator for each process, none on the CPU."""
+    accelerator = "" if train.device == "cpu" else "nvidia.com/gpu"
+    return Hardware("4", "16Gi", accelerator, str(train.processes), {}, [GPU_TAINT])
 
 
 def monitoring(pipeline: str) -> dict[str, str]:
@@ -78,12 +82,18 @@ def small(task: dsl.PipelineTask) -> None:
     task.set_cpu_request("1").set_memory_request("4Gi").set_memory_limit("8Gi")
 
 
+def one_process(task: dsl.PipelineTask, hardware: Hardware) -> None:
+    """Of a step that scores or measures, which it does in one process however many train."""
+    training(task, hardware._replace(accelerator_count="1"))
+
+
 def training(task: dsl.PipelineTask, hardware: Hardware) -> None:
-    """Of a step that trains or scores; all of ``hardware`` are parameters of the pipeline."""
+    """Of a step that trains; what is no text in ``hardware`` is a parameter of the pipeline."""
     task.set_cpu_request(hardware.cpu).set_memory_request(hardware.memory).set_memory_limit(hardware.memory)
     task.set_accelerator_type(hardware.accelerator_type).set_accelerator_limit(hardware.accelerator_count)
     # A loop has those parameters alone that its tasks register, and kfp 2.17.0 does not do it for these.
-    task.register_pipeline_channels([hardware.cpu, hardware.memory, hardware.accelerator_type, hardware.accelerator_count])
+    resources = (hardware.cpu, hardware.memory, hardware.accelerator_type, hardware.accelerator_count)
+    task.register_pipeline_channels([each for each in resources if not isinstance(each, str)])
     kubernetes.add_node_selector_json(task, hardware.node_selector)
     kubernetes.add_toleration_json(task, hardware.tolerations)
     # Loader processes hand over batches in /dev/shm; a pod has 64 MB of it.

@@ -191,8 +191,8 @@ def _problem(name: str, value: Any) -> str | None:
     """What of an argument the back end's driver would fail on, hours later perhaps."""
     if name in ("cpu", "memory") and not _QUANTITY.fullmatch(value):
         return "it takes a quantity of Kubernetes such as 4, 500m or 16Gi"
-    if name == "accelerator_count" and not re.fullmatch("[0-9]+", value):
-        return "it takes a whole number"
+    if name == "accelerator_count" and not re.fullmatch("[1-9][0-9]*", value):
+        return "it takes a whole number from 1 on; to train on CPUs, write accelerator_type= with nothing behind it"
     texts = [value] if name == "node_selector" else value if name == TOLERATIONS else ()
     for key, each in ((key, each) for mapping in texts for key, each in mapping.items() if key != "tolerationSeconds"):
         if not isinstance(each, str):

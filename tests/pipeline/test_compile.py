@@ -21,7 +21,7 @@ pytest.importorskip("kfp", reason="needs kfp: pip install -c constraints.txt -e 
 import components
 from cwbass.errors import ParamsError, ServiceError, disk_failures
 from cwbass.params import read_params
-from pipeline import compare, dag
+from pipeline import compare
 from pipeline.__main__ import main
 from pipeline.arguments import STEPS, compare_arguments, pipeline_arguments
 from pipeline.compile import compile_pipeline
@@ -101,15 +101,53 @@ def test_the_defaults_of_the_parameters_are_those_of_the_file(spec: dict[str, An
     }
 
 
-@pytest.mark.parametrize(("train", "count"), [({"processes": 2, "nodes": 3}, "2"), ({"processes": 2, "device": "cpu"}, "0")])
-def test_a_pod_asks_for_as_many_gpus_as_it_has_processes(train: dict[str, Any], count: str, tmp_path: Path) -> None:
-    values = read_params(TOP / "configs/smoke.yaml")
+def gpus(spec: dict[str, Any], task: str) -> int:
+    """How many GPUs a task's pod asks for as the pipeline was compiled."""
+    given = {name: body.get("defaultValue") for name, body in spec["root"]["inputDefinitions"]["parameters"].items()}
+    accelerator = container(spec, task)["resources"].get("accelerator", {"resourceType": "", "resourceCount": "0"})
+
+    def value(text: str) -> str:
+        channel = re.fullmatch(r"\{\{\$\.inputs\.parameters\['pipelinechannel--(\w+)'\]\}\}", text)
+        return str(given[channel[1]]) if channel else text
+
+    # The back end asks for none where the type is empty (initPodSpecPatch of its driver).
+    return int(value(accelerator["resourceCount"])) if value(accelerator["resourceType"]) else 0
+
+
+@pytest.mark.parametrize(
+    ("train", "counts", "cells"),
+    [
+        ({}, (1, 1, 1), (1, 1, 1)),
+        ({"processes": 2}, (2, 2, 1), (1, 2, 2)),
+        ({"processes": 2, "nodes": 3}, (2, 0, 1), None),  # the GPUs are those of the TrainJob's pods
+        ({"processes": 2, "device": "cpu"}, (0, 0, 0), (0, 0, 0)),
+    ],
+)
+def test_a_pod_asks_for_a_gpu_for_each_of_its_processes(
+    train: dict[str, Any], counts: tuple[int, ...], cells: tuple[int, ...] | None, tmp_path: Path
+) -> None:
+    values, out = read_params(TOP / "configs/smoke.yaml"), tmp_path / "pipeline.yaml"
     values["train"] |= train
-    grid = compare_arguments(values, methods="", seeds="", labels="", budget="")
-    for arguments, kind in ((pipeline_arguments(values), dag), (grid, compare)):
-        out = compile_pipeline(arguments, tmp_path / "pipeline.yaml", build=kind.build)
-        inputs = next(yaml.safe_load_all(out.read_text()))["root"]["inputDefinitions"]["parameters"]
-        assert inputs["accelerator_count"]["defaultValue"] == count
+    compile_pipeline(pipeline_arguments(values), out)
+    spec = next(yaml.safe_load_all(out.read_text()))
+    assert tuple(gpus(spec, task) for task in GPU_STEPS) == counts
+    if cells is not None:
+        grid = compare_arguments(values, methods="", seeds="", labels="", budget="")
+        spec = next(yaml.safe_load_all(compile_pipeline(grid, out, build=compare.build).read_text()))
+        assert tuple(gpus(spec, task) for task in ("plan", "cell", "cell-2")) == cells
+
+
+def test_a_pod_that_starts_a_train_job_asks_for_little_and_is_not_scraped(tmp_path: Path) -> None:
+    values = read_params(TOP / "configs/smoke.yaml")
+    values["train"] |= {"nodes": 2}
+    out = compile_pipeline(pipeline_arguments(values), tmp_path / "pipeline.yaml")
+    spec, platform = yaml.safe_load_all(out.read_text())
+    pod = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]
+    assert container(spec, "train")["resources"]["resourceCpuRequest"] == "1"
+    assert "tolerations" not in pod  # it leaves nodes with GPUs to others
+    monitor, _ = yaml.safe_load_all((TOP / "k8s/base/monitoring/podmonitor.yaml").read_text())
+    (among,) = monitor["spec"]["selector"]["matchExpressions"]
+    assert pod["podMetadata"]["labels"][among["key"]] not in among["values"]  # it would be a target that never answers
 
 
 def test_nothing_is_cached(tasks: dict[str, Any]) -> None:
@@ -156,7 +194,8 @@ def test_a_container_installs_nothing_and_runs_the_one_image(spec: dict[str, Any
 def test_a_step_on_the_gpu_asks_for_what_the_parameters_say(spec: dict[str, Any], pods: dict[str, Any], task: str) -> None:
     resources = container(spec, task)["resources"]
     assert resources["accelerator"]["resourceType"] == "{{$.inputs.parameters['pipelinechannel--accelerator_type']}}"
-    assert resources["accelerator"]["resourceCount"] == "{{$.inputs.parameters['pipelinechannel--accelerator_count']}}"
+    count = "1" if task == "evaluate" else "{{$.inputs.parameters['pipelinechannel--accelerator_count']}}"
+    assert resources["accelerator"]["resourceCount"] == count
     assert resources["resourceCpuRequest"] == "{{$.inputs.parameters['pipelinechannel--cpu']}}"
     assert resources["resourceMemoryRequest"] == "{{$.inputs.parameters['pipelinechannel--memory']}}"
     assert pods[task]["nodeSelector"]["nodeSelectorJson"] == {"componentInputParameter": "node_selector"}

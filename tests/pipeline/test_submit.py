@@ -392,6 +392,7 @@ def test_waiting_with_a_token_that_expires_names_the_run(api: KfpApi) -> None:
         ("memory=16GB", "memory is '16GB'; it takes a quantity of Kubernetes such as 4, 500m or 16Gi"),
         ("cpu=four", "a quantity"),
         ("accelerator_count=0.5", "a whole number"),
+        ("accelerator_count=0", "to train on CPUs, write accelerator_type="),  # evaluation would ask for one all the same
         ("node_selector={nvidia.com/gpu.present: true}", 'true is no text; write nvidia.com/gpu.present: "true"'),
         ("tolerations=[{key: gpu, value: 1}]", '1 is no text; write value: "1"'),
         ("node_selector={since: 2026-01-31}", '2026-01-31 is no text; write since: "2026-01-31"'),
