@@ -76,9 +76,14 @@ class JobFailed(CwbassError):
 
 
 class Worker:
-    """Runs jobs one after the other. Inside ``with``, a request to stop goes to the job, and nothing new is started."""
+    """Runs jobs one after the other. Inside ``with``, a request to stop goes to the job, and nothing new is started.
 
-    def __init__(self) -> None:
+    Args:
+        out: Folder of the comparison; jobs work below it.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
         self._failed: dict[Path, JobFailed] = {}  # what several cells need is not tried again for each
         self._received: signal.Signals | None = None
         self._child: int | None = None
@@ -115,7 +120,12 @@ class Worker:
         with log_path.open("a") as log, partial.open("w") if partial else log_path.open("a") as out:
             # In a session of its own: a terminal's Ctrl-C comes once, through us.
             child = subprocess.Popen(
-                [sys.executable, "-m", "cwbass", *job.arguments], stdout=out, stderr=log, start_new_session=True, pass_fds=(lock,)
+                [sys.executable, "-m", "cwbass", *job.arguments],
+                stdout=out,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=(lock,),
+                env=os.environ | self._telling(job),
             )
             self._child = child.pid
             if self._received is not None:
@@ -134,6 +144,11 @@ class Worker:
         if partial is not None and job.stdout is not None:
             os.replace(partial, job.stdout)
         logger.info("%s: cwbass %s took %.0f s", job.folder, job.name, seconds)
+
+    def _telling(self, job: Job) -> dict[str, str]:
+        """Whose metrics a job's are: cells push to one gateway at the same time, and must not take each other's place."""
+        pipeline = os.environ.get("CWBASS_PIPELINE", "").strip() or "default"
+        return {"CWBASS_PIPELINE": f"{pipeline}/{job.folder.relative_to(self._out)}"}
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         self._received = signal.Signals(number)

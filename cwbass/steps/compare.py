@@ -124,7 +124,7 @@ def prepare(asked: Plan) -> Comparison:
         Interrupted: A signal came while methods were measured, or another process wrote the plan.
     """
     asked = asked.looked_up()
-    with Worker() as worker, worker.locked(asked.out):
+    with Worker(asked.out) as worker, worker.locked(asked.out):
         plan = asked.joined()
         for job in measure_jobs(plan, plan.unmeasured()):
             worker.run(job)
@@ -142,7 +142,7 @@ def run_cells(plan: Plan, cells: Iterable[Cell]) -> None:
         Interrupted: A signal came; the same call goes on.
     """
     failed: dict[str, JobFailed] = {}
-    with Worker() as worker:
+    with Worker(plan.out) as worker:
         for cell in cells:
             try:
                 for job in cell_jobs(plan, cell):
