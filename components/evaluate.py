@@ -47,9 +47,10 @@ def evaluate(
     from cwbass.telemetry import observe_here
 
     with disk_failures():
-        loaded, out_dir = load_text(params, "evaluate_params", step.EvaluateParams), Path(reports.path)
+        out_dir = Path(reports.path)
         files = {"checkpoint": Path(train.path), "baseline": Path(warmup.path), "manifest": Path(split.path) / "manifest.json"}
         with observe_here("evaluate", run_id=run_id) as telemetry:
+            loaded = load_text(params, "evaluate_params", step.EvaluateParams)
             step.evaluate(loaded, **files, data_root=local_dataset(data, DATASETS), out_dir=out_dir, telemetry=telemetry)
         for name, value in headline(out_dir).items():
             metrics.log_metric(name, value)

@@ -43,14 +43,14 @@ def register(
     from cwbass.telemetry import observe_here
 
     with disk_failures():
-        loaded, out_dir = load_text(params, "register_params", step.RegisterParams), Path(registration.path)
-        files = {"checkpoint": Path(train.path), "metrics": Path(reports.path) / "metrics.json"}
+        out_dir, evaluated = Path(registration.path), Path(reports.path)
+        files = {"checkpoint": Path(train.path), "metrics": evaluated / "metrics.json", "report": evaluated / "report.html"}
         # A refusal is told, and goes no further: registration.json holds the reasons.
         with suppress(GateError), observe_here("register", run_id=run_id) as telemetry, telemetry.registry_operation("register"):
-            page = Path(reports.path) / "report.html"
+            loaded = load_text(params, "register_params", step.RegisterParams)
             listing = train.metadata.get("data_listing", "")
             origin = {"data_version": data_version, "data_listing": listing, "run_id": run_id, "image": image}
-            step.register(loaded, **files, report=page, origin=origin, out_dir=out_dir, telemetry=telemetry)
+            step.register(loaded, **files, origin=origin, out_dir=out_dir, telemetry=telemetry)
         decision = read_decision(out_dir)
         shown = ("name", "decision", "version", "uri", "manifest_sha256")
         registration.metadata.update({key: decision[key] for key in shown if decision.get(key)})

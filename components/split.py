@@ -28,7 +28,7 @@ def split(params: str, data: str, data_version: str, run_id: str, split: dsl.Out
     from cwbass.telemetry import observe_here
 
     with disk_failures():
-        loaded = load_text(params, "split_params", step.SplitParams, data=data)
         with observe_here("split", run_id=run_id):
+            loaded = load_text(params, "split_params", step.SplitParams, data=data)
             report = step.split(loaded, data_root=local_dataset(data, DATASETS), out_dir=Path(split.path))
         split.metadata.update({"data": data, "data_version": data_version, **facts(report.to_dict())})

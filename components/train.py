@@ -50,10 +50,10 @@ def train(
     from cwbass.telemetry import observe_failure, observe_here
 
     with disk_failures():
-        loaded = load_text(params, "train_params", TrainParams, data=data)
         out_dir = run_folder(Path(runs), run_id, "train")
         files = {"manifest": Path(split.path) / "manifest.json", "warmup": Path(warmup.path) / "warmup.pt"}
         with observe_failure(telemetry := functools.partial(observe_here, "train", out_dir=out_dir, run_id=run_id)):
+            loaded = load_text(params, "train_params", TrainParams, data=data)
             root = local_dataset(data, DATASETS)
         task = TrainTask(params=loaded, **files, data_root=root, out_dir=out_dir, run_id=run_id)
         cluster = Cluster(image, cpu=cpu, memory=memory, accelerator=accelerator or None)

@@ -33,9 +33,9 @@ def warmup(params: str, data: str, runs: str, run_id: str, split: dsl.Input[dsl.
     from cwbass.telemetry import observe_failure, observe_here
 
     with disk_failures():
-        loaded = load_text(params, "warmup_params", WarmupParams, data=data)
         out_dir = run_folder(Path(runs), run_id, "warmup")
         with observe_failure(telemetry := functools.partial(observe_here, "warmup", out_dir=out_dir, run_id=run_id)):
+            loaded = load_text(params, "warmup_params", WarmupParams, data=data)
             manifest, root = Path(split.path) / "manifest.json", local_dataset(data, DATASETS)
         task = WarmupTask(params=loaded, manifest=manifest, data_root=root, out_dir=out_dir, run_id=run_id)
         report = warmup_where_asked(task, telemetry=telemetry)

@@ -279,6 +279,7 @@ def component(
     run_id: str = "run",
     data: str | None = None,
     trained: dict[str, str] | None = None,
+    params: str | None = None,
 ) -> dict[str, dsl.Artifact]:
     """A component in this process, on what the steps before it left in the tiny run; returns its artifacts."""
     store = {"registry": {"name": "shapes", "store": str(out.parent / "store"), "onnx": False}}
@@ -297,7 +298,7 @@ def component(
         for name, given in (spec.outputs or {}).items()
     }
     texts = {
-        "params": arguments[f"{task}_params"],
+        "params": params or arguments[f"{task}_params"],
         "data": data or str(run.data),
         "data_version": "v3",
         "runs": str(runs),
@@ -316,6 +317,18 @@ def test_data_that_cannot_be_had_are_a_failure_of_the_step_in_its_metrics(
     monkeypatch.setenv("CWBASS_METRICS_TEXTFILE", str(tmp_path / "step.prom"))
     with pytest.raises(ParamsError, match=r"data\.root is shelf://gone"):
         component(task, tiny_run, out=tmp_path / "out", runs=tmp_path / "runs", data="shelf://gone")
+    outcome = f'cwbass_stage_last_completion_timestamp_seconds{{outcome="failed",stage="{task}"}}'
+    assert outcome in (tmp_path / "step.prom").read_text()
+
+
+@pytest.mark.parametrize("task", STEPS)
+def test_parameters_that_somebody_wrote_wrong_in_the_ui_are_a_failure_of_the_step_in_its_metrics(
+    task: str, tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first step to read them fails, of which only a push can tell an alert."""
+    monkeypatch.setenv("CWBASS_METRICS_TEXTFILE", str(tmp_path / "step.prom"))
+    with pytest.raises(ParamsError, match="sede: unknown key"):
+        component(task, tiny_run, out=tmp_path / "out", runs=tmp_path / "runs", params="{sede: 0}")
     outcome = f'cwbass_stage_last_completion_timestamp_seconds{{outcome="failed",stage="{task}"}}'
     assert outcome in (tmp_path / "step.prom").read_text()
 
