@@ -48,7 +48,7 @@ def _problems(use: Use, definitions: dict[str, Definition]) -> Iterator[str]:
     cumulative = found.kind in ("counter", "histogram")
     if use.function in RATES and not cumulative:
         yield f"{use.function} of {use.name}, which is a {found.kind}"
-    if cumulative and use.function not in {*RATES, "unless"} and not found.outcome:
+    if cumulative and use.function not in {*RATES, "max_over_time", "unless"} and not found.outcome:
         yield f"{use.name} is a {found.kind}: only its rate or increase means something"
     for label in sorted((use.labels | {label for label, _, _ in use.matchers}) - ADDED - set(found.labels)):
         yield f"{use.name} has no label {label}"

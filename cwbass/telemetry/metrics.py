@@ -125,6 +125,7 @@ class Metrics:
             "cwbass_train_interruptions_total",
             "Stops on request, after a checkpoint.",
             {"reason": ("SIGTERM", "SIGINT", "other")},
+            outcome=True,  # the process ends before it is scraped again
         )
 
         self.pixels = self._counter(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from commands import call
 from prometheus_servers import clean_environment, free_port, need, prometheus, promtool, pushgateway, wait_for
 from tiny import TinyRun
 
+from cwbass.errors import Interrupted
 from cwbass.files import file_sha256
+from cwbass.telemetry import TelemetrySettings, observe
 from cwbass.training.checkpoint import load_checkpoint
 
 TOP = Path(__file__).parents[2]
@@ -175,6 +178,25 @@ def test_every_step_pixel_and_image_was_counted(observed: Observed, tiny_run: Ti
         epochs <= values['cwbass_checkpoints_total{outcome="written"}'] <= 3 * epochs
     )  # last, the healthiest, and best now and then
     assert values["cwbass_checkpoint_bytes"] == (observed.folder / "train" / "last.pt").stat().st_size
+
+
+def test_a_training_that_went_on_and_one_that_was_stopped_are_seen_as_such(tmp_path: Path) -> None:
+    """It goes on before it is scraped for the first time, and is gone before it is scraped again: no increase sees either."""
+    need("prometheus-pushgateway", "pushgateway")
+    port = free_port()
+    with pushgateway(tmp_path) as gateway, prometheus(tmp_path, trainings=[f"127.0.0.1:{port}"], gateway=gateway) as server:
+        settings = TelemetrySettings(port=port, pushgateway=gateway.url, pipeline="shapes")
+        with suppress(Interrupted), observe("train", settings) as telemetry:
+            telemetry.resumed()
+            wait_for(lambda: server.query("cwbass_train_resumes_total"), "the training to be scraped")
+            telemetry.interrupted("SIGTERM")
+            raise Interrupted("asked to")
+        stopped, went_on = (target["expr"] for target in PANELS["Stops and continuations"]["targets"])
+        for asked in (stopped, went_on):
+            for variable, value in (("$window", "1m"), ("$instance", ".+"), ("$pipeline", ".+")):
+                asked = asked.replace(variable, value)
+            found = wait_for(lambda asked=asked: server.query(asked), asked)  # type: ignore[misc]
+            assert [value for _, value in found] == [1.0], asked
 
 
 def test_run_and_build_are_named(observed: Observed, tiny_run: TinyRun) -> None:
